@@ -1,0 +1,57 @@
+# `make help` lists the targets. Every target does its own set-up.
+SHELL := /bin/bash -o pipefail
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+KAFKA := .kafka/libs/.ready
+MVN ?= mvn
+CHECKED := kernels detector worker tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help setup kafka demo test lint format bench demo-checkpoint lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+setup: $(READY) $(KAFKA) ## fill .venv from requirements.lock and fetch the Kafka broker for the tests
+
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Without Maven or a JDK the broker tests skip and say so (under CI=true they fail), so its absence is no error here.
+$(KAFKA): tests/broker/pom.xml
+	@if command -v $(MVN) >/dev/null && command -v java >/dev/null; then \
+	  $(MVN) --quiet --batch-mode --file tests/broker/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka/libs && touch $@; \
+	else echo "no JDK or Maven: tests against a real Kafka broker will be skipped"; fi
+
+demo: $(READY) ## score generated logs with the shipped checkpoint, no Kafka needed
+	$(BIN)/logmamba demo
+
+test: setup ## run every test (a real Kafka broker included)
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## check style and types; changes nothing
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy
+
+format: $(READY) ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix-only --quiet $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+bench: setup ## run the benchmarks; each prints a table and writes JSON
+	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+demo-checkpoint: $(READY) ## train checkpoints/demo anew on generated logs
+	$(BIN)/python -m worker.demo_checkpoint
+
+lock: ## resolve requirements.lock anew (needs uv)
+	uv pip compile pyproject.toml --group dev --generate-hashes --universal --python-version 3.11 \
+	  --no-emit-index-url --no-header --constraint requirements.constraints --output-file requirements.lock --upgrade
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) .kafka .pytest_cache .mypy_cache .ruff_cache .hypothesis

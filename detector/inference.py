@@ -1,0 +1,172 @@
+"""Running the model over whole sessions: packing, batches bounded by tokens, surprises and class logits.
+
+A session of n events enters the model as BOS, its events, EOS, and comes out as n + 1 surprises (of each
+event and of the end, given what came before) and n + 1 class logits (after each event and after the end).
+They are the same bits whichever sessions share a batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from detector.errors import DeviceError
+from detector.model import DetectorModel
+from detector.vocabulary import BOS, EOS, UNK
+
+Backend = Literal["auto", "triton", "reference"]
+Tokens = npt.NDArray[np.int64]
+
+# Rows of the log-softmax at a time, in logits: bounds its memory for large vocabularies.
+_SOFTMAX_LOGITS = 1 << 22
+
+
+class Packed(NamedTuple):
+    """Sessions end to end, each as BOS, events, EOS.
+
+    Attributes:
+        tokens: int64 (T,).
+        cu_seqlens: int32 (n + 1,), where each session starts and, last, T.
+    """
+
+    tokens: Tensor
+    cu_seqlens: Tensor
+
+    def targets(self) -> tuple[Tensor, Tensor]:
+        """Positions of all tokens but BOS and their classes, unknown lines as UNK; each int64 (T - n,)."""
+        is_target = torch.ones_like(self.tokens, dtype=torch.bool)
+        is_target[self.cu_seqlens[:-1].long()] = False
+        positions = is_target.nonzero().squeeze(1)
+        classes = self.tokens[positions]
+        return positions, classes.masked_fill(classes < 0, UNK)
+
+
+class Measured(NamedTuple):
+    """What the model says about some sessions.
+
+    Attributes:
+        indices: which of the given sessions these are, (k,).
+        bounds: session i of these owns rows bounds[i] to bounds[i + 1], its end being the last, (k + 1,).
+        surprises: nats, float32 (rows,).
+        logits: class logits, float32 (rows,).
+    """
+
+    indices: npt.NDArray[np.int64]
+    bounds: npt.NDArray[np.int64]
+    surprises: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+
+
+def pack(sequences: Sequence[Tokens], device: torch.device) -> Packed:
+    """Pack sessions, given as their events, for the model."""
+    lengths = np.fromiter((len(sequence) for sequence in sequences), dtype=np.int64, count=len(sequences))
+    bounds = np.zeros(len(sequences) + 1, dtype=np.int32)
+    np.cumsum(lengths + 2, out=bounds[1:])
+    tokens = np.empty(bounds[-1], dtype=np.int64)
+    is_event = np.ones(len(tokens), dtype=bool)
+    is_event[bounds[:-1]] = is_event[bounds[1:] - 1] = False
+    tokens[bounds[:-1]] = BOS
+    tokens[bounds[1:] - 1] = EOS
+    if len(sequences):
+        tokens[is_event] = np.concatenate(sequences)
+    return Packed(torch.from_numpy(tokens).to(device), torch.from_numpy(bounds).to(device))
+
+
+def batches(lengths: npt.NDArray[np.int64], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Cut sessions, in the given order, into runs of at most `batch_tokens` tokens (a longer session: alone).
+
+    Args:
+        lengths: events of each session.
+        batch_tokens: most tokens in a run, BOS and EOS included.
+    """
+    ends = np.cumsum(lengths + 2)
+    start = 0
+    while start < len(lengths):
+        before = ends[start - 1] if start else 0
+        stop = max(int(np.searchsorted(ends, before + batch_tokens, side="right")), start + 1)
+        yield np.arange(start, stop)
+        start = stop
+
+
+class Inference:
+    """A model ready to measure sessions.
+
+    Args:
+        model: in evaluation mode, on its device and in its precision.
+        batch_tokens: most tokens in one forward pass; halved for good when the device runs out of memory.
+        backend: which kernels to use.
+    """
+
+    def __init__(self, model: DetectorModel, *, batch_tokens: int, backend: Backend = "auto") -> None:
+        self.batch_tokens = batch_tokens
+        self._model = model
+        self._backend = backend
+        self._device = next(model.parameters()).device
+
+    def check(self) -> None:
+        """Run the model once, so that what cannot work here is found before the first session.
+
+        Raises:
+            DeviceError: the device or the kernels do not run the model.
+        """
+        try:
+            self._forward(np.zeros(1, dtype=np.int64), [np.array([EOS], dtype=np.int64)])
+        except (ValueError, RuntimeError) as error:
+            raise DeviceError(f"the model does not run on {self._device}: {error}") from error
+
+    def measure(self, sequences: Sequence[Tokens]) -> Iterator[Measured]:
+        """Measure every session once, the longest first.
+
+        Raises:
+            DeviceError: the device's memory does not even hold one session.
+        """
+        lengths = np.fromiter((len(sequence) for sequence in sequences), dtype=np.int64, count=len(sequences))
+        order = np.argsort(-lengths, kind="stable")
+        done = 0
+        while done < len(order):
+            rest = order[done:]
+            chosen = rest[next(batches(lengths[rest], self.batch_tokens))]
+            try:
+                measured = self._forward(chosen, [sequences[index] for index in chosen])
+            except torch.OutOfMemoryError as error:
+                if len(chosen) == 1:
+                    raise DeviceError(
+                        f"{self._device} has not enough memory for one session of {lengths[chosen[0]]} events"
+                    ) from error
+                self.batch_tokens = int(lengths[chosen].sum() + 2 * len(chosen)) // 2
+                torch.cuda.empty_cache()
+                continue
+            done += len(chosen)
+            yield measured
+
+    @torch.inference_mode()
+    def _forward(self, indices: npt.NDArray[np.int64], sequences: Sequence[Tokens]) -> Measured:
+        packed = pack(sequences, self._device)
+        next_logits, class_logits = self._model(packed.tokens, packed.cu_seqlens, backend=self._backend)
+        positions, classes = packed.targets()
+        rows = max(1, _SOFTMAX_LOGITS // next_logits.shape[1])
+        surprises = torch.cat(
+            [
+                _surprises(next_logits[part - 1], targets)
+                for part, targets in zip(torch.split(positions, rows), torch.split(classes, rows), strict=True)
+            ]
+        )
+        lengths = packed.cu_seqlens.diff().cpu().numpy().astype(np.int64) - 1
+        return Measured(
+            indices=indices,
+            bounds=np.concatenate([[0], np.cumsum(lengths)]),
+            surprises=surprises.cpu().numpy(),
+            logits=class_logits[positions].float().cpu().numpy(),
+        )
+
+
+def _surprises(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(logits)[target] of each row, (rows,), in float32."""
+    # CUDA's softmax over long rows starts each at the next 16-byte boundary, so the order of its sums would
+    # depend on the row's place in the batch; rows of a multiple of 16 bytes all sit alike.
+    padded = functional.pad(logits.float(), (0, -logits.shape[1] % 4), value=-torch.inf)
+    return -functional.log_softmax(padded, dim=1).gather(1, targets[:, None]).squeeze(1)

@@ -1,0 +1,313 @@
+"""The detector's network: embedded tokens, Mamba-3 blocks, and one head each for the next token and for the class.
+
+What the model says at a position is, on the CPU, the same bits whichever sequences share the batch, wherever in it a
+sequence lies, whether it goes on after the position, and whatever the number of threads. `kernels.reference` says what
+this takes in the operation; here it takes two things more. The last rows and columns of a matrix product run other
+code than the rest where they do not fill a block, and threads move these ends; so rows are filled up to multiples of
+`_BLOCK` with a sequence of their own, and columns with zeros. And softplus, whose bits depend on the place in the
+tensor, is put together from functions whose bits do not.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detector.text import TEXT_BUCKETS, TEXT_FEATURES
+from detector.vocabulary import BOS, UNK
+from kernels import Backend, mamba3_mimo
+
+_BLOCK = 64
+_A_FLOOR = 1e-4
+_DT_MIN, _DT_MAX = 1e-3, 1e-1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a model.
+
+    Attributes:
+        vocabulary_size: tokens, BOS, EOS and UNK included.
+        d_model: width of the residual stream.
+        n_layers: Mamba-3 blocks.
+        d_state: columns of a head's state.
+        headdim: rows of a head's state.
+        mimo_rank: inputs and outputs a head's state takes and gives per token.
+        rope_fraction: share of d_state that is rotated, 0.5 or 1.
+        expand: width of the heads together, in units of d_model.
+
+    Raises:
+        ValueError: a size is not positive, or they do not fit each other.
+    """
+
+    vocabulary_size: int
+    d_model: int
+    n_layers: int
+    d_state: int
+    headdim: int
+    mimo_rank: int
+    rope_fraction: float = 0.5
+    expand: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_layers", "d_state", "headdim", "mimo_rank", "expand"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.vocabulary_size <= UNK:
+            raise ValueError(f"vocabulary_size is {self.vocabulary_size}; BOS, EOS and UNK alone are {UNK + 1}")
+        if self.rope_fraction not in (0.5, 1.0):
+            raise ValueError(f"rope_fraction is {self.rope_fraction}; it must be 0.5 or 1.0")
+        if self.expand * self.d_model % self.headdim:
+            raise ValueError(f"headdim {self.headdim} does not divide expand * d_model = {self.expand * self.d_model}")
+        if self.d_state % 4:
+            raise ValueError(
+                f"d_state is {self.d_state}; it must be a multiple of 4, whose halves are rotated in pairs"
+            )
+
+    @classmethod
+    def preset(cls, size: Literal["tiny", "small", "reference"], vocabulary_size: int) -> "ModelConfig":
+        """The sizes the project trains: "tiny" and "small" for CPUs, "reference" for a GPU."""
+        match size:
+            case "tiny":
+                return cls(vocabulary_size, d_model=64, n_layers=2, d_state=16, headdim=64, mimo_rank=2)
+            case "small":
+                return cls(vocabulary_size, d_model=128, n_layers=4, d_state=32, headdim=64, mimo_rank=2)
+            case "reference":
+                return cls(vocabulary_size, d_model=256, n_layers=9, d_state=64, headdim=64, mimo_rank=4)
+
+
+class RMSNorm(nn.Module):
+    """Scales vectors of `size` numbers to a root mean square of 1, times a learned weight each."""
+
+    def __init__(self, size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) to the same shape and dtype; the mean is taken in at least float32."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        scale = torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)
+        return (wide * scale * self.weight).to(x.dtype)
+
+
+class Mamba3Layer(nn.Module):
+    """Mamba-3 with MIMO heads; parameters are named, laid out and initialised as in state-spaces/mamba's `Mamba3`.
+
+    Args:
+        d_model: width of input and output.
+        d_state: columns N of a head's state, a multiple of 4.
+        headdim: rows P of a head's state; divides expand * d_model.
+        mimo_rank: R.
+        rope_fraction: share of d_state that is rotated, 0.5 or 1.
+        expand: width of the heads together, in units of d_model.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int,
+        headdim: int,
+        mimo_rank: int,
+        rope_fraction: float = 0.5,
+        expand: int = 2,
+    ) -> None:
+        super().__init__()
+        inner = expand * d_model
+        H, R, N, P = inner // headdim, mimo_rank, d_state, headdim
+        self.n_angles = int(N * rope_fraction) // 2
+        self.in_proj = nn.Linear(d_model, 2 * inner + 2 * R * N + 3 * H + self.n_angles, bias=False)
+        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        # The inverse of softplus, of steps spread evenly in the logarithm.
+        dt = torch.exp(torch.empty(H).uniform_(math.log(_DT_MIN), math.log(_DT_MAX)))
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.B_norm = RMSNorm(N)
+        self.C_norm = RMSNorm(N)
+        self.B_bias = nn.Parameter(torch.ones(H, R, N))
+        self.C_bias = nn.Parameter(torch.ones(H, R, N))
+        self.mimo_x = nn.Parameter(torch.full((H, R, P), 1 / R))
+        self.mimo_z = nn.Parameter(torch.ones(H, R, P))
+        self.mimo_o = nn.Parameter(torch.full((H, R, P), 1 / R))
+        self.D = nn.Parameter(torch.ones(H))
+
+    def forward(self, u: Tensor, cu_seqlens: Tensor, backend: Backend = "auto") -> Tensor:
+        """Mixes each sequence's tokens, every one with those before it.
+
+        Args:
+            u: (T, d_model) packed sequences.
+            cu_seqlens: (n + 1,) int32, where each starts and, last, T.
+            backend: of `kernels.mamba3_mimo`.
+
+        Returns:
+            (T, d_model).
+        """
+        T, P = u.shape[0], self.mimo_x.shape[2]
+        H, R, N = self.B_bias.shape
+        projected = _product(u, self.in_proj.weight)
+        sizes = [H * P, H * P, R * N, R * N, H, H, H, self.n_angles]
+        z, x, B, C, dt_raw, a_raw, trap, angles = torch.split(projected, sizes, dim=1)
+        wide = torch.float64 if u.dtype == torch.float64 else torch.float32
+        dt = _softplus(dt_raw.to(wide) + self.dt_bias)
+        a_raw = a_raw.to(wide)
+        decay_rate = a_raw.clamp(min=0) + 1 / (1 - a_raw.clamp(max=0))
+        y, _ = mamba3_mimo(
+            C=self.C_norm(C.view(T, R, N)),
+            B=self.B_norm(B.view(T, R, N)),
+            x=x.view(T, H, P),
+            z=z.view(T, H, P),
+            adt=-decay_rate.clamp(min=_A_FLOOR) * dt,
+            dt=dt,
+            trap=trap,
+            angles=angles,
+            C_bias=self.C_bias,
+            B_bias=self.B_bias,
+            mimo_x=self.mimo_x,
+            mimo_z=self.mimo_z,
+            mimo_o=self.mimo_o,
+            D=self.D,
+            cu_seqlens=cu_seqlens,
+            backend=backend,
+        )
+        return _product(y.flatten(1), self.out_proj.weight)
+
+
+class Block(nn.Module):
+    """A Mamba-3 layer on the normalised residual stream, added to it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.d_model)
+        self.mixer = Mamba3Layer(
+            config.d_model,
+            config.d_state,
+            config.headdim,
+            config.mimo_rank,
+            config.rope_fraction,
+            config.expand,
+        )
+
+    def forward(self, u: Tensor, cu_seqlens: Tensor, backend: Backend) -> Tensor:
+        """(T, d_model) to (T, d_model)."""
+        mixed: Tensor = self.mixer(self.norm(u), cu_seqlens, backend)
+        return u + mixed
+
+
+class DetectorModel(nn.Module):
+    """Packed sessions to next-token logits and class logits.
+
+    Args:
+        config: its sizes.
+        template_features: int64 (vocabulary_size, TEXT_FEATURES), text buckets of each token, 0 where it has fewer.
+
+    Raises:
+        ValueError: template_features is not int64 of that shape, or has a bucket out of range.
+    """
+
+    template_features: Tensor
+
+    def __init__(self, config: ModelConfig, template_features: Tensor) -> None:
+        super().__init__()
+        expected = (config.vocabulary_size, TEXT_FEATURES)
+        if template_features.shape != expected or template_features.dtype != torch.int64:
+            raise ValueError(
+                f"template_features is {template_features.dtype} {tuple(template_features.shape)}; it must be "
+                f"torch.int64 {expected}"
+            )
+        if int(template_features.min()) < 0 or int(template_features.max()) >= TEXT_BUCKETS:
+            raise ValueError(
+                f"template_features has buckets from {int(template_features.min())} to "
+                f"{int(template_features.max())}; they must be from 0 to {TEXT_BUCKETS - 1}"
+            )
+        self.config = config
+        self.register_buffer("template_features", template_features.clone())
+        self.token_embedding = nn.Embedding(config.vocabulary_size, config.d_model)
+        self.text_embedding = nn.Embedding(TEXT_BUCKETS, config.d_model, padding_idx=0)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model)
+        self.next_token_head = nn.Linear(config.d_model, config.vocabulary_size, bias=False)
+        self.class_head = nn.Linear(config.d_model, 1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Embeddings of about unit length; blocks that together add about as much; heads that know nothing yet."""
+        with torch.no_grad():
+            for table in (self.token_embedding, self.text_embedding):
+                table.weight.normal_(std=self.config.d_model**-0.5)
+            self.text_embedding.weight[0] = 0
+            for block in self.blocks:
+                assert isinstance(block, Block)
+                block.mixer.out_proj.weight.div_(math.sqrt(self.config.n_layers))
+            self.next_token_head.weight.normal_(std=0.02)
+            self.class_head.weight.zero_()
+            self.class_head.bias.zero_()
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cu_seqlens: Tensor,
+        *,
+        unknown_mask: Tensor | None = None,
+        backend: Backend = "auto",
+    ) -> tuple[Tensor, Tensor]:
+        """What comes after each token, and which class its sequence so far belongs to.
+
+        Args:
+            tokens: int64 (T,); a negative one is an unknown line that carries its text (`detector.text`).
+            cu_seqlens: int32 (n + 1,), where each sequence starts and, last, T; sequences may be empty.
+            unknown_mask: bool (T,); these tokens are embedded as unknown lines with their template's text.
+            backend: of `kernels.mamba3_mimo`.
+
+        Returns:
+            Next-token logits (T, vocabulary_size) and class logits (T,).
+        """
+        T = tokens.numel()
+        filling = -T % _BLOCK
+        tokens = functional.pad(tokens, (0, filling), value=BOS)
+        cu_seqlens = functional.pad(cu_seqlens, (0, 1), value=T + filling)
+        if unknown_mask is not None:
+            unknown_mask = functional.pad(unknown_mask, (0, filling), value=False)
+        u = self._embed(tokens, unknown_mask)
+        for block in self.blocks:
+            u = block(u, cu_seqlens, backend)
+        # One product for both heads: a single column has code of its own, too.
+        logits = _product(self.norm(u), torch.cat((self.next_token_head.weight, self.class_head.weight)))[:T]
+        return logits[:, :-1], logits[:, -1] + self.class_head.bias
+
+    def _embed(self, tokens: Tensor, unknown_mask: Tensor | None) -> Tensor:
+        """(T,) to (T, d_model): the learned vector of the token, or of UNK, plus the vector of its text."""
+        is_unknown = tokens < 0
+        known = tokens.masked_fill(is_unknown, UNK)
+        text = self._text_vectors(self.template_features).index_select(0, known)
+        if is_unknown.any():
+            lines = is_unknown.nonzero().squeeze(1)
+            text = text.index_copy(0, lines, self._text_vectors(_carried_features(tokens[lines])))
+        learned = known if unknown_mask is None else known.masked_fill(unknown_mask, UNK)
+        return self.token_embedding.weight.index_select(0, learned) + text
+
+    def _text_vectors(self, features: Tensor) -> Tensor:
+        """(k, TEXT_FEATURES) buckets to (k, d_model), the mean vector of those that are not 0."""
+        table = self.text_embedding
+        total = torch.zeros((), dtype=table.weight.dtype, device=features.device)
+        for column in features.unbind(1):
+            total = total + table(column)
+        return total / (features > 0).sum(1, keepdim=True).clamp(min=1)
+
+
+def _carried_features(tokens: Tensor) -> Tensor:
+    """Buckets in negative tokens, as `detector.text.unpack`: (k,) to (k, TEXT_FEATURES)."""
+    bits = TEXT_BUCKETS.bit_length() - 1
+    shifts = torch.arange(0, TEXT_FEATURES * bits, bits, device=tokens.device)
+    return ((-1 - tokens).unsqueeze(1) >> shifts) & (TEXT_BUCKETS - 1)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """(T, k) and (m, k) to (T, m), with the columns filled up to whole blocks while multiplying."""
+    m = weight.shape[0]
+    return functional.linear(x, functional.pad(weight, (0, 0, 0, -m % _BLOCK)))[:, :m]
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))

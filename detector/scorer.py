@@ -1,0 +1,216 @@
+"""The scorer: event sequences in, calibrated scores out, the same bits whatever the batch or the cache."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from detector.checkpoint import Checkpoint, load
+from detector.errors import DeviceError
+from detector.inference import Backend, Inference, Measured
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+# Longer sequences hardly ever come twice, and a cache full of them would take gigabytes: an entry needs about
+# 16 bytes an event and 500 more.
+MAX_CACHED_EVENTS = 256
+
+# On a CPU larger passes only leave its caches: 65,536 tokens at once took 1.5 GB and three times as long a token.
+CPU_BATCH_TOKENS = 4096
+
+
+class EventScores(NamedTuple):
+    """Scores of one session; the arrays are read-only and shared between equal sessions.
+
+    Attributes:
+        surprises: nats of each event given those before it, float32 (n,).
+        scores: calibrated score in [0, 1] of events 0 to i, the session going on, float32 (n,).
+        final: calibrated score of the session complete with its n events.
+    """
+
+    surprises: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    final: float
+
+
+class Scorer:
+    """Scores event sequences with one checkpoint; not to be shared between threads.
+
+    Args:
+        checkpoint: what to score with.
+        device: ``auto`` (CUDA when there), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: of weights and activations; ``auto`` is float32.
+        kernels: ``auto``, ``triton`` or ``reference``.
+        batch_tokens: most tokens in one forward pass, BOS and EOS included; a longer session goes alone. On the
+            CPU a pass never has more than `CPU_BATCH_TOKENS`.
+        cache_size: how many distinct sequences are remembered, the least recently asked for going first;
+            sequences of more than `MAX_CACHED_EVENTS` events never are.
+
+    Attributes:
+        checkpoint: digest of the checkpoint's manifest, ``sha256:<hex>``.
+        vocabulary: its templates.
+        cache_hits: sequences answered without the model so far, repeated ones within a call among them.
+        cache_misses: sequences the model was run on so far.
+        events_scored: events in those.
+
+    Raises:
+        DeviceError: the device, precision or kernels are not available here.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        kernels: Backend = "auto",
+        batch_tokens: int = 65536,
+        cache_size: int = 100_000,
+    ) -> None:
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
+        if cache_size < 0:
+            raise ValueError(f"cache_size is {cache_size}; it must be at least 0")
+        self.checkpoint = checkpoint.digest
+        self.vocabulary = checkpoint.vocabulary
+        self.cache_hits = 0
+        self.cache_misses = 0
+        self.events_scored = 0
+        self._calibration = checkpoint.manifest.calibration
+        self._cache: OrderedDict[bytes, EventScores] = OrderedDict()
+        self._cache_size = cache_size
+        target = resolve_device(device)
+        model = checkpoint.build_model().to(device=target, dtype=_dtype(precision, target))
+        if target.type == "cpu":
+            batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
+        self._inference = Inference(model, batch_tokens=batch_tokens, backend=kernels)
+        self._inference.check()
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        kernels: Backend = "auto",
+        batch_tokens: int = 65536,
+        cache_size: int = 100_000,
+    ) -> "Scorer":
+        """Load a checkpoint directory; arguments as for the class.
+
+        Raises:
+            CheckpointError: the checkpoint is missing, damaged or of another kind.
+            DeviceError: the device, precision or kernels are not available here.
+        """
+        return cls(
+            load(path),
+            device=device,
+            precision=precision,
+            kernels=kernels,
+            batch_tokens=batch_tokens,
+            cache_size=cache_size,
+        )
+
+    def score(self, sequences: Sequence[bytes]) -> list[EventScores]:
+        """Score sessions, in the order given.
+
+        Args:
+            sequences: each the little-endian int64 tokens of a session's events, ``array("q").tobytes()``.
+
+        Raises:
+            ValueError: a sequence is not a whole number of tokens, or a token is beyond the vocabulary.
+            DeviceError: the device's memory does not even hold one of the sessions.
+        """
+        cache = self._cache
+        found = list(map(cache.get, sequences))
+        fresh: dict[bytes, EventScores] = {}
+        if None in found:
+            absent = [key for key, scores in zip(sequences, found, strict=True) if scores is None]
+            fresh = self._run(list(dict.fromkeys(absent)))
+        self.cache_hits += len(found) - len(fresh)
+        for key, scores in zip(sequences, found, strict=True):
+            if scores is not None:
+                cache.move_to_end(key)
+        self._remember(fresh)
+        return [fresh[key] if scores is None else scores for key, scores in zip(sequences, found, strict=True)]
+
+    def _run(self, keys: list[bytes]) -> dict[bytes, EventScores]:
+        """Scores of distinct sequences, through the model."""
+        tokens = [np.frombuffer(key, dtype="<i8") for key in keys]
+        size = len(self.vocabulary)
+        if any(int(events.max()) >= size for events in tokens if len(events)):
+            raise ValueError(f"a token is beyond the vocabulary of {size} tokens")
+        results = {}
+        for measured in self._inference.measure(tokens):
+            for index, scores in zip(measured.indices.tolist(), self._calibrated(measured), strict=True):
+                results[keys[index]] = scores
+        self.cache_misses += len(keys)
+        self.events_scored += sum(map(len, tokens))
+        return results
+
+    def _remember(self, fresh: dict[bytes, EventScores]) -> None:
+        for key, scores in fresh.items():
+            if len(scores.surprises) <= MAX_CACHED_EVENTS:
+                self._cache[key] = scores
+        while len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)
+
+    def _calibrated(self, measured: Measured) -> list[EventScores]:
+        bounds = measured.bounds.tolist()
+        spans = list(pairwise(bounds))
+        highest = np.empty(len(measured.surprises), dtype=np.float64)
+        logits = np.empty(len(measured.logits), dtype=np.float64)
+        for start, stop in spans:
+            np.maximum.accumulate(measured.surprises[start:stop], out=highest[start:stop])
+            np.maximum.accumulate(measured.logits[start:stop], out=logits[start:stop])
+        early = self._calibration.early_scores(highest, logits).astype(np.float32)
+        ends = measured.bounds[1:] - 1
+        finals = self._calibration.final_scores(highest[ends], measured.logits[ends].astype(np.float64)).tolist()
+        # Copies: a view would keep its whole batch alive for as long as the cache keeps one session.
+        return [
+            EventScores(
+                surprises=_read_only(measured.surprises[start : stop - 1].copy()),
+                scores=_read_only(early[start : stop - 1].copy()),
+                final=final,
+            )
+            for (start, stop), final in zip(spans, finals, strict=True)
+        ]
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        DeviceError: the name is not allowed or there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or (":" in name and not number.isdecimal())):
+        raise DeviceError(f"device {name!r} is unknown; allowed: auto, cpu, cuda, cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise DeviceError(f"device {name!r} is not here: PyTorch finds {count} CUDA devices")
+    return torch.device(name)
+
+
+def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision in ("auto", "float32"):
+        return torch.float32
+    if precision != "bfloat16":
+        raise DeviceError(f"precision {precision!r} is unknown; allowed: auto, float32, bfloat16")
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise DeviceError(f"precision bfloat16 is not available on {torch.cuda.get_device_name(device)}")
+    return torch.bfloat16
+
+
+def _read_only(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    array.flags.writeable = False
+    return array

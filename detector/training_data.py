@@ -1,0 +1,119 @@
+"""Training sessions: merged where they are equal, split, fingerprinted."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.errors import TrainingError
+
+Tokens = npt.NDArray[np.int64]
+
+NORMAL, ANOMALOUS, UNLABELLED = 0, 1, -1
+
+
+@dataclass(frozen=True)
+class TrainingSessions:
+    """Sessions to learn from.
+
+    Attributes:
+        sequences: the event tokens of each session, int64 (events,), without BOS and EOS.
+        labels: int8 (n,): 0 normal, 1 anomalous, -1 not known.
+        counts: int64 (n,): how many equal sessions each stands for, at least 1.
+    """
+
+    sequences: Sequence[Tokens]
+    labels: npt.NDArray[np.int8]
+    counts: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        sequences: Sequence[Tokens],
+        labels: Sequence[int] | npt.NDArray[np.int8] | None = None,
+        counts: Sequence[int] | npt.NDArray[np.int64] | None = None,
+    ) -> "TrainingSessions":
+        """Sessions with their labels (none: not known) and counts (none: 1 each).
+
+        Raises:
+            ValueError: lengths differ, a label is not one of -1, 0, 1 or a count is below 1.
+        """
+        n = len(sequences)
+        label_array = np.full(n, UNLABELLED, np.int8) if labels is None else np.asarray(labels, np.int8)
+        count_array = np.ones(n, np.int64) if counts is None else np.asarray(counts, np.int64)
+        if label_array.shape != (n,) or count_array.shape != (n,):
+            raise ValueError(f"{n} sequences, {label_array.shape} labels, {count_array.shape} counts")
+        if not np.isin(label_array, (NORMAL, ANOMALOUS, UNLABELLED)).all():
+            raise ValueError("a label is not one of -1, 0, 1")
+        if (count_array < 1).any():
+            raise ValueError("a count is below 1")
+        return cls(sequences, label_array, count_array)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Events of each session, (n,)."""
+        return np.fromiter((len(events) for events in self.sequences), dtype=np.int64, count=len(self))
+
+    def fingerprint(self) -> str:
+        """``sha256:<hex>`` of sequences, labels and counts, in their order."""
+        digest = hashlib.sha256()
+        for array in (self.lengths, self.labels, self.counts, *self.sequences):
+            digest.update(np.ascontiguousarray(array).data)
+        return f"sha256:{digest.hexdigest()}"
+
+    def select(self, chosen: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "TrainingSessions":
+        """The sessions at these indices, or those the mask names."""
+        indices = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
+        return TrainingSessions(
+            [self.sequences[index] for index in indices], self.labels[indices], self.counts[indices]
+        )
+
+    def distinct(self) -> "TrainingSessions":
+        """Equal sessions of one label merged, their counts added, in order of first appearance."""
+        rows: dict[tuple[bytes, int], int] = {}
+        firsts: list[int] = []
+        counts: list[int] = []
+        for index, (events, label, count) in enumerate(
+            zip(self.sequences, self.labels.tolist(), self.counts.tolist(), strict=True)
+        ):
+            row = rows.setdefault((events.tobytes(), label), len(rows))
+            if row == len(firsts):
+                firsts.append(index)
+                counts.append(0)
+            counts[row] += count
+        merged = self.select(np.array(firsts, dtype=np.int64))
+        return TrainingSessions(merged.sequences, merged.labels, np.array(counts, dtype=np.int64))
+
+    def split(self, share: float, seed: int) -> tuple["TrainingSessions", "TrainingSessions"]:
+        """Split by session into training and validation, each label's share the same to within one session.
+
+        A row that stands for several equal sessions is divided: some of them may fall on either side, as they
+        would one by one.
+
+        Args:
+            share: of the sessions that go to validation, between 0 and 1.
+            seed: which sessions those are.
+
+        Raises:
+            TrainingError: `share` is not between 0 and 1.
+        """
+        if not 0 < share < 1:
+            raise TrainingError(f"the share of validation sessions is {share}; allowed: between 0 and 1")
+        rng = np.random.default_rng(seed)
+        held_out = np.zeros(len(self), dtype=np.int64)
+        for label in (NORMAL, ANOMALOUS, UNLABELLED):
+            rows = rng.permutation(np.flatnonzero(self.labels == label))
+            # Every (1 / share)-th session of the shuffled order, from a random start.
+            taken = np.floor(np.cumsum(self.counts[rows]) * share + rng.random()).astype(np.int64)
+            held_out[rows] = np.diff(taken, prepend=0)
+        kept = self.counts - held_out
+        parts = []
+        for counts in (kept, held_out):
+            part = self.select(counts > 0)
+            parts.append(TrainingSessions(part.sequences, part.labels, counts[counts > 0]))
+        return parts[0], parts[1]

@@ -1,0 +1,217 @@
+"""Topics, worker processes and readers for the tests against a real broker."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import yaml
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.shared import shared
+
+_numbers = itertools.count(1)
+_BLOCK = re.compile(rb"blk_-?\d+")
+
+HDFS_SETTINGS: dict[str, Any] = {
+    "input": {"timestamp": {"pattern": r"^(\d{6} \d{6})", "format": "%y%m%d %H%M%S"}},
+    "sessions": {"key": {"regex": r"blk_-?\d+"}, "idle_flush": "2s"},
+    "state": {"snapshot_interval": "500ms"},
+    "observability": {"port": None, "log_format": "json"},
+}
+
+
+class Record(NamedTuple):
+    """A record to produce."""
+
+    value: bytes | None
+    key: bytes | None = None
+    partition: int = 0
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, later ones on top."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = result.get(key)
+            result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def hdfs_lines(count: int, start: int = 0) -> list[bytes]:
+    """Real HDFS lines, in order."""
+    with gzip.open(shared("data/hdfs/raw.log.gz")) as file:
+        return [line.rstrip(b"\n") for line in itertools.islice(file, start, start + count)]
+
+
+def keyed_by_block(lines: Iterable[bytes], partitions: int) -> list[Record]:
+    """The lines as records keyed by their block, each block's in one partition."""
+    records = []
+    for line in lines:
+        found = _BLOCK.search(line)
+        assert found is not None
+        records.append(Record(line, found.group(), zlib.crc32(found.group()) % partitions))
+    return records
+
+
+class Application:
+    """An application of its own on the broker: its topics, its configuration file, its processes."""
+
+    def __init__(
+        self, bootstrap: str, folder: Path, checkpoint: Path, partitions: int = 1, **settings: Mapping[str, Any]
+    ) -> None:
+        name = f"app{next(_numbers)}-{os.getpid()}"
+        self.bootstrap = bootstrap
+        self.folder = folder
+        self.input_topic, self.score_topic, self.dead_topic = f"{name}-raw", f"{name}-scores", f"{name}-dead"
+        self.settings = merged(
+            HDFS_SETTINGS,
+            {
+                "application_id": name,
+                "kafka": {"bootstrap.servers": bootstrap},
+                "input": {"topics": [self.input_topic]},
+                "model": {"checkpoint": str(checkpoint)},
+                "output": {"topic": self.score_topic, "dead_letter_topic": self.dead_topic},
+                "worker": {"instance": "w0"},
+            },
+            settings,
+        )
+        self.config = folder / f"{name}.yaml"
+        self.config.write_text(yaml.safe_dump(self.settings))
+        self.partitions = partitions
+        create_topic(bootstrap, self.input_topic, partitions)
+
+    def produce(self, records: Iterable[Record]) -> None:
+        # Idempotent: a retried batch must not overtake the one after it, or the lines' order would be lost.
+        properties = {"linger.ms": 20, "message.max.bytes": 4_000_000, "enable.idempotence": True}
+        producer = Producer({"bootstrap.servers": self.bootstrap, **properties})
+        for record in records:
+            while True:
+                try:
+                    producer.produce(self.input_topic, record.value, record.key, record.partition)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+        assert producer.flush(60) == 0
+
+    def start(self, *overrides: str) -> WorkerProcess:
+        return WorkerProcess(self.config, self.folder / f"{self.config.stem}-{next(_numbers)}.log", overrides)
+
+    def scores(self) -> list[dict[str, Any]]:
+        """Every committed score record, as JSON, in the order of their partitions."""
+        return [orjson.loads(message.value() or b"") for message in read_all(self.bootstrap, self.score_topic)]
+
+    def dead_letters(self) -> list[Message]:
+        return read_all(self.bootstrap, self.dead_topic)
+
+    def committed(self) -> dict[int, TopicPartition]:
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.settings["application_id"]})
+        asked = [TopicPartition(self.input_topic, number) for number in range(self.partitions)]
+        found = {each.partition: each for each in consumer.committed(asked, timeout=30)}
+        consumer.close()
+        return found
+
+
+class WorkerProcess:
+    """`logmamba run` as an operator starts it."""
+
+    def __init__(self, config: Path, log: Path, overrides: Sequence[str] = ()) -> None:
+        self.log = log
+        arguments = [sys.executable, "-m", "worker", "run", "--config", str(config)]
+        for override in overrides:
+            arguments += ["--set", override]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(arguments, stderr=file, env=_environment())
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 90) -> None:
+        """Wait for something observable while the process runs; fails with its log when it ends or time is up."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None, f"the worker ended early:\n{self.tail()}"
+            assert time.monotonic() < deadline, f"not within {timeout_s} s:\n{self.tail()}"
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self.process.kill()
+        self.process.wait(30)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to finish; returns its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:]
+
+
+def run_logmamba(*arguments: object, code: int = 0) -> str:
+    """Run a `logmamba` command to its end; returns what it printed on standard error."""
+    command = [sys.executable, "-m", "worker", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=_environment())
+    assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stderr
+
+
+def _environment() -> dict[str, str]:
+    # A model this small is slower on two threads than on one, and other tests' processes run beside it.
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def create_topic(bootstrap: str, name: str, partitions: int) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic(name, partitions, 1)])[name].result(30)
+
+
+def read_all(bootstrap: str, topic: str) -> list[Message]:
+    """Every committed record of a topic as it stands now; none when there is no such topic."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "reader",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "allow.auto.create.topics": False,
+        }
+    )
+    try:
+        found = consumer.list_topics(topic, timeout=30).topics[topic]
+        if found.error is not None:
+            return []
+        left = set(found.partitions)
+        consumer.assign([TopicPartition(topic, number, 0) for number in left])
+        messages = []
+        while left:
+            for message in consumer.consume(10_000, 1.0):
+                error = message.error()
+                if error is None:
+                    messages.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                else:
+                    raise AssertionError(error)
+        return sorted(messages, key=lambda message: (message.partition(), message.offset()))
+    finally:
+        consumer.close()

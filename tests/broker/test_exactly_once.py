@@ -1,0 +1,115 @@
+"""Real lines through real workers on a real broker: every session is scored once, whatever happens to the worker."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.broker.harness import Application, Record, hdfs_lines, keyed_by_block, run_logmamba
+from tests.broker.kafka import KafkaBroker
+from tests.shared import needs_shared
+
+LINES = 50_000
+PARTITIONS = 4
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[Record]:
+    return keyed_by_block(hdfs_lines(LINES), PARTITIONS)
+
+
+@pytest.fixture(scope="module")
+def expected(lines: list[Record], checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What `logmamba score` says of the same lines, each partition a file."""
+    folder = tmp_path_factory.mktemp("files")
+    config = folder / "hdfs.yaml"
+    config.write_text(orjson.dumps({"input": _INPUT}).decode())
+    inputs = []
+    for partition in range(PARTITIONS):
+        path = folder / f"{partition}.log"
+        path.write_bytes(b"".join((record.value or b"") + b"\n" for record in lines if record.partition == partition))
+        inputs += ["--input", path]
+    output = folder / "scores.jsonl"
+    run_logmamba("score", "--checkpoint", checkpoint, "--config", config, *inputs, "--output", output)
+    return [orjson.loads(line) for line in output.read_bytes().splitlines()]
+
+
+_INPUT = {"timestamp": {"pattern": r"^(\d{6} \d{6})", "format": "%y%m%d %H%M%S"}}
+
+
+def identity(record: dict[str, Any]) -> tuple[int, int, str]:
+    """What tells sessions apart; a file of the expected scores is named after its partition."""
+    source = record["source"]
+    partition = source["partition"] or int(source["topic"].removesuffix(".log") if ".log" in source["topic"] else 0)
+    return partition, source["first_offset"], record["session"]
+
+
+def content(record: dict[str, Any]) -> dict[str, Any]:
+    """All of a score that does not name where the session came from: the end of a file is an idle partition's end."""
+    closed_by = "end_of_input" if record["closed_by"] == "idle" else record["closed_by"]
+    source = {key: record["source"][key] for key in ("first_offset", "last_offset", "cause_offset")}
+    return {**record, "closed_by": closed_by, "source": source}
+
+
+def assert_exact(application: Application, expected: list[dict[str, Any]]) -> None:
+    scores = application.scores()
+    finals = [record for record in scores if record["kind"] == "final"]
+    counts = Counter(map(identity, finals))
+    wanted = {identity(record): content(record) for record in expected}
+    assert [each for each, count in counts.items() if count > 1] == [], "scored twice"
+    assert wanted.keys() - counts.keys() == set(), "not scored"
+    assert {identity(record): content(record) for record in finals} == wanted
+    early = Counter((identity(record), record["severity"]) for record in scores if record["kind"] == "early")
+    assert [each for each, count in early.items() if count > 1] == [], "an early severity was published twice"
+    for record in finals:
+        assert record["source"]["topic"] == application.input_topic
+    # In the order of causes: a key's records are in one partition of the score topic.
+    for _, group in itertools.groupby(sorted(scores, key=identity), identity):
+        causes = [(record["source"]["cause_offset"], record["kind"] == "final") for record in group]
+        assert sorted(causes) == sorted(causes, key=lambda cause: cause[1]), "a final score before an early one"
+
+
+@needs_shared
+def test_every_session_is_scored_once_as_logmamba_score_would(
+    broker: KafkaBroker, checkpoint: Path, lines: list[Record], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    application = Application(broker.bootstrap, tmp_path, checkpoint, PARTITIONS)
+    application.produce(lines)
+    with application.start() as worker:
+        worker.wait_until(lambda: finals_of(application) >= len(expected))
+        assert worker.stop(signal.SIGINT) == 0, worker.tail()
+    assert_exact(application, expected)
+    assert {number: each.offset for number, each in application.committed().items()} == {
+        number: sum(record.partition == number for record in lines) for number in range(PARTITIONS)
+    }
+
+
+@needs_shared
+def test_kill_9_in_the_middle_and_restarts_change_nothing(
+    broker: KafkaBroker, checkpoint: Path, lines: list[Record], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    application = Application(broker.bootstrap, tmp_path, checkpoint, PARTITIONS)
+    application.produce(lines)
+    slow = "worker.batch_records=500"  # so that there is a middle
+    for share in (0.1, 0.3, 0.5):
+        with application.start(slow) as worker:
+            worker.wait_until(lambda share=share: finals_of(application) >= share * len(expected))
+            worker.kill()
+    assert finals_of(application) < len(expected), "the worker was done before it was killed"
+    with application.start(slow) as worker:
+        worker.wait_until(lambda: finals_of(application) >= 0.7 * len(expected))
+        assert worker.stop() == 0, worker.tail()
+    with application.start() as worker:
+        worker.wait_until(lambda: finals_of(application) >= len(expected))
+        assert worker.stop() == 0, worker.tail()
+    assert_exact(application, expected)
+
+
+def finals_of(application: Application) -> int:
+    return sum(record["kind"] == "final" for record in application.scores())

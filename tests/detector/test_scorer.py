@@ -1,0 +1,284 @@
+"""Scores are the same bits whichever sequences share a call or a batch, in any order, cached or not."""
+
+import math
+from array import array
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.checkpoint import Checkpoint
+from detector.errors import CheckpointError, DeviceError
+from detector.inference import Inference, batches, pack
+from detector.model import DetectorModel
+from detector.scorer import MAX_CACHED_EVENTS, EventScores, Scorer, resolve_device
+from detector.vocabulary import BOS, EOS, UNK, Vocabulary
+from tests.detector.small_models import TEMPLATES, VOCABULARY, encoded, random_checkpoint, save_random
+
+UNKNOWN_LINE = VOCABULARY.sketch("Receiving replica <*> from <*>")
+TOKENS = st.sampled_from([UNK, UNKNOWN_LINE, *range(3, len(VOCABULARY))])
+SEQUENCES = st.lists(st.lists(TOKENS, max_size=40), min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return random_checkpoint(tmp_path_factory.mktemp("scorer") / "model")
+
+
+@pytest.fixture(scope="module")
+def uncached(checkpoint: Checkpoint) -> Scorer:
+    return Scorer(checkpoint, device="cpu", cache_size=0)
+
+
+def bits(scores: EventScores) -> tuple[bytes, bytes, float]:
+    return scores.surprises.tobytes(), scores.scores.tobytes(), scores.final
+
+
+def alone(scorer: Scorer, tokens: list[int]) -> EventScores:
+    return scorer.score([encoded(tokens)])[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(sequences=SEQUENCES, batch_tokens=st.integers(1, 120), data=st.data())
+def test_scores_are_the_same_bits_for_any_split_order_and_cache(
+    checkpoint: Checkpoint,
+    uncached: Scorer,
+    sequences: list[list[int]],
+    batch_tokens: int,
+    data: st.DataObject,
+) -> None:
+    expected = [bits(alone(uncached, tokens)) for tokens in sequences]
+    cache_size = data.draw(st.sampled_from([0, 2, 100]))
+    scorer = Scorer(checkpoint, device="cpu", batch_tokens=batch_tokens, cache_size=cache_size)
+    for _ in range(2):
+        order = data.draw(st.permutations(range(len(sequences))))
+        cut = data.draw(st.integers(0, len(order)))
+        for part in (order[:cut], order[cut:]):
+            results = scorer.score([encoded(sequences[index]) for index in part])
+            assert [bits(scores) for scores in results] == [expected[index] for index in part]
+
+
+@settings(max_examples=40, deadline=None)
+@given(tokens=st.lists(TOKENS, min_size=1, max_size=90), data=st.data())
+def test_scores_of_a_prefix_are_the_leading_scores_of_the_longer_sequence(
+    uncached: Scorer, tokens: list[int], data: st.DataObject
+) -> None:
+    n = data.draw(st.integers(0, len(tokens)))
+    prefix, whole = uncached.score([encoded(tokens[:n]), encoded(tokens)])
+    assert prefix.surprises.tobytes() == whole.surprises[:n].tobytes()
+    assert prefix.scores.tobytes() == whole.scores[:n].tobytes()
+
+
+def test_surprise_is_the_negative_log_likelihood_given_the_events_before(checkpoint: Checkpoint) -> None:
+    tokens = [3, 5, UNKNOWN_LINE, 4, UNK, 7]
+    model = checkpoint.build_model()
+    packed = torch.tensor([BOS, *tokens, EOS]), torch.tensor([0, 8], dtype=torch.int32)
+    with torch.inference_mode():
+        logits, class_logits = model(*packed)
+    log_p = logits.double().log_softmax(dim=1)
+    classes = [3, 5, UNK, 4, UNK, 7, EOS]
+    surprises = np.array([-log_p[position, token].item() for position, token in enumerate(classes)])
+
+    scores = alone(Scorer(checkpoint, device="cpu"), tokens)
+    assert scores.surprises == pytest.approx(surprises[:-1], abs=1e-5)
+    calibration = checkpoint.manifest.calibration
+    c = class_logits.double().numpy()
+    early = calibration.early_scores(np.maximum.accumulate(surprises[:-1]), np.maximum.accumulate(c[1:-1]))
+    assert scores.scores == pytest.approx(early, abs=1e-5)
+    final = calibration.final_scores(surprises.max(keepdims=True), c[-1:])
+    assert scores.final == pytest.approx(final[0], abs=1e-5)
+    assert min(scores.scores) > 0.001
+    assert 0.001 < scores.final < 0.999
+
+
+def test_events_after_an_unknown_line_depend_on_its_text(uncached: Scorer) -> None:
+    other = VOCABULARY.sketch("Deleting replica <*> file <*>")
+    assert other != UNKNOWN_LINE
+    first, second = alone(uncached, [3, UNKNOWN_LINE, 5]), alone(uncached, [3, other, 5])
+    assert first.surprises[:2].tobytes() == second.surprises[:2].tobytes()
+    assert first.surprises[2] != second.surprises[2]
+
+
+def test_no_sequences_and_empty_sequences_are_allowed(uncached: Scorer) -> None:
+    assert uncached.score([]) == []
+    empty, one = uncached.score([b"", encoded([3])])
+    assert empty.surprises.shape == empty.scores.shape == (0,)
+    assert 0 <= empty.final <= 1
+    assert one.surprises.shape == one.scores.shape == (1,)
+
+
+def test_results_are_read_only_float32_and_own_their_memory(uncached: Scorer) -> None:
+    first, _ = uncached.score([encoded([3, 4]), encoded([5] * 30)])
+    for values in (first.surprises, first.scores):
+        assert values.dtype == np.float32
+        assert values.base is None
+        with pytest.raises(ValueError, match="read-only"):
+            values[0] = 0
+    assert type(first.final) is float
+
+
+def test_equal_sequences_in_one_call_are_run_once(checkpoint: Checkpoint) -> None:
+    scorer = Scorer(checkpoint, device="cpu", cache_size=0)
+    results = scorer.score([encoded([3, 4]), encoded([5]), encoded([3, 4]), encoded([3, 4])])
+    assert results[0] is results[2] is results[3]
+    assert (scorer.cache_misses, scorer.cache_hits, scorer.events_scored) == (2, 2, 3)
+
+
+def test_a_remembered_sequence_is_answered_with_the_same_object(checkpoint: Checkpoint) -> None:
+    scorer = Scorer(checkpoint, device="cpu")
+    first = scorer.score([encoded([3, 4]), encoded([5])])
+    again = scorer.score([encoded([5]), encoded([3, 4])])
+    assert again[0] is first[1]
+    assert again[1] is first[0]
+    assert (scorer.cache_misses, scorer.cache_hits, scorer.events_scored) == (2, 2, 3)
+
+
+def test_the_sequence_asked_for_least_recently_is_forgotten_first(checkpoint: Checkpoint) -> None:
+    scorer = Scorer(checkpoint, device="cpu", cache_size=2)
+    scorer.score([encoded([3])])
+    scorer.score([encoded([4])])
+    scorer.score([encoded([3])])
+    scorer.score([encoded([5])])
+    misses = scorer.cache_misses
+    scorer.score([encoded([3]), encoded([5])])
+    assert scorer.cache_misses == misses
+    scorer.score([encoded([4])])
+    assert scorer.cache_misses == misses + 1
+
+
+def test_one_call_may_bring_more_sequences_than_the_cache_holds(checkpoint: Checkpoint, uncached: Scorer) -> None:
+    scorer = Scorer(checkpoint, device="cpu", cache_size=3)
+    sequences = [encoded([3] * n) for n in range(1, 9)]
+    for _ in range(2):
+        expected = uncached.score(sequences)
+        assert list(map(bits, scorer.score(sequences))) == list(map(bits, expected))
+
+
+def test_sequences_beyond_the_documented_length_are_not_remembered(checkpoint: Checkpoint) -> None:
+    scorer = Scorer(checkpoint, device="cpu")
+    for length, remembered in ((MAX_CACHED_EVENTS, True), (MAX_CACHED_EVENTS + 1, False)):
+        sequence = encoded([3, 4] * length)[: 8 * length]
+        scorer.score([sequence])
+        misses = scorer.cache_misses
+        scorer.score([sequence])
+        assert (scorer.cache_misses == misses) is remembered
+
+
+def test_tokens_that_are_none_are_refused(uncached: Scorer) -> None:
+    with pytest.raises(ValueError, match="beyond the vocabulary of 8 tokens"):
+        uncached.score([encoded([3]), encoded([3, 8])])
+    with pytest.raises(ValueError, match="multiple of"):
+        uncached.score([b"1234567"])
+
+
+@given(st.lists(st.integers(0, 30), max_size=30), st.integers(1, 60))
+def test_batches_keep_order_hold_everything_once_and_stay_within_the_bound(lengths: list[int], bound: int) -> None:
+    parts = list(batches(np.array(lengths, dtype=np.int64), bound))
+    assert [index for part in parts for index in part] == list(range(len(lengths)))
+    for part in parts:
+        assert len(part) == 1 or sum(lengths[index] + 2 for index in part) <= bound
+
+
+def test_packing_puts_bos_before_and_eos_after_each_session() -> None:
+    packed = pack([np.array([3, -9]), np.array([], dtype=np.int64), np.array([4])], torch.device("cpu"))
+    assert packed.tokens.tolist() == [BOS, 3, -9, EOS, BOS, EOS, BOS, 4, EOS]
+    assert packed.cu_seqlens.tolist() == [0, 4, 6, 9]
+    positions, classes = packed.targets()
+    assert positions.tolist() == [1, 2, 3, 5, 7, 8]
+    assert classes.tolist() == [3, UNK, EOS, EOS, 4, EOS]
+
+
+class CrampedModel(DetectorModel):
+    """A model on a device whose memory holds `room` tokens."""
+
+    room: int
+
+    def forward(self, tokens: torch.Tensor, *args: object, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(tokens) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(tokens, *args, **kwargs)
+
+
+def test_a_batch_that_exceeds_the_devices_memory_is_split_and_scored_all_the_same(
+    checkpoint: Checkpoint,
+) -> None:
+    model = checkpoint.build_model()
+    rng = np.random.default_rng(1)
+    sequences = [rng.integers(3, 8, length) for length in (12, 3, 30, 7, 18, 9, 22)]
+
+    def surprises(inference: Inference) -> dict[int, bytes]:
+        return {
+            index: measured.surprises[start:stop].tobytes()
+            for measured in inference.measure(sequences)
+            for index, start, stop in zip(measured.indices, measured.bounds, measured.bounds[1:], strict=False)
+        }
+
+    expected = surprises(Inference(model, batch_tokens=1_000))
+    model.__class__ = CrampedModel
+    model.room = 40
+    cramped = Inference(model, batch_tokens=1_000)
+    assert surprises(cramped) == expected
+    assert cramped.batch_tokens <= 100
+    model.room = 20
+    with pytest.raises(DeviceError, match="not enough memory for one session of 30 events"):
+        surprises(cramped)
+
+
+def test_a_large_vocabulary_is_measured_in_parts_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa")
+    vocabulary = Vocabulary(tuple(f"{a} {b} {c}" for a in words for b in words for c in words))
+    checkpoint = random_checkpoint(tmp_path / "model", vocabulary)
+    rng = np.random.default_rng(2)
+    sequences = [encoded(rng.integers(3, len(vocabulary), n).tolist()) for n in (4, 9, 1)]
+    expected = [bits(scores) for scores in Scorer(checkpoint, device="cpu").score(sequences)]
+    monkeypatch.setattr("detector.inference._SOFTMAX_LOGITS", 5 * len(vocabulary))
+    assert [bits(scores) for scores in Scorer(checkpoint, device="cpu").score(sequences)] == expected
+
+
+def test_bfloat16_is_close_to_float32_and_as_independent_of_the_batch(checkpoint: Checkpoint, uncached: Scorer) -> None:
+    half = Scorer(checkpoint, device="cpu", precision="bfloat16", cache_size=0)
+    rng = np.random.default_rng(3)
+    sequences = [encoded(rng.integers(3, 8, n).tolist()) for n in (5, 17, 40)]
+    together = half.score(sequences)
+    assert list(map(bits, together)) == [bits(half.score([sequence])[0]) for sequence in sequences]
+    for scores, exact in zip(together, uncached.score(sequences), strict=True):
+        assert scores.surprises == pytest.approx(exact.surprises, abs=0.5)
+        assert scores.surprises.tobytes() != exact.surprises.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "tpu"}, "device 'tpu' is unknown; allowed: auto, cpu, cuda, cuda:N"),
+        ({"device": "cuda:x"}, "device 'cuda:x' is unknown"),
+        ({"device": "cuda:"}, "device 'cuda:' is unknown"),
+        ({"device": "cpu:0"}, "device 'cpu:0' is unknown"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' is not here: PyTorch finds \d+ CUDA devices"),
+        ({"device": "cpu", "precision": "float16"}, "precision 'float16' is unknown; allowed: auto, float32"),
+        ({"device": "cpu", "kernels": "cuda"}, "the model does not run on cpu: .*cuda"),
+    ],
+)
+def test_what_cannot_work_here_is_refused_when_the_scorer_is_made(
+    checkpoint: Checkpoint, arguments: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DeviceError, match=message):
+        Scorer(checkpoint, **arguments)  # type: ignore[arg-type]
+
+
+def test_auto_takes_cuda_where_there_is_one() -> None:
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_scorer_loads_from_a_directory_and_names_its_checkpoint(tmp_path: Path) -> None:
+    digest = save_random(tmp_path / "model")
+    scorer = Scorer.load(tmp_path / "model", device="cpu", cache_size=10)
+    assert scorer.checkpoint == digest
+    assert scorer.vocabulary.templates == TEMPLATES
+    assert math.isfinite(scorer.score([array("q", [3]).tobytes()])[0].final)
+    with pytest.raises(CheckpointError, match="no such directory"):
+        Scorer.load(tmp_path / "nowhere")

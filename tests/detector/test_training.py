@@ -1,0 +1,386 @@
+"""Training: what a model learns from, when it stops, and that one seed gives one result."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.checkpoint import MODEL_FILE
+from detector.errors import DeviceError, TrainingError
+from detector.inference import Inference
+from detector.metrics import Detection, average_precision
+from detector.model import ModelConfig
+from detector.scorer import EventScores, Scorer
+from detector.sessions_file import event_templates, read_sessions
+from detector.stages import balanced_weights, novelty
+from detector.training import Trained, TrainingOptions, TrainingProgress, TrainingSessions, train
+from detector.vocabulary import UNK, Vocabulary
+from tests.detector.small_models import encoded
+from tests.shared import SHARED, needs_shared
+
+OPEN, READ, WRITE, CLOSE, FAIL = range(3, 8)
+VOCABULARY = Vocabulary(("open <*>", "read <*>", "write <*>", "close <*>", "failure in <*>"))
+SMALL = ModelConfig(len(VOCABULARY), d_model=32, n_layers=1, d_state=8, headdim=16, mimo_rank=2)
+QUICK = TrainingOptions(next_token_steps=120, classifier_steps=80, learning_rate=1e-2, batch_tokens=1024)
+
+
+def normal(rng: np.random.Generator) -> list[int]:
+    """A file is opened, read and written a few times in turn, and closed."""
+    return [OPEN, *([READ, WRITE] * int(rng.integers(1, 5))), CLOSE]
+
+
+def faulty(rng: np.random.Generator) -> list[int]:
+    """It fails half-way, or is never closed."""
+    events = normal(rng)
+    if rng.random() < 0.5:
+        return [*events[: rng.integers(1, len(events))], FAIL]
+    return events[:-1]
+
+
+def sessions(n_normal: int, n_faulty: int, *, seed: int, labelled: bool = True) -> TrainingSessions:
+    rng = np.random.default_rng(seed)
+    made = [normal(rng) for _ in range(n_normal)] + [faulty(rng) for _ in range(n_faulty)]
+    labels = np.repeat([0, 1], [n_normal, n_faulty])
+    order = rng.permutation(len(made))
+    sequences = [np.array(made[index], dtype=np.int64) for index in order]
+    return TrainingSessions.of(sequences, labels[order].astype(np.int8) if labelled else None)
+
+
+def scored(trained: Trained, directory: Path, sequences: list[list[int]]) -> list[EventScores]:
+    trained.save(directory)
+    return Scorer.load(directory, device="cpu").score([encoded(tokens) for tokens in sequences])
+
+
+@pytest.fixture(scope="module")
+def labelled() -> Trained:
+    return train(sessions(600, 60, seed=1), VOCABULARY, size=SMALL, device="cpu", options=QUICK)
+
+
+@pytest.fixture(scope="module")
+def unlabelled() -> Trained:
+    data = sessions(600, 0, seed=1, labelled=False)
+    return train(data, VOCABULARY, size=SMALL, device="cpu", options=QUICK)
+
+
+def test_with_labels_faulty_sessions_are_told_from_normal_ones(labelled: Trained, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    fresh = [normal(rng) for _ in range(40)] + [faulty(rng) for _ in range(40)]
+    finals = np.array([scores.final for scores in scored(labelled, tmp_path / "model", fresh)])
+    assert (finals[:40] < 0.5).all()
+    assert (finals[40:] >= 0.7).all()
+    assert labelled.record.mode == "labelled"
+    assert labelled.record.metrics["warning.f1"] > 0.9
+    assert labelled.record.metrics["auprc"] > 0.95
+
+
+def test_with_labels_a_fault_shows_in_the_early_score_from_its_event_on(labelled: Trained, tmp_path: Path) -> None:
+    (scores,) = scored(labelled, tmp_path / "model", [[OPEN, READ, WRITE, FAIL]])
+    assert (scores.scores[:3] < 0.7).all()
+    assert scores.scores[3] >= 0.7
+    assert np.argmax(scores.surprises) == 3
+
+
+def test_without_labels_what_never_happened_scores_high_and_few_normal_sessions_do(
+    unlabelled: Trained, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    fresh = [normal(rng) for _ in range(200)] + [faulty(rng) for _ in range(40)]
+    results = scored(unlabelled, tmp_path / "model", fresh)
+    finals = np.array([scores.final for scores in results])
+    assert (finals[:200] >= 0.7).mean() <= 0.02
+    assert (finals[200:] >= 0.95).all()
+    for scores in results:
+        assert (scores.scores <= np.float32(scores.final)).all()
+    assert unlabelled.record.mode == "normals_only"
+    assert set(unlabelled.record.metrics) == {"normals.warning", "normals.critical"}
+
+
+def test_an_unknown_line_is_as_surprising_as_templates_that_came_once_suggest() -> None:
+    # One session in four has a template of its own, at the place of the first read.
+    rare = [f"oddity {letter}{other}" for letter in "abcdefgh" for other in "abcdefgh"]
+    vocabulary = Vocabulary((*VOCABULARY.templates, *rare))
+    data = sessions(256, 0, seed=1, labelled=False)
+    for index, token in enumerate(range(len(VOCABULARY), len(vocabulary))):
+        data.sequences[4 * index][1] = token
+    config = replace(SMALL, vocabulary_size=len(vocabulary))
+    trained = train(data, vocabulary, size=config, device="cpu", options=QUICK, validation=data)
+    (measured,) = Inference(trained.model, batch_tokens=100).measure([np.array([OPEN, READ, UNK, READ, WRITE, CLOSE])])
+    assert novelty(data) > 0.03
+    assert measured.surprises[2] == pytest.approx(-np.log(novelty(data)), rel=0.25)
+
+
+def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another(tmp_path: Path) -> None:
+    options = TrainingOptions(next_token_steps=12, classifier_steps=8, batch_tokens=512, passes=0)
+    data = sessions(100, 20, seed=4)
+    digests = []
+    for number, seed in enumerate((0, 0, 1)):
+        torch.rand(number + 1)
+        trained = train(data, VOCABULARY, size=SMALL, seed=seed, device="cpu", options=options)
+        digests.append(trained.save(tmp_path / str(number)))
+    assert digests[0] == digests[1] != digests[2]
+    weights = [(tmp_path / str(number) / MODEL_FILE).read_bytes() for number in range(3)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_training_leaves_the_callers_random_numbers_alone() -> None:
+    options = TrainingOptions(next_token_steps=2, passes=0)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(sessions(40, 0, seed=4), VOCABULARY, size=SMALL, device="cpu", options=options)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_counts_are_as_good_as_copies() -> None:
+    options = TrainingOptions(next_token_steps=6, classifier_steps=4, passes=0)
+    copies = sessions(150, 30, seed=6)
+    counted = copies.distinct()
+    assert len(counted) < len(copies) / 3
+    first, second = (train(data, VOCABULARY, size=SMALL, device="cpu", options=options) for data in (copies, counted))
+    assert first.calibration == second.calibration
+    assert first.record.metrics == second.record.metrics
+    assert (first.record.sessions, first.record.anomalous) == (second.record.sessions, second.record.anomalous)
+
+
+def test_progress_names_stage_losses_and_time_left() -> None:
+    reports: list[TrainingProgress] = []
+    options = TrainingOptions(next_token_steps=30, classifier_steps=20, passes=0, validations=3)
+    train(sessions(100, 20, seed=4), VOCABULARY, size=SMALL, device="cpu", options=options, progress=reports.append)
+    stages = [report.stage for report in reports]
+    assert stages == sorted(stages, reverse=True)
+    for stage, steps in (("next_token", 30), ("classifier", 20)):
+        of_stage = [report for report in reports if report.stage == stage]
+        assert [report.step for report in of_stage] == sorted({report.step for report in of_stage})
+        assert of_stage[-1].step == of_stage[-1].steps == steps
+        assert of_stage[-1].validation_loss is not None
+        assert sum(report.validation_loss is not None for report in of_stage) >= 3
+        assert all(np.isfinite(report.loss) and report.seconds_left >= 0 for report in of_stage)
+    assert reports[0].seconds_left > 0
+    assert reports[-1].seconds_left == 0
+
+
+def test_a_stage_ends_when_the_validation_loss_no_longer_falls() -> None:
+    reports: list[TrainingProgress] = []
+    options = TrainingOptions(next_token_steps=1_000, validations=100, patience=2, learning_rate=0.0)
+    train(sessions(100, 0, seed=4), VOCABULARY, size=SMALL, device="cpu", options=options, progress=reports.append)
+    assert reports[-1].step == 30
+
+
+def test_a_stage_leaves_the_model_with_the_weights_of_its_best_validation() -> None:
+    reports: list[TrainingProgress] = []
+    options = TrainingOptions(next_token_steps=200, validations=100, patience=1, learning_rate=0.03)
+    held_out = sessions(50, 0, seed=5)
+    trained = train(
+        sessions(100, 0, seed=4),
+        VOCABULARY,
+        size=SMALL,
+        device="cpu",
+        options=options,
+        validation=held_out,
+        progress=reports.append,
+    )
+    losses = [report.validation_loss for report in reports if report.validation_loss is not None]
+    assert losses[-1] > min(losses)
+    measured = list(Inference(trained.model, batch_tokens=10_000).measure(held_out.sequences))
+    surprises = np.concatenate([part.surprises for part in measured]).astype(float)
+    assert surprises.mean() == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_the_class_is_learnt_after_each_event_and_not_at_the_end_alone() -> None:
+    data, fresh = sessions(200, 100, seed=5), sessions(100, 100, seed=6)
+
+    def early_loss(prefix_weight: float) -> float:
+        options = TrainingOptions(
+            next_token_steps=10, classifier_steps=60, learning_rate=1e-2, prefix_weight=prefix_weight, patience=100
+        )
+        trained = train(data, VOCABULARY, size=SMALL, device="cpu", options=options)
+        (measured,) = Inference(trained.model, batch_tokens=10_000).measure(fresh.sequences)
+        signs = np.where(fresh.labels[measured.indices] == 1, -1.0, 1.0)
+        losses = np.logaddexp(0.0, np.repeat(signs, np.diff(measured.bounds)) * measured.logits)
+        return float(np.delete(losses, measured.bounds[1:] - 1).mean())
+
+    assert early_loss(1.0) < 0.8 * early_loss(0.0)
+
+
+def test_large_training_sets_are_passed_over_more_than_once() -> None:
+    data = sessions(200, 0, seed=4).distinct()
+    tokens = sum(len(events) + 2 for events in data.sequences)
+    options = TrainingOptions(next_token_steps=5, classifier_steps=7, passes=3, batch_tokens=8)
+    assert options.steps("next_token", data) == 3 * -(-tokens // 8)
+    assert TrainingOptions(next_token_steps=5, passes=0).steps("next_token", data) == 5
+
+
+def test_too_few_anomalous_sessions_train_as_if_there_were_no_labels() -> None:
+    options = TrainingOptions(next_token_steps=2, passes=0)
+    trained = train(sessions(60, 4, seed=4), VOCABULARY, size=SMALL, device="cpu", options=options)
+    assert trained.record.mode == "normals_only"
+    assert trained.record.anomalous == 4
+    assert trained.calibration.final.logit_weight == 0
+    assert "warning.recall" in trained.record.metrics
+
+
+def test_sessions_without_a_label_teach_what_is_normal_but_not_what_is_anomalous() -> None:
+    data = sessions(120, 60, seed=7)
+    labels = data.labels.copy()
+    labels[:40] = -1
+    mixed = TrainingSessions.of(data.sequences, labels)
+    weights = balanced_weights(mixed)
+    assert (weights[labels == -1] == 0).all()
+    assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
+    options = TrainingOptions(next_token_steps=2, classifier_steps=2, passes=0)
+    trained = train(mixed, VOCABULARY, size=SMALL, device="cpu", options=options)
+    assert trained.record.mode == "labelled"
+    assert trained.record.anomalous == int((labels == 1).sum())
+
+
+def test_given_validation_sessions_are_the_ones_that_calibrate() -> None:
+    options = TrainingOptions(next_token_steps=2, passes=0)
+    held_out = sessions(30, 0, seed=9)
+    odd = TrainingSessions.of([np.array([FAIL] * 5)] * 30, [0] * 30)
+    first, second = (
+        train(sessions(60, 0, seed=8), VOCABULARY, size=SMALL, device="cpu", options=options, validation=part)
+        for part in (held_out, odd)
+    )
+    assert first.calibration != second.calibration
+
+
+@pytest.mark.parametrize(
+    ("data", "validation", "message"),
+    [
+        (sessions(19, 30, seed=1), None, "19 normal sessions; at least 20 are needed"),
+        (TrainingSessions.of([np.array([OPEN])] * 20 + [np.array([], np.int64)]), None, "has no events"),
+        (TrainingSessions.of([np.array([OPEN, 8])] * 30), None, "token 8 is beyond the vocabulary of 8 tokens"),
+        (
+            TrainingSessions.of([np.array([OPEN])] * 50, [-1] * 25 + [1] * 25),
+            None,
+            "20 sessions are labelled anomalous but none normal",
+        ),
+        (sessions(30, 0, seed=1), sessions(0, 3, seed=1), "no normal session among the validation sessions"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_refused_with_the_reason(
+    data: TrainingSessions, validation: TrainingSessions | None, message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(data, VOCABULARY, size=SMALL, device="cpu", validation=validation)
+
+
+def test_kernels_that_are_not_there_are_refused_before_training() -> None:
+    with pytest.raises(DeviceError, match="does not run on cpu"):
+        train(sessions(30, 0, seed=1), VOCABULARY, size=SMALL, device="cpu", kernels="cuda")  # type: ignore[arg-type]
+
+
+def test_diverging_training_is_an_error_and_not_a_checkpoint() -> None:
+    options = TrainingOptions(next_token_steps=50, learning_rate=1e30, clip_norm=1e30)
+    with pytest.raises(TrainingError, match="training diverged: the loss of stage next_token is nan"):
+        train(sessions(60, 0, seed=1), VOCABULARY, size=SMALL, device="cpu", options=options)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(1, 50)), min_size=1, max_size=40),
+    st.floats(0.05, 0.95),
+    st.integers(0, 5),
+)
+def test_a_split_divides_every_label_in_the_share_asked_for_and_loses_nothing(
+    rows: list[tuple[int, int]], share: float, seed: int
+) -> None:
+    data = TrainingSessions.of(
+        [np.array([index + 3]) for index in range(len(rows))], [row[0] for row in rows], [row[1] for row in rows]
+    )
+    parts = data.split(share, seed)
+    assert [part.fingerprint() for part in parts] == [part.fingerprint() for part in data.split(share, seed)]
+    total = np.zeros(len(rows), dtype=np.int64)
+    for part in parts:
+        for events, label, count in zip(part.sequences, part.labels, part.counts, strict=True):
+            assert label == rows[events[0] - 3][0]
+            total[events[0] - 3] += count
+    assert total.tolist() == [row[1] for row in rows]
+    for label in (-1, 0, 1):
+        whole = data.counts[data.labels == label].sum()
+        held_out = parts[1].counts[parts[1].labels == label].sum()
+        assert abs(held_out - share * whole) <= 1
+
+
+def test_another_seed_holds_out_other_sessions() -> None:
+    data = TrainingSessions.of([np.array([index]) for index in range(3, 103)])
+    first, second = (data.split(0.2, seed)[1].fingerprint() for seed in (0, 1))
+    assert first != second
+    with pytest.raises(TrainingError, match="between 0 and 1"):
+        data.split(1.0, 0)
+
+
+def test_equal_sessions_of_one_label_are_merged_and_their_counts_added() -> None:
+    data = TrainingSessions.of(
+        [np.array([3, 4]), np.array([5]), np.array([3, 4]), np.array([3, 4])], [0, 0, 1, 0], [1, 2, 3, 4]
+    )
+    merged = data.distinct()
+    assert [events.tolist() for events in merged.sequences] == [[3, 4], [5], [3, 4]]
+    assert merged.labels.tolist() == [0, 0, 1]
+    assert merged.counts.tolist() == [5, 2, 3]
+
+
+def test_training_sessions_of_unequal_lengths_or_bad_values_are_refused() -> None:
+    one = [np.array([3])]
+    for labels, counts, message in (([0, 1], None, "labels"), ([2], None, "-1, 0, 1"), (None, [0], "below 1")):
+        with pytest.raises(ValueError, match=message):
+            TrainingSessions.of(one, labels, counts)
+
+
+def test_novelty_is_the_share_of_events_whose_template_came_once() -> None:
+    data = TrainingSessions.of([np.array([3, 4, 3]), np.array([5, -7])], None, [1, 2])
+    # Of 7 events only token 4 came once: token 5 came twice by its count, and unknown lines do not repeat.
+    assert novelty(data) == pytest.approx((1 + 1) / (7 + 1))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(1, 4)), min_size=1, max_size=30))
+def test_metrics_equal_their_definitions_session_by_session(rows: list[tuple[int, bool, int]]) -> None:
+    scores, anomalous, counts = (np.array(column) for column in zip(*rows, strict=True))
+    scores, counts = scores.astype(float), counts.astype(float)
+    truth, value = np.repeat(anomalous, counts.astype(int)), np.repeat(scores, counts.astype(int))
+    expected, recall = 0.0, 0.0
+    for threshold in sorted(set(value), reverse=True):
+        detection = Detection.at(threshold, scores, anomalous, counts)
+        alert = value >= threshold
+        assert detection.precision == pytest.approx(truth[alert].mean())
+        assert detection.recall == pytest.approx(alert[truth].mean() if truth.any() else 0.0)
+        if detection.precision and detection.recall:
+            harmonic = 2 / (1 / detection.precision + 1 / detection.recall)
+            assert detection.f1 == pytest.approx(harmonic)
+        expected += (detection.recall - recall) * detection.precision
+        recall = detection.recall
+    assert average_precision(scores, anomalous, counts) == pytest.approx(expected)
+    assert Detection.at(9.0, scores, anomalous, counts).precision == 0.0
+
+
+@needs_shared
+def test_on_real_hdfs_sessions_a_hundred_steps_find_nearly_all_anomalies(tmp_path: Path) -> None:
+    assert SHARED is not None
+    parsed = read_sessions(SHARED / "data/hdfs/sessions.tsv.gz")
+    rng = np.random.default_rng(0)
+    n_train = 2_000
+    rows = np.concatenate(
+        [rng.permutation(np.flatnonzero(parsed.labels == label))[:count] for label, count in ((0, 4_000), (1, 400))]
+    )
+    rows = rng.permutation(rows)
+    vocabulary = Vocabulary(event_templates([parsed]), kind="events")
+    token = {name: index for index, name in enumerate(vocabulary.templates, start=3)}
+    encoded_rows = [np.array([token[name] for name in parsed.events[row]], dtype=np.int64) for row in rows]
+    labels = parsed.labels[rows]
+    trained = train(
+        TrainingSessions.of(encoded_rows[:n_train], labels[:n_train]),
+        vocabulary,
+        size="tiny",
+        device="cpu",
+        options=TrainingOptions(next_token_steps=50, classifier_steps=50, batch_tokens=1024, learning_rate=6e-3),
+    )
+    trained.save(tmp_path / "model")
+    results = Scorer.load(tmp_path / "model", device="cpu").score([row.tobytes() for row in encoded_rows[n_train:]])
+    finals, anomalous = np.array([scores.final for scores in results]), labels[n_train:] == 1
+    detection = Detection.at(0.7, finals, anomalous, np.ones(len(finals)))
+
+    assert detection.precision > 0.9
+    assert detection.recall > 0.9

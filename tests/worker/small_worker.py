@@ -1,0 +1,135 @@
+"""A worker on the broker in memory, with lines, a vocabulary and a scorer small enough to reason about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from detector.vocabulary import Vocabulary
+from worker.loop import Worker
+from worker.memory import MemoryBroker, MemorySink, MemorySource
+from worker.observability import Metrics
+from worker.pipeline import Pipeline
+from worker.protocols import EventScores, Partition
+from worker.restore import StateStore
+from worker.settings import Settings, load_settings
+from worker.status import WorkerStatus
+
+INPUT, SCORES, DEAD, STATE = "raw-logs", "log-anomaly-scores", "log-anomaly-dead-letters", "logmamba-state"
+VOCABULARY = Vocabulary(("<*> open", "<*> read", "<*> odd", "<*> close"))
+ODD = VOCABULARY.token_of("<*> odd")
+
+
+class Scores:
+    """`EventScores` with ordinary attributes."""
+
+    def __init__(self, surprises: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], final: float) -> None:
+        self.surprises = surprises
+        self.scores = scores
+        self.final = final
+
+
+class OddScorer:
+    """The score grows with the share of "odd" events so far: a pure function of the tokens, easy to foresee."""
+
+    checkpoint = "sha256:odd"
+    cache_hits = cache_misses = 0
+
+    def __init__(self, vocabulary: Vocabulary = VOCABULARY) -> None:
+        self.vocabulary = vocabulary
+
+    def score(self, sequences: Sequence[bytes]) -> list[EventScores]:
+        results: list[EventScores] = []
+        for sequence in sequences:
+            odd = (np.frombuffer(sequence, np.int64) == ODD).astype(np.float32)
+            share = np.cumsum(odd) / np.arange(1, len(odd) + 1)
+            results.append(Scores(odd + 1, share.astype(np.float32), float(share[-1])))
+        return results
+
+
+class Clock:
+    """Seconds that pass only when a test says so, or a little at each look."""
+
+    def __init__(self, tick_s: float = 0.01) -> None:
+        self.now = 0.0
+        self.tick_s = tick_s
+
+    def __call__(self) -> float:
+        self.now += self.tick_s
+        return self.now
+
+
+def settings(*overrides: str) -> Settings:
+    return load_settings(None, [r"sessions.key={regex: '^\w+'}", "worker.commit_interval=50ms", *overrides])
+
+
+def memory_broker(partitions: int = 1) -> MemoryBroker:
+    return MemoryBroker({INPUT: partitions, SCORES: 1, DEAD: 1, STATE: 2})
+
+
+class SmallWorker:
+    """A worker process's worth of objects; `run` takes one step of the script at each turn of the loop."""
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        use: Settings,
+        partitions: Iterable[int] = (0,),
+        clock: Clock | None = None,
+        vocabulary: Vocabulary = VOCABULARY,
+    ) -> None:
+        self.clock = clock or Clock()
+        self.source = MemorySource(broker, assign_next=[Partition(INPUT, number) for number in partitions])
+        self.sink = MemorySink(broker)
+        scorer, metrics = OddScorer(vocabulary), Metrics(clock=self.clock)
+        pipeline = Pipeline(use, scorer, metrics)
+        store = StateStore(use, vocabulary=vocabulary, decoder=pipeline.decoder, reader=broker)
+        self.worker = Worker(
+            use,
+            source=self.source,
+            sink=self.sink,
+            store=store,
+            pipeline=pipeline,
+            metrics=metrics,
+            status=WorkerStatus("app", "w0", "", {}, scorer.checkpoint, vocabulary.sha256),
+            revoke_budget_s=10,
+            clock=self.clock,
+        )
+
+    def run(self, script: Iterable[Callable[[], object] | None]) -> None:
+        """One turn of the loop after each step, then a clean stop."""
+        steps = iter(script)
+
+        def stopping() -> bool:
+            try:
+                step = next(steps)
+            except StopIteration:
+                return True
+            if step is not None:
+                step()
+            return False
+
+        self.worker.run(stopping)
+
+    def crash_after(self, script: Iterable[Callable[[], object] | None]) -> None:
+        """One turn of the loop after each step, then gone, as by kill -9: what is open never commits."""
+
+        class Gone(BaseException):
+            pass
+
+        def vanish() -> None:
+            raise Gone
+
+        try:
+            self.run([*script, vanish])
+        except Gone:
+            self.sink.abort()  # what the transaction coordinator does for a dead producer
+
+
+def outputs(broker: MemoryBroker) -> list[dict[str, Any]]:
+    """Committed score records."""
+    return [orjson.loads(message.value or b"") for message in broker.visible(SCORES)]

@@ -1,0 +1,403 @@
+"""Records to events: what each kind of record becomes, whatever stands beside it in the batch."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.tokenizer import Tokenizer
+from detector.vocabulary import UNK, Vocabulary
+from worker.decoder import DeadLetter, Decoder, Events, Records
+from worker.event_times import TimeFormat, from_json
+from worker.json_pointers import MISSING, JsonPointer
+from worker.line_patterns import LinePattern
+from worker.sessions import NO_TIME
+from worker.setting_values import TimestampPattern
+from worker.settings_sections import InputSettings, SessionsSettings
+
+VOCABULARY = Vocabulary(("open <*>", "read <*>", "close <*>"))
+OPEN, READ, CLOSE = 3, 4, 5
+
+
+def decoder(key: Any = None, no_key: str = "dead_letter", **input_settings: Any) -> Decoder:
+    sessions = {"key": key or {"regex": r"blk_-?\d+"}, "no_key": no_key}
+    return Decoder(
+        InputSettings.model_validate(input_settings),
+        SessionsSettings.model_validate(sessions),
+        Tokenizer(VOCABULARY, unknown="unk"),
+    )
+
+
+def records(values: Sequence[bytes | None], **columns: Any) -> Records:
+    everything: dict[str, Any] = {
+        "topic": "raw",
+        "partition": 3,
+        "offsets": list(range(100, 100 + len(values))),
+        "values": list(values),
+        "keys": None,
+        "timestamps": list(range(1000, 1000 + len(values))),
+        "headers": None,
+    }
+    return Records(**(everything | columns))
+
+
+def decode_one(decoder: Decoder, values: Sequence[bytes | None], **columns: Any) -> Events:
+    (events,) = decoder.decode([records(values, **columns)])
+    return events
+
+
+def reasons(events: Events) -> list[tuple[int, str]]:
+    return [(letter.index, letter.reason) for letter in events.dead_letters]
+
+
+def test_lines_become_events_with_key_token_time_and_offset() -> None:
+    events = decode_one(decoder(), [b"open blk_1", b"read blk_-2", b"odd blk_1 blk_7"])
+    assert events == Events(
+        keys=["blk_1", "blk_-2", "blk_1"],
+        tokens=[OPEN, READ, UNK],
+        times=[1000, 1001, 1002],
+        offsets=[100, 101, 102],
+        dead_letters=[],
+        cut=0,
+        ignored=0,
+    )
+
+
+def test_records_without_timestamps_have_no_times() -> None:
+    assert decode_one(decoder(), [b"open blk_1"], timestamps=None).times == [NO_TIME]
+
+
+def test_an_empty_batch_and_an_empty_part_have_no_events() -> None:
+    nothing = Events([], [], [], [], [], 0, 0)
+    assert decoder().decode([]) == []
+    assert decoder().decode([records([])]) == [nothing]
+    for settings in ({"multiline": True}, {"format": "json"}):
+        both = decoder(**settings).decode([records([]), records([None])])
+        assert both == [nothing, Events([], [], [], [], [DeadLetter(0, "null", "the value is null")], 0, 0)]
+
+
+BAD_TEXT = {
+    "null": [None],
+    "empty": [b"", b" \t\n", "\u2003".encode()],
+    "not_utf8": [b"blk_1 \xff", b"blk_1 \xc3", b"\xa9 blk_1", b"blk_1 \xed\xa0\x80", b"blk_1 \xc0\x80"],
+    "no_key": [b"no block", b"blk_", b"BLK_1"],
+}
+BAD_JSON = {
+    "null": [None],
+    "not_utf8": [b'{"message": "blk_1 \xff"}'],
+    "bad_json": [b"{", b'{"message": "\\ud800 blk_1"}', b"[" * 5000, b'{"message": NaN}', b"\xef\xbb\xbf{}"],
+    "no_message": [b"{}", b"null", b'"blk_1"', b'{"message": 5}', b'{"message": null}', b'{"message": ["blk_1"]}'],
+    "empty": [b"", b'{"message": ""}', b'{"message": " \\n"}'],
+    "no_key": [b'{"message": "open"}'],
+}
+
+
+@pytest.mark.parametrize(("reason", "value"), [(reason, v) for reason, values in BAD_TEXT.items() for v in values])
+def test_a_bad_record_is_a_dead_letter_and_leaves_its_neighbours_as_they_are(reason: str, value: bytes | None) -> None:
+    events = decode_one(decoder(), [b"open blk_1", value, "read blk_2 é".encode(), b"blk_3"])
+    assert reasons(events) == [(1, reason)]
+    assert (events.keys, events.offsets, events.times) == (
+        ["blk_1", "blk_2", "blk_3"],
+        [100, 102, 103],
+        [1000, 1002, 1003],
+    )
+
+
+@pytest.mark.parametrize(("reason", "value"), [(reason, v) for reason, values in BAD_JSON.items() for v in values])
+def test_a_bad_json_record_is_a_dead_letter_and_leaves_its_neighbours_as_they_are(
+    reason: str, value: bytes | None
+) -> None:
+    good = orjson.dumps({"message": "open blk_1"})
+    events = decode_one(decoder(format="json"), [good, value, good])
+    assert reasons(events) == [(1, reason)]
+    assert (events.keys, events.tokens, events.offsets) == (["blk_1"] * 2, [OPEN] * 2, [100, 102])
+
+
+def test_two_halves_of_a_character_in_neighbouring_records_are_two_dead_letters() -> None:
+    events = decode_one(decoder(), [b"blk_1 \xc3", b"\xa9 blk_1", "blk_1 é".encode()])
+    assert reasons(events) == [(0, "not_utf8"), (1, "not_utf8")]
+    assert events.dead_letters[0].message == "the value is not UTF-8: unexpected end of data at byte 6"
+    assert events.offsets == [102]
+
+
+@given(st.binary(max_size=12))
+def test_utf8_is_what_python_says_it_is(value: bytes) -> None:
+    events = decode_one(decoder(key="partition"), [b"x", value])
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        assert reasons(events) == [(1, "not_utf8")]
+    else:
+        assert reasons(events) == ([] if text.strip("\x1c\x1d\x1e\x1f \t\n\v\f\r\x85") else [(1, "empty")])
+
+
+VALUE = st.one_of(
+    st.none(),
+    st.sampled_from([b"", b"\xff", b"open blk_1", b"close blk_22", b"nothing", b"read blk_1\n\n x\r\nopen blk_3"]),
+    st.lists(st.sampled_from(["open", "é", "blk_7", "\n", "x" * 300]), max_size=6).map(" ".join).map(str.encode),
+)
+
+
+@given(st.lists(VALUE, max_size=15), st.booleans(), st.sampled_from(["dead_letter", "ignore"]), st.data())
+def test_how_records_fall_into_batches_does_not_change_their_events(
+    values: list[bytes | None], multiline: bool, no_key: str, data: st.DataObject
+) -> None:
+    rows = [records([value], offsets=[5 * i], timestamps=[i]) for i, value in enumerate(values)]
+    one = decoder(no_key=no_key, multiline=multiline, max_line_bytes=256)
+    alone = one.decode(rows)
+    cut = data.draw(st.integers(0, len(values)))
+    parts = [
+        records(values[a:b], offsets=[5 * i for i in range(a, b)], timestamps=list(range(a, b)))
+        for a, b in ((0, cut), (cut, len(values)))
+    ]
+    for part, row_events in zip(one.decode(parts), (alone[:cut], alone[cut:]), strict=True):
+        for column in ("keys", "tokens", "times", "offsets"):
+            assert getattr(part, column) == [x for events in row_events for x in getattr(events, column)]
+        assert part.cut == sum(events.cut for events in row_events)
+        assert part.ignored == sum(events.ignored for events in row_events)
+        assert [(row, letter.reason) for row, e in enumerate(row_events) for letter in e.dead_letters] == reasons(part)
+
+
+@given(st.integers(256, 300), st.integers(0, 3))
+def test_a_long_line_is_cut_between_characters_and_counted(limit: int, shift: int) -> None:
+    line = "a" * shift + "blk_5 " + "😀é한" * 100
+    expected = line.encode()[:limit].decode(errors="ignore")
+    events = decode_one(decoder(key={"regex": "(?s)(.*)"}, max_line_bytes=limit), [line.encode(), b"short"])
+    assert events.keys == [expected, "short"]
+    assert limit - 4 < len(expected.encode()) <= limit
+    assert events.cut == 1
+
+
+def test_a_key_past_the_cut_does_not_count_and_a_dead_letter_is_not_counted_as_cut() -> None:
+    events = decode_one(decoder(max_line_bytes=256), [b"none", b"blk_2 " * 100, b"x" * 256 + b" blk_1"])
+    assert reasons(events) == [(0, "no_key"), (2, "no_key")]
+    assert (events.keys, events.cut) == (["blk_2"], 1)
+
+
+def test_the_lines_of_a_record_are_events_of_one_offset() -> None:
+    value = b"\r\nstarting\nopen blk_1\r\n  at x\n\nread blk_2\n \t\nthe end\n"
+    events = decode_one(decoder(multiline=True), [b"open blk_9", value])
+    assert events.keys == ["blk_9", "blk_1", "blk_1", "blk_1", "blk_2", "blk_2"]
+    assert events.tokens == [OPEN, UNK, OPEN, UNK, READ, UNK]
+    assert events.offsets == [100, 101, 101, 101, 101, 101]
+    assert events.times == [1000, 1001, 1001, 1001, 1001, 1001]
+
+
+def test_keys_do_not_pass_from_one_record_of_lines_to_the_next() -> None:
+    values = [b"open blk_1", b"one\ntwo", b"three\nopen blk_2", b"\n\r\n"]
+    events = decode_one(decoder(multiline=True), values)
+    assert reasons(events) == [(1, "no_key"), (3, "empty")]
+    assert events.keys == ["blk_1", "blk_2", "blk_2"]
+
+
+def test_without_multiline_a_record_is_one_event() -> None:
+    events = decode_one(decoder(), [b"open blk_1\nread blk_2\n"])
+    assert (events.keys, events.offsets) == (["blk_1"], [100])
+
+
+def test_lines_without_a_key_are_ignored_and_counted_if_asked_for() -> None:
+    values = [b"a\nb", b"open blk_1", None, b"c"]
+    events = decode_one(decoder(no_key="ignore", multiline=True), values)
+    assert events.ignored == 3
+    assert (events.keys, reasons(events)) == (["blk_1"], [(2, "null")])
+    timed = decoder(no_key="ignore", timestamp={"pattern": r"^\d+", "format": "%Y"})
+    events = decode_one(timed, [b"no key and no time", b"blk_1 but no time"])
+    assert (events.ignored, reasons(events)) == (1, [(1, "bad_timestamp")])
+
+
+def test_the_record_key_is_the_session() -> None:
+    events = decode_one(decoder(key="record_key"), [b"a", b"b", b"c", b"d"], keys=[b"s1", None, b"", b"\xff"])
+    assert events.keys == ["s1"]
+    assert reasons(events) == [(1, "no_key"), (2, "no_key"), (3, "not_utf8")]
+    assert reasons(decode_one(decoder(key="record_key"), [b"a"])) == [(0, "no_key")]
+    ignoring = decode_one(decoder(key="record_key", no_key="ignore"), [b"a", b"b"], keys=[b"\xff", None])
+    assert (reasons(ignoring), ignoring.ignored) == ([(0, "not_utf8")], 1)
+
+
+def test_the_last_header_of_the_name_is_the_session() -> None:
+    headers = [
+        [("id", b"1"), ("other", b"x"), ("id", b"2")],
+        [("other", b"x")],
+        None,
+        [("id", None)],
+        [("id", b"\xff")],
+    ]
+    events = decode_one(decoder(key={"header": "id"}), [b"a"] * 5, headers=headers)
+    assert events.keys == ["2"]
+    assert reasons(events) == [(1, "no_key"), (2, "no_key"), (3, "no_key"), (4, "not_utf8")]
+    assert reasons(decode_one(decoder(key={"header": "id"}), [b"a"])) == [(0, "no_key")]
+
+
+def test_a_partition_can_be_one_session() -> None:
+    parts = [records([b"a", None, b"b"]), records([b"c"], topic="other", partition=0)]
+    first, second = decoder(key="partition").decode(parts)
+    assert (first.keys, second.keys) == (["raw[3]"] * 2, ["other[0]"])
+
+
+def test_json_pointers_name_message_key_and_time() -> None:
+    one = decoder(
+        key={"pointer": "/meta/ids/1"}, format="json", message="/log~1line/~0text", timestamp="/at", multiline=True
+    )
+    values = [
+        {"log/line": {"~text": "open 1\nread 2"}, "meta": {"ids": ["no", "yes"]}, "at": 12},
+        {"log/line": {"~text": "open 1"}, "meta": {"ids": ["no", 17]}, "at": "2008-11-09T20:36:15.123Z"},
+        {"log/line": {"~text": "open 1"}, "meta": {"ids": ["no", True]}, "at": 1},
+        {"log/line": {"~text": "open 1"}, "meta": {"ids": ["no"]}, "at": 1},
+        {"log/line": {"~text": "open 1"}, "meta": {"ids": ["no", ""]}, "at": 1},
+        {"log/line": {"~text": "open 1"}, "meta": {"ids": ["no", "a"]}},
+        {"log/line": {"~text": "open 1"}, "meta": {"ids": ["no", "a"]}, "at": "yesterday"},
+    ]
+    events = decode_one(one, [orjson.dumps(value) for value in values])
+    assert events.keys == ["yes", "yes", "17"]
+    assert events.tokens == [OPEN, READ, OPEN]
+    assert events.times == [12_000, 12_000, 1_226_262_975_123]
+    assert reasons(events) == [(2, "no_key"), (3, "no_key"), (4, "no_key"), (5, "bad_timestamp"), (6, "bad_timestamp")]
+    assert events.dead_letters[-1].message == "the timestamp at /at cannot be read: 'yesterday' is not an ISO 8601 time"
+
+
+def test_times_are_read_from_lines_in_a_format() -> None:
+    one = decoder(timestamp={"pattern": r"^(\d{6} \d{6}) ", "format": "%y%m%d %H%M%S"}, multiline=True)
+    values = [
+        b"081109 203615 blk_1",
+        b"open blk_1",
+        b"081109 203661 blk_1",
+        b"blk_1\n081109 203616 blk_1\nblk_1\n081109 203617 blk_1",
+    ]
+    events = decode_one(one, values)
+    start = 1_226_262_975_000
+    assert events.times == [start, start + 1000, start + 1000, start + 1000, start + 2000]
+    assert reasons(events) == [(1, "bad_timestamp"), (2, "bad_timestamp")]
+    zoned = decoder(timestamp={"pattern": r"^\S+", "format": "%Y-%m-%dT%H:%M:%S.%f%z"})
+    assert decode_one(zoned, [b"2008-11-09T21:36:15.000999+01:00 blk_1"]).times == [start]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"key": {"pointer": "/a"}}, "sessions.key.pointer: '/a' is a JSON pointer, but input.format is text"),
+        ({"timestamp": "/a"}, "input.timestamp: '/a' is a JSON pointer, but input.format is text"),
+        ({"timestamp": TimestampPattern("a", "%Q")}, "input.timestamp.format: '%Q' is not a format"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        decoder(**settings)
+
+
+@pytest.mark.parametrize("pattern", ["(", r"(a)\1", "(?=a)", "[a", "a**", "(?P<a>x"])
+def test_a_pattern_that_re2_cannot_run_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(repr(pattern))} is not a pattern that RE2 can run"):
+        LinePattern(pattern)
+
+
+PIECE = st.sampled_from(
+    ["a", "b?", "|", "(a)", "(?:b)", "[()]", r"\(", r"[\]()]+", "(?P<n>b)", "(?i:A)", "[]()]", "[^]a]", r"\\(b)"]
+)
+
+
+@given(
+    st.lists(PIECE, min_size=1, max_size=6),
+    st.text("abAB()[]\\", max_size=8),
+    st.sampled_from(["{}", "({})", "(x|{})"]),
+)
+def test_the_key_is_the_first_group_or_the_whole_match(pieces: list[str], line: str, form: str) -> None:
+    pattern = form.format("".join(pieces))
+    if pattern.count("(?P<n>") > 1:
+        return  # no engine takes one name twice
+    match = re.search(pattern, line)
+    expected = "" if match is None else (match.group(1) if match.re.groups else match.group())
+    assert LinePattern(pattern).extract(pa.array([line])).to_pylist() == [expected or ""]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "key"),
+    [
+        (r"\Q(\E(a)", "(a", "a"),
+        (r"\Qa(b)", "a(b)", "a(b)"),
+        ("[[:alpha:](]+=(.)", "x(=y", "y"),
+        ("[[:^alpha:]()]+(.)", "1(z", "z"),
+        (r"(?i)BLK_(\d)(\d)", "blk_12", "1"),
+        ("(?<name>a)(b)", "ab", "a"),
+        ("a|(b)", "a", ""),
+    ],
+)
+def test_groups_are_told_from_text_in_quotes_and_classes(pattern: str, line: str, key: str) -> None:
+    assert LinePattern(pattern).extract(pa.array([line])).to_pylist() == [key]
+
+
+def test_a_hostile_line_takes_linear_time() -> None:
+    assert LinePattern("(a*)*b|(a|a)*c").extract(pa.array(["a" * 60_000])).to_pylist() == [""]
+
+
+@pytest.mark.parametrize(
+    ("value", "milliseconds"),
+    [
+        (0, 0),
+        (1_226_262_975, 1_226_262_975_000),
+        (1_226_262_975.123, 1_226_262_975_123),
+        (1_226_262_975_123, 1_226_262_975_123),
+        (99_999_999_999, 99_999_999_999_000),
+        (100_000_000_000, 100_000_000_000),
+        (-1.5, -1500),
+        ("2008-11-09 20:36:15", 1_226_262_975_000),
+        ("2008-11-09T20:36:15.1239Z", 1_226_262_975_123),
+        ("2008-11-09T21:36:15+01:00", 1_226_262_975_000),
+        ("1969-12-31T23:59:59.9995Z", -1),
+    ],
+)
+def test_times_in_json_are_iso_8601_or_seconds_or_milliseconds(value: object, milliseconds: int) -> None:
+    assert from_json(value) == milliseconds
+
+
+@pytest.mark.parametrize("value", [None, True, [], {}, "", "soon", 1e14, -(10**14), 10**30, "2008-13-01"])
+def test_other_values_are_no_times(value: object) -> None:
+    with pytest.raises(ValueError, match=r"neither text nor a number|is not an ISO 8601 time"):
+        from_json(value)
+
+
+def test_a_time_format_stays_exact_when_it_forgets() -> None:
+    layout = TimeFormat("%S.%f")
+    texts = [f"{second}.{micro:06}" for second in range(7) for micro in range(0, 1_000_000, 100)]
+    first = [layout.parse(text) for text in texts]
+    assert [layout.parse(text) for text in texts] == first
+    assert layout.parse("61.0") is None
+    assert len(layout._times) <= 65_536 < len(texts)
+
+
+DOCUMENT = {"foo": ["bar", "baz"], "": 0, "a/b": 1, "m~n": 8, " ": 7, "~1": 9, "0": {"x": None}}
+
+
+@pytest.mark.parametrize(
+    ("pointer", "value"),
+    [
+        ("", DOCUMENT),
+        ("/foo", ["bar", "baz"]),
+        ("/foo/0", "bar"),
+        ("/", 0),
+        ("/a~1b", 1),
+        ("/m~0n", 8),
+        ("/ ", 7),
+        ("/~01", 9),
+        ("/0/x", None),
+        ("/foo/2", MISSING),
+        ("/foo/01", MISSING),
+        ("/foo/-", MISSING),
+        ("/foo/-1", MISSING),
+        ("/foo/99999999999999999999999", MISSING),
+        ("/foo/0/0", MISSING),
+        ("/nothing/there", MISSING),
+    ],
+)
+def test_json_pointers_resolve_as_rfc_6901_says(pointer: str, value: object) -> None:
+    assert JsonPointer(pointer).resolve(DOCUMENT) == value
+
+
+@pytest.mark.parametrize("pointer", ["a", "/a~", "/a~2"])
+def test_what_is_no_json_pointer_is_refused(pointer: str) -> None:
+    with pytest.raises(ValueError, match="is not a JSON pointer"):
+        JsonPointer(pointer)

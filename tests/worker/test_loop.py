@@ -1,0 +1,230 @@
+"""The loop on the broker in memory: whatever happens, every output is committed once, in the order of causes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from detector.vocabulary import Vocabulary
+from tests.worker.small_worker import (
+    DEAD,
+    INPUT,
+    STATE,
+    VOCABULARY,
+    Clock,
+    SmallWorker,
+    memory_broker,
+    outputs,
+)
+from tests.worker.small_worker import settings as small_settings
+from worker.errors import RunError, TransactionAborted
+from worker.memory import MemoryBroker
+from worker.protocols import Committed, Partition
+
+P0 = Partition(INPUT, 0)
+LINES = [b"a open", b"b open", b"a odd", b"b read", b"a odd", b"", b"c odd", b"b close", b"a read", b"\xff", b"c close"]
+
+
+def filled(partitions: int = 1, repeat: int = 1) -> MemoryBroker:
+    broker = memory_broker(partitions)
+    for number, line in enumerate(LINES * repeat):
+        partition = Partition(INPUT, number % partitions)
+        broker.append(partition, line, timestamp=number * 40)
+    return broker
+
+
+def undisturbed(broker_of: Callable[[], MemoryBroker], *overrides: str) -> list[dict[str, object]]:
+    broker = broker_of()
+    numbers = broker.partitions(INPUT)
+    SmallWorker(broker, small_settings(*overrides), numbers).run([None] * 40)
+    return by_partition(broker)
+
+
+def by_partition(broker: MemoryBroker) -> list[dict[str, object]]:
+    """Score records grouped by input partition, each group in the order of publication."""
+    return sorted(outputs(broker), key=lambda record: record["source"]["partition"])
+
+
+RULES = ("sessions.gap=200ms", "sessions.max_events=4", "worker.batch_records=3", "state.snapshot_interval=100ms")
+
+STEPS = st.lists(st.sampled_from(["turn", "crash", "abort", "revoke", "lose", "stop"]), max_size=25)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS, st.integers(1, 2))
+def test_crashes_aborts_and_rebalances_change_no_output(steps: list[str], partitions: int) -> None:
+    expected = undisturbed(lambda: filled(partitions, repeat=3), *RULES)
+    broker = filled(partitions, repeat=3)
+    clock = Clock()
+    remaining = list(steps)
+    while True:
+        small = SmallWorker(broker, small_settings(*RULES), broker.partitions(INPUT), clock)
+        script: list[Callable[[], object] | None] = []
+        ending = "stop"
+        while remaining:
+            step = remaining.pop(0)
+            if step in ("crash", "stop"):
+                ending = step
+                break
+            script.append(partial(disturb, small, step))
+        if ending == "crash":
+            small.crash_after([None, *script])
+        elif remaining:
+            small.run([None, *script])
+        else:
+            small.run([None, *script, *[None] * 40])
+            break
+    assert by_partition(broker) == expected
+
+
+def disturb(small: SmallWorker, step: str) -> None:
+    """What happens to the worker at the next turn of its loop."""
+    source = small.source
+    if step == "abort":
+        small.sink.fail_next_commit = TransactionAborted("the coordinator said so")
+    elif step in ("revoke", "lose"):
+        source.assign_next[:] = source.revoke_next[:] = source.lose_next[:] = []
+        moved = list(source._positions)[:1]
+        (source.revoke_next if step == "revoke" else source.lose_next).extend(moved)
+        source.assign_next.extend(moved)
+
+
+def test_an_output_is_visible_only_together_with_the_position_that_caused_it() -> None:
+    broker = filled()
+    small = SmallWorker(broker, small_settings("sessions.max_events=2", "worker.commit_interval=30s"))
+    small.crash_after([None, None, None])
+    assert outputs(broker) == []
+    assert P0 not in broker.committed
+
+
+def test_a_partition_that_is_replayed_is_silent_until_the_committed_position() -> None:
+    broker = filled()
+    rules = small_settings("sessions.max_events=2", "state.snapshot_interval=1h", "worker.batch_records=2")
+    SmallWorker(broker, rules).crash_after([None] * 12)
+    published = outputs(broker)
+    assert published, "nothing was committed before the crash"
+    assert broker.committed[P0].offset > 0
+    SmallWorker(broker, rules).run([None] * 12)
+    assert outputs(broker)[: len(published)] == published
+    identities = [(r["source"]["first_offset"], r["kind"], r["severity"]) for r in outputs(broker)]
+    assert len(identities) == len(set(identities))
+
+
+def test_an_idle_partition_closes_its_sessions_once_with_its_end_as_cause() -> None:
+    broker = filled()
+    clock = Clock()
+    rules = small_settings("sessions.idle_flush=10s", "scoring.early=false")
+    small = SmallWorker(broker, rules, clock=clock)
+    small.run([None, None, lambda: setattr(clock, "now", clock.now + 11), None, None])
+    records = outputs(broker)
+    assert [(r["session"], r["closed_by"], r["source"]["cause_offset"]) for r in records] == [
+        ("a", "idle", 11),
+        ("b", "idle", 11),
+        ("c", "idle", 11),
+    ]
+    SmallWorker(broker, rules, clock=clock).run([None, lambda: setattr(clock, "now", clock.now + 11), None, None])
+    assert outputs(broker) == records, "a restart after the flush published again"
+
+
+def test_what_cannot_be_decoded_is_dead_lettered_once_and_the_rest_is_unharmed() -> None:
+    broker = filled()
+    rules = small_settings("worker.batch_records=2", "worker.commit_interval=0ms", "state.snapshot_interval=1h")
+    SmallWorker(broker, rules).crash_after([None] * 5)
+    SmallWorker(broker, rules).run([None] * 12)
+    letters = [dict(message.headers) for message in broker.visible(DEAD)]
+    assert [(each["logmamba-error-reason"], each["logmamba-error-offset"]) for each in letters] == [
+        (b"empty", b"5"),
+        (b"not_utf8", b"9"),
+    ]
+
+
+def test_a_clean_stop_leaves_nothing_to_replay() -> None:
+    broker = filled()
+    SmallWorker(broker, small_settings()).run([None] * 4)
+    committed = broker.committed[P0]
+    assert committed.offset == len(LINES)
+    assert f'"position":{len(LINES)}' in committed.metadata
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda broker: broker.delete_before(P0, 4), "deleted"),
+        (lambda broker: broker.committed.update({P0: Committed(99, "")}), "outside"),
+        (lambda broker: broker.committed.update({P0: Committed(4, "")}), "names no snapshot"),
+        (lambda broker: broker.committed.clear(), "state topic holds a snapshot"),
+        (lambda broker: [broker.delete_before(Partition(STATE, n), 10**6) for n in (0, 1)], "outside"),
+    ],
+)
+def test_a_lost_position_or_snapshot_stops_the_worker_unless_told_to_start_over(
+    damage: Callable[[MemoryBroker], object], reason: str
+) -> None:
+    broker = filled()
+    rules = ("state.snapshot_interval=1h", "worker.batch_records=2", "worker.commit_interval=0ms")
+    SmallWorker(broker, small_settings(*rules)).crash_after([None] * 3)
+    assert broker.committed[P0].offset > 0
+    damage(broker)
+    with pytest.raises(RunError, match=f"{reason}.*input.on_lost_offsets: earliest"):
+        SmallWorker(broker, small_settings(*rules)).run([None] * 12)
+    SmallWorker(broker, small_settings(*rules, "input.on_lost_offsets=earliest")).run([None] * 12)
+    assert broker.committed[P0].offset == len(LINES)
+
+
+def test_latest_starts_at_the_end_and_stays_there_over_a_crash() -> None:
+    broker = filled()
+    rules = small_settings("input.start=latest", "worker.commit_interval=0ms")
+    SmallWorker(broker, rules).crash_after([None, None])
+    for line in (b"d open", b"d close"):
+        broker.append(P0, line, timestamp=1000)
+    SmallWorker(broker, rules).run([None] * 3)
+    closing = small_settings("sessions.idle_flush=1ms", "scoring.early=false")
+    clock = Clock(tick_s=1)
+    SmallWorker(broker, closing, clock=clock).run([None] * 4)
+    assert [(r["session"], r["source"]["first_offset"]) for r in outputs(broker)] == [("d", len(LINES))]
+
+
+def test_open_sessions_are_tokenised_anew_when_the_vocabulary_changes() -> None:
+    broker = filled()
+    rules = small_settings("scoring.early=false")
+    SmallWorker(broker, rules).run([None] * 3)
+    reordered = Vocabulary((*VOCABULARY.templates[2:], *VOCABULARY.templates[:2]))
+    ending = small_settings("sessions.idle_flush=1ms", "scoring.early=false")
+    SmallWorker(broker, ending, clock=Clock(tick_s=1), vocabulary=reordered).run([None] * 4)
+    templates = {r["session"]: {event["template"] for event in r["top_events"]} for r in outputs(broker)}
+    assert templates["c"] == {"<*> odd", "<*> close"}
+    assert templates["b"] == {"<*> open", "<*> read", "<*> close"}
+
+
+def test_early_scores_come_once_a_severity_with_the_crossing_event_as_cause() -> None:
+    def broker_of() -> MemoryBroker:
+        broker = memory_broker()
+        for line in [b"x open", b"x odd", b"x odd", b"x odd", b"x odd", b"x odd"]:
+            broker.append(P0, line)
+        return broker
+
+    rules = ("scoring.warning=0.6", "scoring.critical=0.8", "sessions.max_events=6")
+    for size in (1, 2, 6):
+        broker = broker_of()
+        SmallWorker(broker, small_settings(*rules, f"worker.batch_records={size}")).run([None] * 8)
+        found = [(r["kind"], r["severity"], r["events"], r["source"]["cause_offset"]) for r in outputs(broker)]
+        assert found == [
+            ("early", "warning", 3, 2),
+            ("early", "critical", 5, 4),
+            ("final", "critical", 6, 5),
+        ]
+
+
+def test_a_threshold_that_is_moved_does_not_repeat_a_severity() -> None:
+    broker = memory_broker()
+    for line in [b"x odd", b"x odd", b"x read"]:
+        broker.append(P0, line)
+    SmallWorker(broker, small_settings("scoring.warning=0.5", "scoring.critical=0.9")).run([None] * 3)
+    for line in itertools.repeat(b"x odd", 30):
+        broker.append(P0, line)
+    SmallWorker(broker, small_settings("scoring.warning=0.5", "scoring.critical=0.95")).run([None] * 3)
+    assert [(r["kind"], r["severity"]) for r in outputs(broker)] == [("early", "critical")]

@@ -1,0 +1,246 @@
+"""Score records are what the schema says, byte for byte the same for the same input; dead letters always fit."""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import jsonschema
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.vocabulary import UNK, Vocabulary
+from worker.decoder import DeadLetter, Records
+from worker.protocols import Partition
+from worker.records import Kind, ScoreEncoder, dead_letter, iso_time
+from worker.sessions import NO_TIME, ClosedBy, Session, SessionRules, Sessions
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "config" / "score-record.schema.json").read_text(encoding="utf-8"))
+VOCABULARY = Vocabulary(("opened <*>", "closed <*>"))
+OPENED, CLOSED = 3, 4
+CHECKPOINT = f"sha256:{'c' * 64}"
+PARTITION = Partition("raw-logs", 3)
+RULES = SessionRules(
+    gap_ms=None, max_age_ms=None, max_events=10**6, max_open=10, max_future_skew_ms=0, end_tokens=frozenset()
+)
+
+
+class Scores(NamedTuple):
+    surprises: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    final: float
+
+
+def scores_of(*surprises: float) -> Scores:
+    return Scores(np.array(surprises, np.float32), np.zeros(len(surprises), np.float32), 0.0)
+
+
+def session_of(tokens: list[int], offsets: list[int], times: list[int], key: str = "blk_-1") -> Session:
+    sessions = Sessions(RULES)
+    sessions.process([key] * len(tokens), tokens, times, offsets)
+    session = sessions.get(key)
+    assert session is not None
+    return session
+
+
+def encoder(top_events: int = 2) -> ScoreEncoder:
+    return ScoreEncoder(
+        vocabulary=VOCABULARY, checkpoint=CHECKPOINT, warning=0.7, critical=0.95, top_events=top_events, worker="blue"
+    )
+
+
+def encode(
+    session: Session,
+    scores: Scores,
+    *,
+    kind: Kind = "final",
+    closed_by: ClosedBy | None = "gap",
+    score: float = 0.5,
+    events: int | None = None,
+    top_events: int = 2,
+) -> tuple[bytes, str]:
+    return encoder(top_events).encode(
+        PARTITION,
+        session,
+        scores,
+        kind=kind,
+        closed_by=closed_by,
+        cause_offset=320,
+        events=len(session.tokens) if events is None else events,
+        score=score,
+    )
+
+
+def validate(value: bytes) -> dict[str, object]:
+    record: dict[str, object] = json.loads(value)
+    jsonschema.Draft202012Validator(SCHEMA).validate(record)
+    return record
+
+
+FIRST, LAST = 1_226_262_975_000, 1_226_263_002_250
+SESSION = session_of([OPENED, UNK, -77, CLOSED], [101, 120, 150, 164], [FIRST, FIRST + 1, FIRST + 2, LAST])
+SURPRISES = scores_of(0.5, 9.300000190734863, 1.25, 9.300000190734863)
+
+
+def test_a_final_record_has_these_bytes() -> None:
+    value, severity = encode(SESSION, SURPRISES, score=0.99870001)
+    assert severity == "critical"
+    assert value.decode() == (
+        '{"schema":"logmamba.score/1","session":"blk_-1","kind":"final","score":0.9987,"severity":"critical",'
+        '"thresholds":{"warning":0.7,"critical":0.95},"surprise":5.0875,"events":4,"unknown_events":2,'
+        '"first_event_time":"2008-11-09T20:36:15.000Z","last_event_time":"2008-11-09T20:36:42.250Z",'
+        '"closed_by":"gap","top_events":[{"offset":120,"template":"<unknown>","surprise":9.3},'
+        '{"offset":164,"template":"closed <*>","surprise":9.3}],'
+        '"source":{"topic":"raw-logs","partition":3,"first_offset":101,"last_offset":164,"cause_offset":320},'
+        f'"model":{{"checkpoint":"{CHECKPOINT}","vocabulary":"{VOCABULARY.sha256}"}}}}'
+    )
+
+
+def test_the_keys_are_those_of_the_schema_in_its_order() -> None:
+    record = validate(encode(SESSION, SURPRISES)[0])
+    assert list(record) == SCHEMA["required"] == list(SCHEMA["properties"])
+
+
+def test_an_early_record_is_about_the_events_up_to_its_cause_and_no_later_ones() -> None:
+    value, severity = encode(SESSION, SURPRISES, kind="early", closed_by=None, score=0.75, events=2)
+    record = validate(value)
+    assert severity == "warning"
+    assert (record["events"], record["unknown_events"], record["closed_by"]) == (2, 1, None)
+    assert record["surprise"] == 4.9
+    assert record["last_event_time"] == "2008-11-09T20:36:15.001Z"
+    assert record["source"] == {
+        "topic": "raw-logs",
+        "partition": 3,
+        "first_offset": 101,
+        "last_offset": 120,
+        "cause_offset": 320,
+    }
+    shorter = session_of([OPENED, UNK], [101, 120], [FIRST, FIRST + 1])
+    assert encode(shorter, scores_of(0.5, 9.3), kind="early", closed_by=None, score=0.75)[0] == value
+
+
+@given(st.lists(st.floats(0, 50, width=32), min_size=1, max_size=40), st.floats(0, 1, width=32), st.integers(0, 5))
+def test_every_record_fits_the_schema_and_lists_its_most_surprising_events(
+    surprises: list[float], score: float, top_events: int
+) -> None:
+    events = len(surprises)
+    session = session_of([OPENED] * events, list(range(events)), [FIRST] * events, key='"\\\n\x00é')
+    record = validate(encode(session, scores_of(*surprises), score=score, top_events=top_events)[0])
+    top = record["top_events"]
+    assert isinstance(top, list)
+    expected = sorted(range(events), key=lambda at: (-surprises[at], at))[:top_events]
+    assert [each["offset"] for each in top] == expected
+    assert record["surprise"] == pytest.approx(sum(surprises) / events, abs=1e-6)
+    assert record["session"] == '"\\\n\x00é'
+
+
+@pytest.mark.parametrize(
+    ("score", "severity"),
+    [
+        (0.0, "normal"),
+        (0.6999994, "normal"),
+        (0.6999996, "warning"),  # shown as 0.7
+        (float(np.float32(0.7)), "warning"),
+        (0.7, "warning"),
+        (0.9499994, "warning"),
+        (float(np.float32(0.95)), "critical"),
+        (1.0, "critical"),
+    ],
+)
+def test_severity_goes_by_the_score_as_it_is_shown(score: float, severity: str) -> None:
+    value, found = encode(SESSION, SURPRISES, score=score)
+    record = validate(value)
+    assert record["severity"] == found == encoder().severity(score) == severity
+    shown = record["score"]
+    assert isinstance(shown, float)
+    assert (shown >= 0.7) == (severity != "normal")
+
+
+def test_a_session_without_times_has_none() -> None:
+    session = session_of([OPENED], [1], [NO_TIME])
+    record = validate(encode(session, scores_of(1.0), closed_by="end_of_input")[0])
+    assert record["first_event_time"] is record["last_event_time"] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"severity": "none"},
+        {"closed_by": None},
+        {"closed_by": "lost"},
+        {"score": 1.5},
+        {"extra": 1},
+        {"first_event_time": "2008-11-09 20:36:15"},
+        {"events": 0},
+        {"kind": "early"},
+    ],
+)
+def test_the_schema_refuses_other_records(change: dict[str, object]) -> None:
+    record = validate(encode(SESSION, SURPRISES)[0]) | change
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(SCHEMA).validate(record)
+
+
+def test_the_headers_say_who_scored_and_when() -> None:
+    [(first, worker), (second, moment)] = encoder().headers()
+    assert (first, worker, second) == ("logmamba-worker", b"blue", "logmamba-scored-at")
+    assert re.fullmatch(rb"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", moment)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (-1, "1969-12-31T23:59:59.999Z"),
+        (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        (253_402_300_800_000, None),
+        (-(2**62), None),
+        (None, None),
+    ],
+)
+def test_a_time_is_iso_8601_with_milliseconds(milliseconds: int | None, text: str | None) -> None:
+    assert iso_time(milliseconds) == text
+
+
+def a_dead_record(key: bytes | None, value: bytes | None, timestamp: int | None = 0) -> Records:
+    timestamps = None if timestamp is None else [timestamp]
+    return Records("raw", 7, [41], [value], None if key is None else [key], timestamps, None)
+
+
+def test_a_dead_letter_is_the_record_as_it_came_with_its_origin_and_reason() -> None:
+    letter = DeadLetter(0, "not_utf8", "byte 3 is 0xff")
+    key, value, headers = dead_letter(a_dead_record(b"k", b"abc\xff", FIRST), letter, 100_000)
+    assert (key, value) == (b"k", b"abc\xff")
+    assert headers == [
+        ("logmamba-error-reason", b"not_utf8"),
+        ("logmamba-error-message", b"byte 3 is 0xff"),
+        ("logmamba-error-topic", b"raw"),
+        ("logmamba-error-partition", b"7"),
+        ("logmamba-error-offset", b"41"),
+        ("logmamba-error-timestamp", b"2008-11-09T20:36:15.000Z"),
+    ]
+
+
+def test_a_null_stays_null_and_an_unknown_time_is_empty() -> None:
+    key, value, headers = dead_letter(a_dead_record(None, None, None), DeadLetter(0, "null", "no value"), 100_000)
+    assert key is value is None
+    assert dict(headers)["logmamba-error-timestamp"] == b""
+
+
+@given(st.integers(0, 3_000), st.integers(0, 3_000), st.integers(1_200, 3_000))
+def test_a_dead_letter_is_cut_to_fit_and_says_so(key_bytes: int, value_bytes: int, limit: int) -> None:
+    records = a_dead_record(b"k" * key_bytes, b"v" * value_bytes)
+    key, value, headers = dead_letter(records, DeadLetter(0, "no_key", "none"), limit)
+    assert key is not None
+    assert value is not None
+    size = len(key) + len(value) + sum(len(name) + len(content) for name, content in headers)
+    assert size <= limit
+    message = dict(headers)["logmamba-error-message"].decode()
+    if len(key) + len(value) < key_bytes + value_bytes:
+        assert message == f"none (key of {key_bytes} and value of {value_bytes} bytes cut)"
+        assert size > limit - 700
+    else:
+        assert message == "none"

@@ -1,0 +1,343 @@
+"""The rules by which sessions close, one by one (ARCHITECTURE section 3, point 4)."""
+
+from __future__ import annotations
+
+import gc
+from array import array
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from worker.sessions import NO_TIME, ClosedSession, Session, SessionRules, Sessions, SessionsState
+
+END = 99
+UNBOUNDED = SessionRules(
+    gap_ms=None,
+    max_age_ms=None,
+    max_events=1000,
+    max_open=1000,
+    max_future_skew_ms=10_000,
+    end_tokens=frozenset({END}),
+)
+
+
+def rules(**changes: Any) -> SessionRules:
+    return replace(UNBOUNDED, **changes)
+
+
+def feed(sessions: Sessions, *events: tuple[str, int, int] | tuple[str, int, int, int]) -> list[ClosedSession]:
+    """Process events (key, time, offset, token = 5) in one call."""
+    keys, times, offsets, tokens = zip(*((*event, 5)[:4] for event in events), strict=True)
+    return sessions.process(list(keys), list(tokens), list(times), list(offsets))
+
+
+def told(closed: list[ClosedSession]) -> list[tuple[str, str, int]]:
+    return [(each.session.key, each.closed_by, each.cause_offset) for each in closed]
+
+
+# (a) stream time
+
+
+def test_the_first_event_sets_stream_time_however_far_ahead_it_is() -> None:
+    sessions = Sessions(rules(max_future_skew_ms=5))
+    feed(sessions, ("a", 1_000_000, 0))
+    assert sessions.stream_time == 1_000_000
+    assert sessions.skewed_events == 0
+
+
+def test_stream_time_is_the_latest_event_time() -> None:
+    sessions = Sessions(UNBOUNDED)
+    feed(sessions, ("a", 100, 0), ("b", 300, 1), ("a", 200, 2))
+    assert sessions.stream_time == 300
+
+
+def test_an_event_beyond_the_skew_leaves_stream_time_alone_and_is_counted() -> None:
+    two_days = 2 * 86_400_000
+    sessions = Sessions(rules(gap_ms=100, max_future_skew_ms=3_600_000))
+    assert feed(sessions, ("a", 0, 0), ("b", two_days, 1), ("a", 50, 2)) == []
+    assert sessions.stream_time == 50
+    assert sessions.skewed_events == 1
+    skewed = sessions.get("b")
+    assert skewed is not None
+    assert (skewed.opened_at, skewed.last_at, skewed.times[0]) == (0, 0, two_days)
+
+
+def test_an_event_exactly_at_the_skew_moves_stream_time() -> None:
+    sessions = Sessions(rules(max_future_skew_ms=1000))
+    feed(sessions, ("a", 5, 0), ("a", 1005, 1))
+    assert (sessions.stream_time, sessions.skewed_events) == (1005, 0)
+    feed(sessions, ("a", 2006, 2))
+    assert (sessions.stream_time, sessions.skewed_events) == (1005, 1)
+
+
+def test_events_an_hour_late_are_counted_and_leave_stream_time_alone() -> None:
+    sessions = Sessions(rules(gap_ms=600_000))
+    assert feed(sessions, ("a", 7_200_000, 0), ("a", 3_600_000, 1), ("b", 3_600_000, 2), ("c", 7_200_000, 3)) == []
+    assert sessions.late_events == 2
+    assert sessions.stream_time == 7_200_000
+
+
+# (b) gap and max_age
+
+
+def test_a_session_closes_when_stream_time_reaches_its_gap_and_not_before() -> None:
+    sessions = Sessions(rules(gap_ms=100))
+    assert feed(sessions, ("a", 0, 0), ("b", 99, 1)) == []
+    assert told(feed(sessions, ("c", 100, 2))) == [("a", "gap", 2)]
+    assert told(feed(sessions, ("c", 199, 3))) == [("b", "gap", 3)]
+
+
+def test_a_session_closes_when_it_reaches_the_greatest_age_however_lively_it_is() -> None:
+    sessions = Sessions(rules(gap_ms=100, max_age_ms=150))
+    closed = feed(sessions, ("a", 0, 0), ("a", 70, 1), ("a", 140, 2), ("b", 149, 3), ("b", 150, 4))
+    assert told(closed) == [("a", "max_age", 4)]
+    assert closed[0].session.offsets == array("q", [0, 1, 2])
+
+
+def test_expired_sessions_close_before_the_record_joins_so_its_key_begins_a_new_session() -> None:
+    for limit in ({"gap_ms": 100}, {"max_age_ms": 100}):
+        sessions = Sessions(rules(**limit))
+        closed = feed(sessions, ("a", 0, 0), ("a", 100, 1))
+        assert [each.session.offsets.tolist() for each in closed] == [[0]]
+        reopened = sessions.get("a")
+        assert reopened is not None
+        assert reopened.offsets == array("q", [1])
+        assert reopened.opened_at == 100
+
+
+def test_one_record_closes_idle_sessions_first_then_old_ones_each_group_by_first_offset() -> None:
+    sessions = Sessions(rules(gap_ms=100, max_age_ms=150))
+    opening = [("old1", 0, 0), ("idle1", 1, 1), ("old2", 2, 2), ("idle2", 3, 3)]
+    # The idle ones are touched in the other order: it is the first offset that counts.
+    touching = [("idle2", 50, 4), ("idle1", 51, 5), ("old2", 95, 6), ("old1", 96, 7)]
+    assert feed(sessions, *opening, *touching) == []
+    assert told(feed(sessions, ("new", 160, 8))) == [
+        ("idle1", "gap", 8), ("idle2", "gap", 8), ("old1", "max_age", 8), ("old2", "max_age", 8)
+    ]  # fmt: skip
+
+
+def test_a_session_that_reached_both_limits_closes_by_its_gap() -> None:
+    sessions = Sessions(rules(gap_ms=100, max_age_ms=100))
+    assert told(feed(sessions, ("a", 0, 0), ("b", 100, 1))) == [("a", "gap", 1)]
+
+
+def test_an_age_that_is_reached_before_any_gap_closes_on_time() -> None:
+    sessions = Sessions(rules(gap_ms=1000, max_age_ms=10))
+    assert told(feed(sessions, ("a", 0, 0), ("b", 9, 1), ("b", 10, 2), ("b", 19, 3))) == [
+        ("a", "max_age", 2),
+        ("b", "max_age", 3),
+    ]
+
+
+def test_without_gap_and_max_age_time_closes_nothing() -> None:
+    sessions = Sessions(rules(max_future_skew_ms=10**12))
+    assert feed(sessions, ("a", 0, 0), ("b", 10**12, 1)) == []
+    assert len(sessions) == 2
+
+
+# (c) the record joins its session
+
+
+def test_a_late_record_keeps_its_session_alive() -> None:
+    sessions = Sessions(rules(gap_ms=100))
+    assert feed(sessions, ("a", 1000, 0), ("b", 1090, 1), ("a", 900, 2), ("b", 1150, 3)) == []
+    late = sessions.get("a")
+    assert late is not None
+    assert (late.opened_at, late.last_at) == (1000, 1090)
+    assert late.times.tolist() == [1000, 900]
+    assert told(feed(sessions, ("b", 1190, 4))) == [("a", "gap", 4)]
+
+
+def test_a_session_opened_by_a_late_record_does_not_expire_at_once() -> None:
+    sessions = Sessions(rules(gap_ms=100, max_age_ms=100))
+    assert feed(sessions, ("a", 1000, 0), ("b", 0, 1), ("a", 1001, 2)) == []
+    assert told(feed(sessions, ("a", 1100, 3))) == [("b", "gap", 3), ("a", "max_age", 3)]
+
+
+def test_a_session_keeps_every_token_and_offset_in_order() -> None:
+    sessions = Sessions(UNBOUNDED)
+    feed(sessions, ("a", 0, 10, 7), ("b", 0, 11, 8), ("a", 0, 12, -(2**62)), ("a", 0, 12, 9))
+    session = sessions.get("a")
+    assert session is not None
+    assert session.tokens == array("q", [7, -(2**62), 9])
+    assert session.offsets == array("q", [10, 12, 12])
+    assert session.first_offset == 10
+    assert (session.alerted, session.evaluated) == (0, 0)
+    assert sessions.get("c") is None
+
+
+# (d) the record ends its session
+
+
+def test_an_end_event_closes_its_session_and_belongs_to_it() -> None:
+    sessions = Sessions(UNBOUNDED)
+    closed = feed(sessions, ("a", 0, 0), ("b", 0, 1), ("a", 1, 2, END), ("a", 2, 3))
+    assert told(closed) == [("a", "end_event", 2)]
+    assert closed[0].session.tokens == array("q", [5, END])
+    reopened = sessions.get("a")
+    assert reopened is not None
+    assert reopened.first_offset == 3
+
+
+def test_an_end_event_alone_is_a_session() -> None:
+    closed = feed(Sessions(UNBOUNDED), ("a", 0, 0, END))
+    assert told(closed) == [("a", "end_event", 0)]
+
+
+def test_a_session_closes_with_its_last_allowed_event() -> None:
+    sessions = Sessions(rules(max_events=3))
+    closed = feed(sessions, *[("a", 0, offset) for offset in range(7)])
+    assert told(closed) == [("a", "max_events", 2), ("a", "max_events", 5)]
+    assert len(closed[0].session.tokens) == 3
+
+
+def test_a_session_of_one_event_closes_at_once_when_no_more_are_allowed() -> None:
+    sessions = Sessions(rules(max_events=1))
+    assert told(feed(sessions, ("a", 0, 0), ("a", 0, 1))) == [("a", "max_events", 0), ("a", "max_events", 1)]
+    assert len(sessions) == 0
+
+
+def test_an_end_event_that_fills_its_session_counts_as_end_event() -> None:
+    closed = feed(Sessions(rules(max_events=2)), ("a", 0, 0), ("a", 0, 1, END))
+    assert told(closed) == [("a", "end_event", 1)]
+
+
+# (e) max_open
+
+
+def test_above_max_open_the_session_with_the_smallest_first_offset_closes() -> None:
+    sessions = Sessions(rules(max_open=2))
+    assert told(feed(sessions, ("a", 0, 0), ("b", 0, 1), ("a", 5, 2), ("c", 5, 3))) == [("a", "max_open", 3)]
+    assert len(sessions) == 2
+
+
+def test_a_session_that_ends_with_its_first_event_evicts_no_other() -> None:
+    sessions = Sessions(rules(max_open=1))
+    assert told(feed(sessions, ("a", 0, 0), ("b", 0, 1, END))) == [("b", "end_event", 1)]
+    assert sessions.get("a") is not None
+
+
+def test_an_expiry_makes_room_before_max_open_is_looked_at() -> None:
+    sessions = Sessions(rules(max_open=1, gap_ms=10))
+    assert told(feed(sessions, ("a", 0, 0), ("b", 10, 1))) == [("a", "gap", 1)]
+
+
+def test_a_smaller_max_open_after_a_restart_closes_the_surplus_with_the_next_record() -> None:
+    before = Sessions(UNBOUNDED)
+    feed(before, ("a", 0, 0), ("b", 0, 1), ("c", 0, 2))
+    after = Sessions(rules(max_open=1), before.state())
+    closed = feed(after, ("a", 0, 3))
+    assert told(closed) == [("a", "max_open", 3), ("b", "max_open", 3)]
+    assert closed[0].session.offsets == array("q", [0, 3])
+
+
+# Order, causes and ranks
+
+
+def test_the_closings_of_one_record_come_in_the_order_of_the_rules() -> None:
+    before = Sessions(UNBOUNDED)
+    feed(before, ("aged", 0, 0), ("idle", 10, 1), ("young", 90, 2), ("aged", 90, 3), ("full", 95, 4))
+    sessions = Sessions(rules(gap_ms=100, max_age_ms=150, max_events=2, max_open=1), before.state())
+    closed = feed(sessions, ("full", 150, 5), ("new", 150, 6))
+    assert [(*told([each])[0], each.rank) for each in closed] == [
+        ("idle", "gap", 5, 0),
+        ("aged", "max_age", 5, 0),
+        ("full", "max_events", 5, 2),
+        ("young", "max_open", 6, 3),
+    ]
+
+
+def test_sessions_that_one_record_opened_close_in_the_order_of_their_opening() -> None:
+    sessions = Sessions(rules(gap_ms=100))
+    feed(sessions, ("b", 0, 7), ("a", 0, 7), ("b", 1, 8))
+    assert told(feed(sessions, ("z", 200, 9))) == [("b", "gap", 9), ("a", "gap", 9)]
+
+
+def test_flush_closes_every_session_by_first_offset_and_keeps_stream_time() -> None:
+    sessions = Sessions(rules(gap_ms=100))
+    feed(sessions, ("b", 50, 3), ("a", 60, 4), ("b", 70, 5))
+    closed = sessions.flush(6, "idle")
+    assert told(closed) == [("b", "idle", 6), ("a", "idle", 6)]
+    assert {each.rank for each in closed} == {0}
+    assert len(sessions) == 0
+    assert sessions.flush(6, "end_of_input") == []
+    assert sessions.stream_time == 70
+    assert feed(sessions, ("b", 60, 6)) == []
+    assert sessions.late_events == 1
+    assert told(feed(sessions, ("a", 170, 7))) == [("b", "gap", 7)]
+
+
+def test_a_file_without_timestamps_closes_nothing_by_time() -> None:
+    sessions = Sessions(rules(gap_ms=1, max_age_ms=1))
+    assert feed(sessions, ("a", NO_TIME, 0), ("b", NO_TIME, 1), ("a", NO_TIME, 2)) == []
+    restored = Sessions(rules(gap_ms=1, max_age_ms=1), sessions.state())
+    assert feed(restored, ("b", NO_TIME, 3)) == []
+    closed = restored.flush(4, "end_of_input")
+    assert told(closed) == [("a", "end_of_input", 4), ("b", "end_of_input", 4)]
+    assert all(set(each.session.times) == {NO_TIME} for each in closed)
+
+
+# State
+
+
+def test_no_events_change_nothing() -> None:
+    sessions = Sessions(UNBOUNDED)
+    assert sessions.process([], [], [], []) == []
+    assert sessions.stream_time is None
+    assert sessions.state() == SessionsState.empty()
+
+
+def test_a_state_is_a_copy_that_later_events_do_not_change() -> None:
+    sessions = Sessions(UNBOUNDED)
+    feed(sessions, ("a", 0, 0))
+    state, again = sessions.state(), sessions.state()
+    feed(sessions, ("a", 1, 1), ("b", 2, 2))
+    assert state == again
+    restored = Sessions(UNBOUNDED, state)
+    feed(restored, ("a", 1, 1), ("b", 2, 2))
+    assert state == again
+    assert restored.state() == sessions.state()
+
+
+def test_a_restored_session_keeps_what_the_scorer_noted() -> None:
+    sessions = Sessions(UNBOUNDED)
+    feed(sessions, ("a", 0, 0), ("b", 0, 1))
+    noted = sessions.get("b")
+    assert noted is not None
+    noted.alerted, noted.evaluated = 3, 1
+    restored = Sessions(UNBOUNDED, sessions.state())
+    found = [restored.get(key) for key in "ab"]
+    assert [(each.alerted, each.evaluated) for each in found if each is not None] == [(0, 0), (3, 1)]
+
+
+def test_a_smaller_gap_after_a_restart_holds_from_the_next_record_on() -> None:
+    before = Sessions(rules(gap_ms=1000))
+    feed(before, ("a", 0, 0), ("b", 500, 1))
+    assert told(feed(Sessions(rules(gap_ms=100), before.state()), ("b", 500, 2))) == [("a", "gap", 2)]
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in length: 2, 1, 2, 2"):
+        Sessions(UNBOUNDED).process(["a", "b"], [1], [0, 0], [0, 1])
+
+
+def test_closed_sessions_leave_nothing_behind() -> None:
+    # Time stands still, so nothing expires: what is closed in other ways must go as well.
+    sessions = Sessions(rules(gap_ms=100, max_age_ms=100, max_open=3))
+    for offset in range(200):
+        feed(sessions, (f"ended {offset}", 0, offset, END), (f"evicted {offset}", 0, offset))
+    assert len(sessions) == 3
+    assert (
+        sum(isinstance(each, Session) and each.key.startswith(("ended", "evicted")) for each in gc.get_objects()) == 3
+    )
+
+
+def test_a_session_can_be_made_of_columns() -> None:
+    columns = {"tokens": array("q", [7, 8]), "offsets": array("q", [3, 4]), "times": array("q", [NO_TIME, 5])}
+    session = Session.from_columns("a", **columns, opened_at=1, last_at=2, order=9)
+    assert {name: getattr(session, name) for name in columns} == columns
+    assert (len(session), session.first_offset) == (2, 3)
+    assert (session.opened_at, session.last_at, session.order) == (1, 2, 9)
+    with pytest.raises(ValueError, match="differ in length: 2, 2, 0"):
+        Session.from_columns("a", **columns | {"times": array("q")}, opened_at=1, last_at=2, order=9)

@@ -1,0 +1,536 @@
+"""A settings file is checked as a whole: an error says where, what, what is allowed, and shows no secret."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.durations import format_duration, parse_duration
+from worker.settings import (
+    SessionKey,
+    SessionsSettings,
+    Settings,
+    SettingsError,
+    TimestampPattern,
+    load_settings,
+)
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+
+def load(tmp_path: Path, text: str, *overrides: str, **environment: str) -> Settings:
+    path = tmp_path / "worker.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_settings(path, overrides, environment)
+
+
+def errors_of(tmp_path: Path, text: str, *overrides: str, **environment: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, text, *overrides, **environment)
+    assert str(caught.value) == "\n".join(caught.value.errors)
+    assert all("\n" not in error for error in caught.value.errors)
+    return caught.value.errors
+
+
+def only_error(tmp_path: Path, text: str, *overrides: str, **environment: str) -> str:
+    [error] = errors_of(tmp_path, text, *overrides, **environment)
+    return error
+
+
+def test_the_example_lists_every_setting_with_its_default() -> None:
+    written = yaml.safe_load((CONFIG / "worker.example.yaml").read_text(encoding="utf-8"))
+    described = Settings().describe()
+    assert load_settings(CONFIG / "worker.example.yaml") == Settings()
+    assert {section: list(keys) for section, keys in written.items() if isinstance(keys, dict)} == {
+        section: list(keys) for section, keys in described.items() if isinstance(keys, dict)
+    }
+
+
+def test_an_empty_file_and_no_file_mean_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == load(tmp_path, "sessions:\n") == load_settings(None) == Settings()
+
+
+def test_the_hdfs_file_reads_times_from_the_line() -> None:
+    settings = load_settings(CONFIG / "hdfs.yaml")
+    assert settings.input.timestamp == TimestampPattern(r"^(\d{6} \d{6})", "%y%m%d %H%M%S")
+    assert settings.sessions.key == SessionKey("regex", r"blk_-?\d+")
+    assert settings.sessions.gap_ms == 3_600_000
+
+
+def test_the_json_file_takes_message_time_and_key_from_the_object() -> None:
+    settings = load_settings(CONFIG / "json.yaml")
+    assert (settings.input.format, settings.input.message, settings.input.timestamp) == (
+        "json",
+        "/msg",
+        "/ts",
+    )
+    assert settings.sessions.key == SessionKey("pointer", "/trace/id")
+
+
+@pytest.mark.parametrize("name", ["worker.example.yaml", "hdfs.yaml", "json.yaml"])
+def test_what_describe_says_is_a_file_that_means_the_same(tmp_path: Path, name: str) -> None:
+    settings = load_settings(CONFIG / name)
+    assert load(tmp_path, yaml.safe_dump(settings.describe())) == settings
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("{regex: 'a(b)'}", SessionKey("regex", "a(b)")),
+        ("{pointer: /a/b~1c}", SessionKey("pointer", "/a/b~1c")),
+        ("record_key", SessionKey("record_key")),
+        ("{header: trace}", SessionKey("header", "trace")),
+        ("partition", SessionKey("partition")),
+    ],
+)
+def test_every_source_of_session_keys_can_be_written(tmp_path: Path, written: str, key: SessionKey) -> None:
+    settings = load(tmp_path, f"input: {{format: json}}\nsessions: {{key: {written}}}")
+    assert settings.sessions.key == key
+    assert load(tmp_path, yaml.safe_dump(settings.describe())) == settings
+
+
+@pytest.mark.parametrize("servers", ["kafka", "k1:9092,k2:9092", "[::1]:9092, SSL://k3.example.com:9093"])
+def test_brokers_are_a_list_of_addresses(tmp_path: Path, servers: str) -> None:
+    assert load(tmp_path, f"kafka: {{bootstrap.servers: '{servers}'}}").kafka["bootstrap.servers"] == servers
+
+
+def test_topics_are_names_or_one_pattern(tmp_path: Path) -> None:
+    assert load(tmp_path, "input: {topics: [a, b, a]}").input.topics == ("a", "b")
+    pattern = load(tmp_path, "input: {topics: '^raw-[0-9]+$'}").input
+    assert pattern.topics == ("^raw-[0-9]+$",)
+    assert pattern.topics_are_pattern
+
+
+def test_names_are_made_of_application_and_instance(tmp_path: Path) -> None:
+    settings = load(tmp_path, "application_id: shop\nworker: {instance: blue}")
+    assert settings.group_id == "shop"
+    assert settings.transactional_id == "shop-blue"
+    assert settings.state_topic == "shop-state"
+    assert Settings().transactional_id == f"logmamba-{socket.gethostname()}-0"
+    assert load(tmp_path, "state: {topic: elsewhere}").state_topic == "elsewhere"
+
+
+def test_durations_are_held_in_milliseconds(tmp_path: Path) -> None:
+    sessions = load(tmp_path, "sessions: {gap: 1.5s, max_age: null, idle_flush: 2m}").sessions
+    assert (sessions.gap_ms, sessions.max_age_ms, sessions.idle_flush_ms) == (1_500, None, 120_000)
+    assert SessionsSettings(gap="250ms").gap_ms == 250
+
+
+@given(st.integers(0, 10**14))
+def test_a_duration_reads_back_as_it_was_written(milliseconds: int) -> None:
+    assert parse_duration(format_duration(milliseconds)) == milliseconds
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().sessions.gap_ms = 1  # type: ignore[misc]
+
+
+def test_an_override_takes_the_place_of_what_the_file_says(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        "sessions: {gap: 1m, max_events: 7}",
+        "sessions.gap=5m",
+        "sessions.key={pointer: /id}",
+        "input.format=json",
+        "worker.instance='1'",
+        "scoring.early=false",
+        "kafka.bootstrap.servers=one:9092,two:9092",
+        "model.checkpoint=/models/a=b",
+    )
+    assert (settings.sessions.gap_ms, settings.sessions.max_events) == (300_000, 7)
+    assert settings.sessions.key == SessionKey("pointer", "/id")
+    assert settings.worker.instance == "1"
+    assert settings.scoring.early is False
+    assert settings.kafka["bootstrap.servers"] == "one:9092,two:9092"
+    assert settings.model.checkpoint == Path("/models/a=b")
+
+
+def test_an_override_of_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    assert only_error(tmp_path, "", "sessions.gapp=5m") == (
+        "sessions.gapp: is not a setting; did you mean sessions.gap?"
+    )
+
+
+@pytest.mark.parametrize("override", ["sessions.gap", "=5m", "sessions..gap=5m", ""])
+def test_an_override_without_path_and_value_is_refused(tmp_path: Path, override: str) -> None:
+    error = only_error(tmp_path, "", override)
+    assert error.startswith("--set ")
+    assert error.endswith("is not an override; allowed: section.key=value")
+
+
+def test_an_override_whose_value_is_not_yaml_is_refused(tmp_path: Path) -> None:
+    assert only_error(tmp_path, "", "input.topics=[a").startswith("--set input.topics: the value is not valid YAML: ")
+
+
+def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp_path: Path) -> None:
+    errors = errors_of(
+        tmp_path,
+        """
+        application_id: log mamba
+        kafka: {group.id: mine, bootstrap.serverz: b}
+        input: {format: xml, max_line_bytes: ten, timestamp: {pattern: '(', format: x}}
+        sessions: {gap: 10 parsecs, max_evnts: 3, key: {regex: '(a'}}
+        tokenizer: {masks: [{pattern: a, name: b}, {pattern: a}]}
+        model: 5
+        scoring: {warning: 0.9, critical: 0.8, adaptive: {target_rate: 0.001}, early: maybe}
+        output: {topic: same, dead_letter_topic: same}
+        worker: {processes: 4, batch_records: 0}
+        observability: {port: 70000}
+        gap: 5m
+        """,
+        "state.snapshot_interval=soon",
+    )
+    beginnings = [
+        "application_id: 'log mamba' is not a name; allowed: ",
+        "kafka.group.id: cannot be set: it is made of application_id",
+        "kafka.bootstrap.serverz: is not a librdkafka property; did you mean bootstrap.servers?",
+        "kafka.bootstrap.servers: is missing; allowed: host:port, with commas",
+        "input.format: 'xml' is not allowed; allowed: text or json",
+        "input.timestamp.pattern: '(' is not a pattern that RE2 can run (missing ): (); allowed: ",
+        "input.timestamp.format: 'x' is not a strptime format; allowed: such as %Y-%m-%d %H:%M:%S",
+        "input.max_line_bytes: 'ten' is not a whole number from 256 to 16_777_216",
+        "sessions.key.regex: '(a' is not a pattern that RE2 can run (missing ): (a); allowed: RE2 syntax",
+        "sessions.gap: '10 parsecs' is not a duration; allowed: a number with ms, s, m, h or d (250ms, 10m)",
+        "sessions.max_evnts: is not a setting; did you mean sessions.max_events?",
+        "tokenizer.masks[1].name: is missing",
+        "model: 5 is not a mapping; allowed: checkpoint, device, precision, ",
+        "scoring.adaptive: {target_rate: 0.001} is not available: ",
+        "scoring.early: 'maybe' is not true or false",
+        "state.snapshot_interval: 'soon' is not a duration; allowed: a number with ms, s, m, h or d",
+        "worker.processes: 4 is not available: a worker is one process; allowed: 1",
+        "worker.batch_records: 0 is not a whole number from 1 to 1_000_000",
+        "observability.port: 70000 is not a port; allowed: 1 to 65535, 0 (any free one) or null",
+        "gap: is not a setting; did you mean sessions.gap?",
+        "scoring.warning: is 0.9, not below scoring.critical (0.8)",
+        "output.topic: is 'same', and so is output.dead_letter_topic; allowed: different topics",
+    ]
+    assert [error[: len(start)] for error, start in zip(errors, beginnings, strict=True)] == beginnings
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("sessions.gap", "0s"),
+        ("sessions.gap", "10"),
+        ("sessions.gap", "-1s"),
+        ("sessions.gap", "1.0001ms"),
+        ("sessions.max_events", "true"),
+        ("sessions.max_events", "1.5"),
+        ("sessions.max_events", "null"),
+        ("sessions.end_events", "{a: b}"),
+        ("sessions.no_key", "drop"),
+        ("sessions.key", "{regex: a, pointer: /b}"),
+        ("sessions.key", "{pointer: b}"),
+        ("sessions.key", "{header: ''}"),
+        ("sessions.key", "{regx: a}"),
+        ("sessions.key", "key"),
+        ("sessions.key", "{regex: '(a)\\1'}"),
+        ("input.message", "message"),
+        ("input.message", "/a~2"),
+        ("input.topics", "[]"),
+        ("input.topics", "[a b]"),
+        ("input.topics", "['^a', b]"),
+        ("input.topics", "'^raw-\\d'"),
+        ("input.timestamp", "{pattern: a}"),
+        ("input.timestamp", "ts"),
+        ("input.timestamp", "{pattern: a, format: '%Q'}"),
+        ("input.timestamp", "{pattern: a, format: noon}"),
+        ("application_id", '"\\ud800"'),
+        ("sessions.key", '{header: "\\ud800"}'),
+        ("input.multiline", "1"),
+        ("input.start", "newest"),
+        ("tokenizer.masks", "[a]"),
+        ("tokenizer.masks", "none"),
+        ("model.device", "gpu"),
+        ("model.checkpoint", "null"),
+        ("scoring.warning", "1.5"),
+        ("scoring.warning", ".nan"),
+        ("scoring.warning", "true"),
+        ("output.topic", "'..'"),
+        ("output.include", "some"),
+        ("output.top_events", "-1"),
+        ("worker.delivery", "at_most_once"),
+        ("worker.linger", "1h"),
+        ("worker.processes", "0"),
+        ("worker.instance", "a b"),
+        ("observability.port", "true"),
+        ("observability.address", "''"),
+        ("observability.log_level", "loud"),
+        ("application_id", "1"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_at_its_path(tmp_path: Path, setting: str, value: str) -> None:
+    assert only_error(tmp_path, "", f"{setting}={value}").startswith(setting)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("input: {timestamp: /ts}", "input.timestamp: is a JSON pointer, which needs input.format: json"),
+        ("sessions: {key: {pointer: /a}}", "sessions.key: is a JSON pointer, which needs input.format: json"),
+        (
+            "input: {format: json, timestamp: {pattern: a, format: '%Y'}}",
+            "input.timestamp: is a pattern, which needs input.format: text; allowed with json: ",
+        ),
+        ("scoring: {warning: 0.95}", "scoring.warning: is 0.95, not below scoring.critical (0.95)"),
+        (
+            "sessions: {max_events: 65535}",
+            "model.batch_tokens: is 65536, too few for a session of sessions.max_events (65535) events",
+        ),
+        ("output: {topic: raw-logs}", "output.topic: is 'raw-logs', which input.topics also reads"),
+        ("input: {topics: ^log}", None),
+        (
+            "application_id: raw\ninput: {topics: [raw-state]}",
+            "state.topic: is 'raw-state', which input.topics also reads",
+        ),
+        (
+            "kafka: {bootstrap.servers: a, message.max.bytes: 20000}",
+            "kafka.message.max.bytes: is 20000; allowed: 65536 or more",
+        ),
+        (
+            "kafka: {bootstrap.servers: a, transaction.timeout.ms: 10000}\nworker: {commit_interval: 6s}",
+            "worker.commit_interval: is more than half of kafka.transaction.timeout.ms (10000 ms)",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, text: str, expected: str | None) -> None:
+    errors = errors_of(tmp_path, text)
+    if expected is None:
+        assert len(errors) == 3
+        assert all("which input.topics also reads" in error for error in errors)
+    else:
+        [error] = errors
+        assert error.startswith(expected)
+
+
+def test_a_contradiction_is_not_reported_when_one_side_is_wrong_anyway(tmp_path: Path) -> None:
+    assert only_error(tmp_path, "scoring: {warning: 0.99, critical: high}").startswith("scoring.critical: 'high'")
+    error = only_error(
+        tmp_path,
+        "kafka: {bootstrap.servers: a, transaction.timeout.ms: 600000, group.id: a}",
+        "worker.commit_interval=50s",
+    )
+    assert error.startswith("kafka.group.id")
+
+
+def test_a_settings_object_made_in_code_is_held_to_the_same_rules() -> None:
+    with pytest.raises(ValueError, match="disagree"):
+        Settings.model_validate({"scoring": {"warning": 0.99}})
+
+
+def test_wrong_yaml_is_refused_with_line_and_column(tmp_path: Path) -> None:
+    error = only_error(tmp_path, "input:\n  topics: [a\nsessions: {}\n")
+    assert error.startswith(f"{tmp_path}/worker.yaml:3:9: is not valid YAML: ")
+
+
+def test_a_repeated_key_is_refused_with_both_places_and_the_other_errors(tmp_path: Path) -> None:
+    errors = errors_of(tmp_path, "sessions:\n  gap: 1m\n  max_events: 0\n  gap: 2m\ninput: {}\ninput: {}\n")
+    assert sorted(errors) == [
+        f"{tmp_path}/worker.yaml:4:3: key 'gap' repeats that of line 2",
+        f"{tmp_path}/worker.yaml:6:1: key 'input' repeats that of line 5",
+        "sessions.max_events: 0 is not a whole number from 1 to 1_000_000",
+    ]
+
+
+@pytest.mark.parametrize(("text", "kind"), [("[a, b]", "a list"), ("hello", "the single value 'hello'")])
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path, text: str, kind: str) -> None:
+    assert only_error(tmp_path, text) == f"{tmp_path}/worker.yaml: is not a mapping of settings but {kind}"
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml: cannot be read: No such file or directory"):
+        load_settings(tmp_path / "nowhere.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"application_id: \xff")
+    with pytest.raises(SettingsError, match=r"latin\.yaml: is not UTF-8 text \(byte 16\)"):
+        load_settings(tmp_path / "latin.yaml")
+
+
+def test_a_list_that_contains_itself_is_refused(tmp_path: Path) -> None:
+    assert "is nested too deeply" in only_error(tmp_path, "sessions: {end_events: &a [*a]}")
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused_with_errors(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        load_settings(path)
+    except SettingsError as error:
+        assert error.errors  # noqa: PT017
+
+
+def test_a_reference_is_replaced_by_the_environment(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        "kafka: {bootstrap.servers: '${HOST}:${PORT}'}\n"
+        "worker: {batch_records: '${BATCH}'}\n"
+        "scoring: {early: '${EARLY}', warning: '${WARNING}'}\n"
+        "sessions: {key: {regex: 'a$${b}'}}",
+        HOST="kafka",
+        PORT="9092",
+        BATCH="0500",
+        EARLY="false",
+        WARNING="0.25",
+    )
+    assert settings.kafka["bootstrap.servers"] == "kafka:9092"
+    assert (settings.worker.batch_records, settings.scoring.early, settings.scoring.warning) == (
+        500,
+        False,
+        0.25,
+    )
+    assert settings.sessions.key.value == "a${b}"
+
+
+def test_references_that_lead_nowhere_are_all_named(tmp_path: Path) -> None:
+    assert errors_of(
+        tmp_path,
+        "kafka: {bootstrap.servers: a, sasl.username: '${USER_NAME}'}\n"
+        "sessions: {key: {regex: '${PATTERN}'}, end_events: [a, '${END}'], gap: '${}'}\n"
+        "application_id: ${APP",
+    ) == [
+        "kafka.sasl.username: '${USER_NAME}' refers to the environment variable USER_NAME, which is not set",
+        "sessions.key.regex: '${PATTERN}' refers to the environment variable PATTERN, which is not set",
+        "sessions.end_events[1]: '${END}' refers to the environment variable END, which is not set",
+        "sessions.gap: '${}' holds ${ without a name; allowed: ${NAME}, or $${ for these characters",
+        "application_id: '${APP' holds ${ without a name; allowed: ${NAME}, or $${ for these characters",
+    ]
+
+
+SECRET = "hunter2-hunter2"
+
+
+def test_a_secret_comes_from_the_environment_or_a_file_and_is_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{SECRET}\n", encoding="utf-8")
+    settings = load(
+        tmp_path,
+        f"kafka: {{bootstrap.servers: a, sasl.password: '${{PW}}', ssl.key.password_file: {tmp_path}/key}}",
+        PW=SECRET,
+    )
+    assert settings.kafka["sasl.password"] == settings.kafka["ssl.key.password"] == SECRET
+    assert "ssl.key.password_file" not in settings.kafka
+    for shown in (repr(settings), str(settings), repr(settings.kafka), str(settings.describe())):
+        assert SECRET not in shown
+        assert "sasl.password" in shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sasl.password",
+        "ssl.key.password",
+        "ssl.key.pem",
+        "ssl.keystore.password",
+        "sasl.oauthbearer.client.secret",
+    ],
+)
+def test_a_secret_in_the_file_itself_is_refused_without_showing_it(tmp_path: Path, name: str) -> None:
+    error = only_error(tmp_path, f"kafka: {{bootstrap.servers: a, {name}: {SECRET}}}")
+    assert error.startswith(f"kafka.{name}: is a secret, which does not belong in this file; allowed: ${{NAME}}")
+    assert f"{name}_file: PATH" in error
+    assert only_error(tmp_path, "kafka: {bootstrap.servers: a}", f"kafka.{name}={SECRET}") == error
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kafka: {bootstrap.servers: a, sasl.pasword: '${PW}'}",
+        "kafka: {bootstrap.servers: a, sasl: {password: hunter2-hunter2}}",
+        "kafka: [hunter2-hunter2]",
+        "kafka: {bootstrap.servers: a, sasl.password: hunter2-hunter2, sasl.password: hunter2-hunter2}",
+        "kafka: {bootstrap.servers: a, security.protocol: '${PW}'}",
+        "worker: {batch_records: '${PW}', instance: '${PW} '}",
+        "scoring: {pasword: '${PW}'}",
+        "kafka: {bootstrap.servers: a, sasl.password: ['${PW}']}",
+        "application_id: [{a: '${PW}'}]",
+    ],
+)
+def test_no_error_shows_a_secret_that_stands_in_the_wrong_place(tmp_path: Path, text: str) -> None:
+    assert SECRET not in "\n".join(errors_of(tmp_path, text, PW=SECRET))
+
+
+def test_a_secret_file_that_is_no_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n", encoding="utf-8")
+    errors = errors_of(
+        tmp_path,
+        f"kafka: {{bootstrap.servers: a, sasl.password_file: {tmp_path}/empty, "
+        "ssl.key.password_file: /no/such, "
+        f"ssl.keystore.password: '${{PW}}', ssl.keystore.password_file: {tmp_path}/empty}}",
+        PW=SECRET,
+    )
+    assert errors == [
+        "kafka.sasl.password_file: names an empty file",
+        "kafka.ssl.key.password_file: names a file that cannot be read: No such file or directory",
+        "kafka.ssl.keystore.password_file: is given beside ssl.keystore.password; allowed: one of the two",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "group.id",
+        "transactional.id",
+        "isolation.level",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "auto.offset.reset",
+        "enable.partition.eof",
+        "partition.assignment.strategy",
+        "group.protocol",
+        "enable.idempotence",
+        "acks",
+    ],
+)
+def test_a_property_that_the_guarantees_fix_is_refused_with_the_reason(tmp_path: Path, name: str) -> None:
+    error = only_error(tmp_path, f"kafka: {{bootstrap.servers: a, {name}: x}}")
+    assert error.startswith(f"kafka.{name}: cannot be set: ")
+    assert len(error) > len(f"kafka.{name}: cannot be set: ") + 10
+
+
+def test_other_properties_are_passed_through(tmp_path: Path) -> None:
+    kafka = load(
+        tmp_path,
+        "kafka: {bootstrap.servers: a, linger.ms: 5, check.crcs: true, client.rack: r1, "
+        "message.max.bytes: 2000000, max.poll.interval.ms: 60000}",
+    )
+    assert dict(kafka.kafka) == {
+        "bootstrap.servers": "a",
+        "linger.ms": 5,
+        "check.crcs": True,
+        "client.rack": "r1",
+        "message.max.bytes": 2_000_000,
+        "max.poll.interval.ms": 60_000,
+    }
+    assert (kafka.message_max_bytes, kafka.max_poll_interval_ms, kafka.transaction_timeout_ms) == (
+        2_000_000,
+        60_000,
+        60_000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        (
+            "security.protocol: tls",
+            "kafka.security.protocol: 'tls' is not a value that the client library takes",
+        ),
+        ("batch.size: big", "kafka.batch.size: 'big' is not a value that the client library takes"),
+        ("check.crcs: perhaps", "kafka.check.crcs: 'perhaps' is not a value that the client library takes"),
+        ("message.max.bytes: 5", "kafka.message.max.bytes: 5 is out of range; allowed: 1000 to 1000000000"),
+        ("error_cb: print", "kafka.error_cb: 'print' takes a function and cannot be set in a file"),
+        ("linger.ms: [5]", "kafka.linger.ms: [5] is not a text, a number, true or false"),
+        ("bootstrap.servers: 'a b'", "kafka.bootstrap.servers: 'a b' is no list of brokers; allowed: host:port"),
+        ("bootstrap.servers: 'a:port'", "kafka.bootstrap.servers: 'a:port' is no list of brokers"),
+        ("bootstrap.servers: ''", "kafka.bootstrap.servers: '' is no list of brokers"),
+        ("bootstrap.servers: 9092", "kafka.bootstrap.servers: 9092 is no list of brokers"),
+        ("sasl: {username: me}", "kafka.sasl: is a mapping; allowed: whole names such as sasl.username"),
+        ("client.idd: a", "kafka.client.idd: is not a librdkafka property; did you mean client.id?"),
+    ],
+)
+def test_a_property_that_the_client_does_not_take_is_refused(tmp_path: Path, setting: str, error: str) -> None:
+    servers = "" if setting.startswith("bootstrap") else "bootstrap.servers: a, "
+    assert only_error(tmp_path, f"kafka: {{{servers}{setting}}}").startswith(error)

@@ -1,0 +1,266 @@
+"""A snapshot comes back as it was, or not at all: whatever is wrong with it is named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import SnapshotError
+from worker.sessions import NO_TIME, SessionsState
+from worker.snapshots import Snapshot, SnapshotPointer, decode, encode
+
+HEADER_BYTES = 50
+VOCABULARY = "sha256:" + "ab" * 32
+
+int64 = st.integers(-(2**63), 2**63 - 1)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> SessionsState:
+    keys = draw(st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True, max_size=8))
+    lengths = draw(st.lists(st.integers(1, 5), min_size=len(keys), max_size=len(keys)))
+
+    def column(size: int) -> array[int]:
+        return array("q", draw(st.lists(int64, min_size=size, max_size=size)))
+
+    return SessionsState(
+        stream_time=draw(st.none() | int64),
+        keys=keys,
+        lengths=array("q", lengths),
+        opened_at=column(len(keys)),
+        last_at=column(len(keys)),
+        alerted=column(len(keys)),
+        evaluated=column(len(keys)),
+        tokens=column(sum(lengths)),
+        offsets=column(sum(lengths)),
+        times=column(sum(lengths)),
+    )
+
+
+def example(sessions: int = 40, position: int = 4711) -> Snapshot:
+    """Incompressible enough to fill several small parts."""
+    lengths = [number % 3 + 1 for number in range(sessions)]
+    noise = [int.from_bytes(hashlib.sha256(bytes([number])).digest()[:7]) for number in range(sum(lengths))]
+    per_session = array("q", noise[:sessions])
+    return Snapshot(
+        position=position,
+        vocabulary=VOCABULARY,
+        n_templates=30,
+        sessions=SessionsState(
+            stream_time=1_226_262_975_000,
+            keys=[f"blk_{number}" for number in range(sessions)],
+            lengths=array("q", lengths),
+            opened_at=per_session,
+            last_at=per_session,
+            alerted=array("q", [number % 4 for number in range(sessions)]),
+            evaluated=array("q", lengths),
+            tokens=array("q", noise),
+            offsets=array("q", range(sum(lengths))),
+            times=array("q", [NO_TIME] * sum(lengths)),
+        ),
+    )
+
+
+@given(
+    sessions=states(),
+    position=st.integers(0, 2**63 - 1),
+    n_templates=st.integers(0, 100_000),
+    max_part_bytes=st.integers(HEADER_BYTES + 1, 5000),
+)
+def test_a_snapshot_in_parts_of_any_size_comes_back_as_it_was(
+    sessions: SessionsState, position: int, n_templates: int, max_part_bytes: int
+) -> None:
+    snapshot = Snapshot(position, VOCABULARY, n_templates, sessions)
+    parts = encode(snapshot, max_part_bytes)
+    assert all(len(part) <= max_part_bytes for part in parts)
+    assert decode(parts) == snapshot
+    assert decode(parts).stream_time == sessions.stream_time
+
+
+def test_a_partition_without_open_sessions_has_a_snapshot_of_one_part() -> None:
+    for stream_time in (None, 0, 1_226_262_975_000):
+        snapshot = Snapshot(0, VOCABULARY, 3, SessionsState.empty(stream_time))
+        parts = encode(snapshot, 1_000_000)
+        assert len(parts) == 1
+        assert decode(parts) == snapshot
+
+
+def test_the_same_snapshot_gives_the_same_bytes() -> None:
+    assert encode(example(), 700) == encode(example(), 700)
+
+
+def test_parts_are_as_few_as_fit() -> None:
+    (whole,) = encode(example(), 1_000_000)
+    assert len(encode(example(), len(whole))) == 1
+    assert len(encode(example(), len(whole) - 1)) == 2
+
+
+def test_a_part_size_without_room_after_the_header_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_part_bytes is 50; allowed: 51 and more"):
+        encode(example(), HEADER_BYTES)
+
+
+def test_no_parts_are_refused() -> None:
+    with pytest.raises(SnapshotError, match="snapshot has no parts"):
+        decode([])
+
+
+@pytest.mark.parametrize("missing", ["first", "middle", "last"])
+def test_a_missing_part_is_refused(missing: str) -> None:
+    parts = encode(example(), 700)
+    assert len(parts) > 2
+    del parts[{"first": 0, "middle": 1, "last": -1}[missing]]
+    with pytest.raises(SnapshotError, match=rf"by its header|of {len(parts) + 1}"):
+        decode(parts)
+
+
+def test_parts_out_of_order_or_twice_are_refused() -> None:
+    parts = encode(example(), 700)
+    with pytest.raises(SnapshotError, match=r"snapshot part 1 of .* is part 2 of"):
+        decode([parts[1], parts[0], *parts[2:]])
+    with pytest.raises(SnapshotError, match=r"snapshot part 2 of .* is part 1 of"):
+        decode([parts[0], *parts[:-1]])
+
+
+def test_a_part_of_another_snapshot_is_refused() -> None:
+    ours, theirs = encode(example(position=1), 700), encode(example(position=2), 700)
+    assert len(ours) == len(theirs)
+    with pytest.raises(SnapshotError, match="belong to different snapshots"):
+        decode([*ours[:-1], theirs[-1]])
+
+
+def test_any_flipped_byte_is_noticed() -> None:
+    parts = encode(example(sessions=3), 500)
+    for number, part in enumerate(parts):
+        for place in range(len(part)):
+            damaged = bytearray(part)
+            damaged[place] ^= 1
+            with pytest.raises(SnapshotError):
+                decode([*parts[:number], bytes(damaged), *parts[number + 1 :]])
+
+
+def test_damage_of_the_content_is_named() -> None:
+    (whole,) = encode(example(), 1_000_000)
+    for damaged in (whole[:-1], whole + b"x", whole[:-1] + b"\xff"):
+        with pytest.raises(SnapshotError, match=r"snapshot is damaged: the SHA-256 of its .* bytes does not match"):
+            decode([damaged])
+
+
+@pytest.mark.parametrize("value", [b"", b"logmamba", b"{}", b"x" * 200])
+def test_what_is_no_snapshot_at_all_is_refused(value: bytes) -> None:
+    with pytest.raises(SnapshotError, match="snapshot part 1 of 1 is not a part of a snapshot"):
+        decode([value])
+
+
+def test_a_snapshot_of_another_format_version_is_refused() -> None:
+    (whole,) = encode(example(), 1_000_000)
+    newer = whole[:8] + (2).to_bytes(2) + whole[10:]
+    with pytest.raises(SnapshotError, match="has format version 2, this worker reads 1"):
+        decode([newer])
+
+
+def resealed(stream: bytes) -> bytes:
+    """A part with a right header and hash around any content."""
+    (whole,) = encode(example(), 1_000_000)
+    return whole[:18] + hashlib.sha256(stream).digest() + stream
+
+
+def stream_of(batch: pa.RecordBatch, *, write: bool = True) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        if write:
+            writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def test_a_snapshot_whose_content_was_written_wrongly_is_refused() -> None:
+    (whole,) = encode(example(), 1_000_000)
+    with pa.ipc.open_stream(whole[HEADER_BYTES:]) as reader:
+        batch = reader.read_next_batch()
+    assert decode([resealed(stream_of(batch))]) == example()
+
+    without_vocabulary = {key: value for key, value in batch.schema.metadata.items() if key != b"vocabulary"}
+    shorter = pa.array([tokens[:1] for tokens in batch["tokens"].to_pylist()], pa.large_list(pa.int64()))
+    damaged = {
+        "IpcMessage|continuation|Invalid|read": b"x" * 100,
+        "body": whole[HEADER_BYTES:-500],
+        "0 batches, expected 1": stream_of(batch.slice(0, 0), write=False),
+        "its columns are keys large_string$": stream_of(batch.select(["keys"])),
+        "its metadata lacks vocabulary": stream_of(batch.replace_schema_metadata(without_vocabulary)),
+        "invalid literal": stream_of(batch.replace_schema_metadata(batch.schema.metadata | {b"position": b"?"})),
+        "not as many tokens as offsets as times": stream_of(batch.set_column(5, batch.schema.field("tokens"), shorter)),
+    }
+    for named, stream in damaged.items():
+        with pytest.raises(SnapshotError, match=f"snapshot cannot be read: .*({named})"):
+            decode([resealed(stream)])
+
+
+POINTER = SnapshotPointer(position=120, state_partition=3, first_offset=4567, parts=2)
+
+
+@given(
+    st.builds(
+        SnapshotPointer,
+        position=st.integers(0, 2**63 - 1),
+        state_partition=st.integers(0, 2**31 - 1),
+        first_offset=st.integers(0, 2**63 - 1),
+        parts=st.integers(1, 2**32 - 1),
+    )
+)
+def test_a_pointer_comes_back_from_the_offset_metadata(pointer: SnapshotPointer) -> None:
+    metadata = pointer.to_metadata()
+    assert len(metadata.encode()) < 4096
+    assert SnapshotPointer.from_metadata(metadata) == pointer
+
+
+@pytest.mark.parametrize("metadata", [None, ""])
+def test_an_offset_without_metadata_names_no_snapshot(metadata: str | None) -> None:
+    assert SnapshotPointer.from_metadata(metadata) is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("hello", "not JSON"),
+        ("{", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ("\ud800", "not JSON"),
+        ("{}", "version None, this worker reads 1"),
+        ('{"version":2,"anything":1}', "version 2, this worker reads 1"),
+    ],
+)
+def test_metadata_that_is_no_pointer_is_refused(metadata: str, message: str) -> None:
+    with pytest.raises(SnapshotError, match=message):
+        SnapshotPointer.from_metadata(metadata)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("position", None, "position is None; allowed: an integer from 0"),
+        ("position", -1, "position is -1; allowed: an integer from 0"),
+        ("state_partition", "3", "state_partition is '3'"),
+        ("first_offset", 1.5, "first_offset is 1.5"),
+        ("first_offset", 2**70, "first_offset is 1.18"),
+        ("parts", 0, "parts is 0; allowed: an integer from 1"),
+        ("parts", True, "parts is True"),
+        ("surplus", 1, "surplus"),
+    ],
+)
+def test_a_pointer_with_a_wrong_field_is_refused(name: str, value: object, message: str) -> None:
+    fields = json.loads(POINTER.to_metadata()) | {name: value}
+    with pytest.raises(SnapshotError, match=message):
+        SnapshotPointer.from_metadata(json.dumps(fields))
+
+
+def test_a_pointer_that_lacks_a_field_is_refused() -> None:
+    fields = json.loads(POINTER.to_metadata())
+    del fields["parts"]
+    with pytest.raises(SnapshotError, match=r"expected .*parts"):
+        SnapshotPointer.from_metadata(json.dumps(fields))

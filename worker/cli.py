@@ -1,0 +1,221 @@
+"""The command line: `logmamba COMMAND`.
+
+Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration (one line an error, no trace).
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from detector.errors import DetectorError
+from worker.errors import SettingsError, WorkerError
+from worker.settings import load_settings
+
+app = typer.Typer(
+    name="logmamba",
+    help="Finds anomalies in logs while they stream through Kafka.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_out = Console()
+_err = Console(stderr=True)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="Settings (YAML).", show_default=False)]
+OptionalConfig = Annotated[
+    Path | None, typer.Option("--config", help="Settings (YAML); the defaults when not given.", show_default=False)
+]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="One setting over the file's: path=value.", show_default=False)
+]
+InputOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--input", help="Raw log (plain or .gz) or parsed sessions (TSV); may be repeated.", show_default=False
+    ),
+]
+CheckpointOption = Annotated[
+    Path, typer.Option("--checkpoint", help="Directory of a trained model.", show_default=False)
+]
+
+
+def main() -> None:
+    """Run the command line; the `logmamba` command."""
+    with _exit_codes():
+        app()
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Errors with a reason become a line on standard error and an exit code; others keep their trace."""
+    try:
+        yield
+    except SettingsError as error:
+        for line in error.errors:
+            _err.print(f"logmamba: {line}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except (WorkerError, DetectorError) as error:
+        _err.print(f"logmamba: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.command()
+def run(config: ConfigOption, overrides: SetOption = []) -> None:  # noqa: B006  typer copies it
+    """Run the worker until it is told to stop (SIGTERM, Ctrl-C)."""
+    from worker.run import run_worker
+
+    run_worker(load_settings(config, overrides), _stopped_by_signals())
+
+
+@app.command()
+def demo(
+    lines: Annotated[int, typer.Option(min=1_000, max=100_000, help="Log lines to generate.")] = 40_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated logs.")] = 1,
+) -> None:
+    """Score generated logs with known faults, with everything in this process; needs no Kafka."""
+    from worker.demo import run_demo
+
+    run_demo(lines, seed, _out)
+
+
+@app.command()
+def check(
+    config: ConfigOption,
+    overrides: SetOption = [],  # noqa: B006
+    create_topics: Annotated[bool, typer.Option("--create-topics", help="Create missing output topics.")] = False,
+) -> None:
+    """Check settings, checkpoint, brokers, topics and permissions."""
+    from worker.check import check_everything
+
+    rows = check_everything(load_settings(config, overrides), create_topics=create_topics)
+    table = Table("what", "state", "detail", title=f"logmamba check {config}", title_justify="left")
+    for row in rows:
+        table.add_row(row.what, "[green]ok[/]" if row.ok else "[red]failed[/]", row.detail)
+    _out.print(table)
+    if not all(row.ok for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    inputs: InputOption,
+    output: Annotated[Path, typer.Option("--output", help="Directory of the new checkpoint.", show_default=False)],
+    config: OptionalConfig = None,
+    overrides: SetOption = [],  # noqa: B006
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="CSV: session and label (1 = anomalous); without it only normals are assumed."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and the validation split.")] = 0,
+    size: Annotated[Literal["tiny", "small", "reference"], typer.Option(help="Of the model.")] = "tiny",
+    steps: Annotated[int, typer.Option(min=1, help="Most optimiser steps in each of the two stages.")] = 600,
+) -> None:
+    """Train a checkpoint from raw logs or parsed sessions."""
+    from worker.train import train_checkpoint
+
+    train_checkpoint(
+        load_settings(config, overrides), inputs, labels, output, seed=seed, size=size, steps=steps, console=_err
+    )
+
+
+@app.command()
+def score(
+    checkpoint: CheckpointOption,
+    inputs: InputOption,
+    output: Annotated[
+        Path, typer.Option("--output", help="JSON lines, one score record a session.", show_default=False)
+    ],
+    config: OptionalConfig = None,
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Score log files with the worker's own pipeline, without Kafka."""
+    from worker.score_files import score_files
+    from worker.scorer import load_scorer
+
+    settings = load_settings(config, [*overrides, f"model.checkpoint={checkpoint}"])
+    with _reading(inputs) as advance:
+        done = score_files(settings, load_scorer(settings), inputs, output, advance)
+    _err.print(
+        f"{done.lines:,} lines, {done.sessions:,} sessions: {done.critical:,} critical, {done.warnings:,} warnings, "
+        f"{done.refused:,} lines refused. Written to {output}",
+        highlight=False,
+    )
+
+
+@app.command()
+def generate(
+    lines: Annotated[int, typer.Option("--lines", min=1, help="How many lines.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", help="Log file (plain or .gz).")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="CSV of the truth: block_id,label,fault.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    anomalies: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of blocks with a fault.")] = 0.03,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Send to the first input topic of these settings, keyed by block.")
+    ] = None,
+    overrides: SetOption = [],  # noqa: B006
+    rate: Annotated[int | None, typer.Option(min=1, help="Lines a second; as fast as possible when not given.")] = None,
+) -> None:
+    """Generate HDFS-like logs with known faults, to a file or to a topic."""
+    from worker.generate import generate_to_file, generate_to_topic
+
+    if (output is None) == (config is None):
+        raise typer.BadParameter("give either --output (a file) or --config (a topic)")
+    if output is not None:
+        if rate is not None:
+            raise typer.BadParameter("--rate goes with --config: a file is written as fast as possible")
+        generate_to_file(lines, output, labels, seed=seed, anomaly_rate=anomalies, console=_err)
+    else:
+        settings = load_settings(config, overrides)
+        generate_to_topic(
+            lines,
+            settings,
+            labels,
+            seed=seed,
+            anomaly_rate=anomalies,
+            rate=rate,
+            stopping=_stopped_by_signals(),
+            console=_err,
+        )
+
+
+@contextmanager
+def _reading(inputs: list[Path]) -> Iterator[Callable[[int], object]]:
+    """A progress bar over the bytes of the input files; yields what advances it."""
+    total = sum(path.stat().st_size for path in inputs if path.is_file())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_err, transient=True) as progress:
+        task = progress.add_task("reading", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _stopped_by_signals() -> Callable[[], bool]:
+    """SIGTERM and Ctrl-C ask the loop to finish; a second one ends the process at once, as without us."""
+    asked = False
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    return lambda: asked

@@ -1,0 +1,93 @@
+"""Raw log files as records: a line is a record, the file's name its topic, the line's number (from 0) its offset."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from detector.errors import InputFileError
+from detector.sessions_file import is_sessions_file
+from worker.decoder import Records
+from worker.protocols import Partition
+
+_BATCH_LINES = 20_000
+
+
+def partition_of(path: Path) -> Partition:
+    """The partition that a file stands for."""
+    return Partition(path.name, 0)
+
+
+def check_inputs(paths: Sequence[Path]) -> bool:
+    """Refuse what would be found out only after long work, or be ambiguous in the output.
+
+    Returns:
+        Whether the files hold parsed sessions (TSV) rather than raw lines.
+
+    Raises:
+        InputFileError: a file is missing or not a file, two have the same name, or raw and parsed ones are mixed.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if not path.is_file():
+            raise InputFileError(f"{path}: no such file")
+        if path.name in seen:
+            raise InputFileError(
+                f"{path}: has the same name as {seen[path.name]}; sessions are told apart by the file's name"
+            )
+        seen[path.name] = path
+    parsed = {is_sessions_file(path) for path in paths}
+    if len(parsed) > 1:
+        raise InputFileError("raw logs and parsed sessions (TSV) cannot be mixed in one run")
+    return parsed.pop() if parsed else False
+
+
+def read_records(path: Path, progress: Callable[[int], object] = lambda _bytes: None) -> Iterator[Records]:
+    """The lines of a log file, plain or .gz, in batches.
+
+    A line ends at LF; a CR before it is not part of the line. An empty line at the very end is none.
+
+    Args:
+        path: the file.
+        progress: told how many bytes of the file (compressed ones for .gz) were read since the last call.
+
+    Raises:
+        InputFileError: the file cannot be read, or is not gzip though its name says so.
+    """
+    try:
+        with path.open("rb") as file:
+            if path.suffix == ".gz":
+                with gzip.open(file) as lines:
+                    yield from _batches(path.name, lines, file, progress)
+            else:
+                yield from _batches(path.name, file, file, progress)
+    except (OSError, EOFError) as error:
+        raise InputFileError(f"{path}: cannot be read: {error}") from error
+
+
+def _batches(
+    topic: str, lines: Iterable[bytes], file: BinaryIO, progress: Callable[[int], object]
+) -> Iterator[Records]:
+    first, at = 0, 0
+    while True:
+        values: list[bytes | None] = []
+        for line in lines:
+            values.append(line.removesuffix(b"\n").removesuffix(b"\r"))
+            if len(values) == _BATCH_LINES:
+                break
+        if not values:
+            return
+        yield Records(
+            topic=topic,
+            partition=0,
+            offsets=list(range(first, first + len(values))),
+            values=values,
+            keys=None,
+            timestamps=None,
+            headers=None,
+        )
+        first += len(values)
+        progress(file.tell() - at)
+        at = file.tell()

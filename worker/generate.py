@@ -1,0 +1,144 @@
+"""`logmamba generate`: generated logs to a file, or to a topic at a given rate (the load generator)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from worker.connect import ClientProperties
+from worker.errors import RunError
+from worker.generator import GeneratedLog, Truth, write_files, write_labels
+from worker.settings import Settings
+from worker.topics import Topics
+
+_FLUSH_TIMEOUT_S = 60.0
+_BURST = 1_000  # lines sent between two looks at the clock
+
+
+def generate_to_file(
+    lines: int, output: Path, labels: Path | None, *, seed: int, anomaly_rate: float, console: Console
+) -> None:
+    """Write `lines` lines to `output`, and the truth to `labels`.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    log = GeneratedLog(lines=lines, seed=seed, anomaly_rate=anomaly_rate)
+    try:
+        with _progress(lines, console) as advance:
+            truths = write_files(log, output, labels, advance)
+    except OSError as error:
+        raise RunError(f"{error.filename or output}: cannot be written: {error.strerror}") from error
+    _summary(lines, truths, console)
+
+
+def generate_to_topic(
+    lines: int,
+    settings: Settings,
+    labels: Path | None,
+    *,
+    seed: int,
+    anomaly_rate: float,
+    rate: int | None,
+    stopping: Callable[[], bool],
+    console: Console,
+) -> None:
+    """Send `lines` lines to the first input topic, keyed by block; stops early when `stopping()`.
+
+    Raises:
+        RunError: no broker answers, the topic does not exist, or lines were not delivered.
+    """
+    properties = ClientProperties(settings)
+    topics = Topics(properties.admin(), settings)
+    topics.require_inputs()
+    [*inputs] = topics.inputs()
+    if not inputs:
+        raise RunError(f"input.topics: no topic matches {settings.input.topics[0]}")
+    log = GeneratedLog(lines=lines, seed=seed, anomaly_rate=anomaly_rate)
+    producer = Producer(properties.plain_producer())
+    with _progress(lines, console) as advance:
+        truths = send(log, producer, inputs[0].name, rate=rate, stopping=stopping, progress=advance)
+    if labels is not None:
+        write_labels(truths, labels)
+    _summary(lines, truths, console)
+
+
+def send(
+    log: GeneratedLog,
+    producer: Producer,
+    topic: str,
+    *,
+    rate: int | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], object] = lambda _lines: None,
+) -> list[Truth]:
+    """Send a log to a topic, keyed by block, with the log's own times as record timestamps; returns its truth.
+
+    Raises:
+        RunError: a line was not delivered.
+    """
+    failed: list[KafkaError] = []
+
+    def delivered(error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            failed.append(error)
+
+    truths: list[Truth] = []
+    began, sent = time.monotonic(), 0
+    for batch in log.batches():
+        truths += batch.truths
+        for first in range(0, len(batch.texts), _BURST):
+            if stopping():
+                break
+            rows = slice(first, first + _BURST)
+            for text, block, at in zip(batch.texts[rows], batch.blocks[rows], batch.times_ms[rows], strict=True):
+                _produce(producer, topic, text, block, at, delivered)
+            burst = len(batch.texts[rows])
+            sent += burst
+            producer.poll(0)
+            progress(burst)
+            if rate is not None:
+                time.sleep(max(0.0, began + sent / rate - time.monotonic()))
+    left = producer.flush(_FLUSH_TIMEOUT_S)
+    if failed or left:
+        reason = failed[0].str() if failed else f"no answer within {_FLUSH_TIMEOUT_S:.0f} s"
+        raise RunError(f"{topic}: {len(failed) + left} lines were not delivered: {reason}")
+    return truths
+
+
+def _produce(
+    producer: Producer,
+    topic: str,
+    text: str,
+    block: str,
+    at: int,
+    delivered: Callable[[KafkaError | None, Message], None],
+) -> None:
+    while True:
+        try:
+            producer.produce(topic, text, block, on_delivery=delivered, timestamp=at)
+        except BufferError:
+            producer.poll(0.1)
+        except KafkaException as error:
+            raise RunError(f"{topic}: {error.args[0].str()}") from error
+        else:
+            return
+
+
+@contextmanager
+def _progress(lines: int, console: Console) -> Iterator[Callable[[int], object]]:
+    columns = TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=lines)
+        yield lambda count: bar.advance(task, count)
+
+
+def _summary(lines: int, truths: Sequence[Truth], console: Console) -> None:
+    faults = sum(truth.label for truth in truths)
+    console.print(f"{lines:,} lines, {len(truths):,} blocks, {faults:,} with a fault", highlight=False)

@@ -1,0 +1,216 @@
+"""The HTTP endpoint of a worker: /metrics /healthz /readyz /status, and a page for people at /.
+
+It runs in daemon threads beside the loop and only reads.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from worker.errors import RunError
+from worker.observability import Metrics
+from worker.settings import ObservabilitySettings
+from worker.status import WorkerStatus
+from worker.status_page import SECURITY_POLICY, render
+
+_REQUEST_TIMEOUT_S = 10
+
+_log = structlog.get_logger(__name__)
+
+
+class _Response(NamedTuple):
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    status: HTTPStatus = HTTPStatus.OK
+    security_policy: str = "default-src 'none'"
+
+
+# Past max.poll.interval.ms the group has given the worker's partitions to others: by then it is certainly hung.
+DEFAULT_HEARTBEAT_LIMIT_S = 300.0
+
+
+@contextmanager
+def serve(
+    settings: ObservabilitySettings,
+    metrics: Metrics,
+    status: Callable[[], WorkerStatus],
+    heartbeat_limit_s: float = DEFAULT_HEARTBEAT_LIMIT_S,
+) -> Iterator[HttpServer | None]:
+    """Serve a worker's endpoint within a `with` block; None where the port is null.
+
+    Args:
+        settings: address and port.
+        metrics: what /metrics shows, and the heartbeat that /healthz judges.
+        status: the worker's state; called in other threads than the loop's.
+        heartbeat_limit_s: a loop that has not come round for so long counts as hung.
+
+    Raises:
+        RunError: the address or the port cannot be used.
+    """
+    if settings.port is None:
+        yield None
+        return
+    server = HttpServer(
+        settings.address,
+        settings.port,
+        registry=metrics.registry,
+        status=status,
+        heartbeat_age_s=metrics.heartbeat_age_s,
+        heartbeat_limit_s=heartbeat_limit_s,
+    )
+    _log.info("http_endpoint", url=server.url)
+    with server:
+        yield server
+
+
+class HttpServer:
+    """Serves from the moment it is made until `close`; also a context manager.
+
+    Args:
+        address, port: where to listen; port 0 is any free one, `port` tells which.
+        registry: the metrics.
+        status: the worker's state; called in other threads than the loop's.
+        heartbeat_age_s: seconds since the loop last came round.
+        heartbeat_limit_s: older than this, the worker counts as hung.
+
+    Raises:
+        RunError: the address or the port cannot be used.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        *,
+        registry: CollectorRegistry,
+        status: Callable[[], WorkerStatus],
+        heartbeat_age_s: Callable[[], float],
+        heartbeat_limit_s: float,
+    ) -> None:
+        def metrics() -> _Response:
+            return _Response(generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
+
+        def health() -> _Response:
+            age = heartbeat_age_s()
+            if age < heartbeat_limit_s:
+                return _Response(b"ok\n")
+            text = f"the loop has not come round for {age:.0f} s\n"
+            return _Response(text.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+        def readiness() -> _Response:
+            now = status()
+            if now.ready:
+                return _Response(b"ok\n")
+            replaying = sum(each.state == "replaying" for each in now.partitions)
+            text = f"{replaying} partitions are being restored\n" if now.joined else "joining the group\n"
+            return _Response(text.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+        def as_json() -> _Response:
+            body = orjson.dumps(status(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+            return _Response(body, "application/json")
+
+        def page() -> _Response:
+            return _Response(render(status()), "text/html; charset=utf-8", security_policy=SECURITY_POLICY)
+
+        routes: dict[str, Callable[[], _Response]] = {
+            "/": page,
+            "/metrics": metrics,
+            "/healthz": health,
+            "/readyz": readiness,
+            "/status": as_json,
+        }
+        self._server = _listen(address, port, routes)
+        self.address = address
+        self.port: int = self._server.server_address[1]
+        self._thread = Thread(target=self._server.serve_forever, name="logmamba-http", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where the status page is."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{self.port}/"
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _listen(address: str, port: int, routes: dict[str, Callable[[], _Response]]) -> ThreadingHTTPServer:
+    try:
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+        handler = type("Handler", (_Handler,), {"routes": routes})
+        server_class = type("Server", (_Server,), {"address_family": family})
+        server: ThreadingHTTPServer = server_class((address, port), handler)
+    except OSError as error:
+        raise RunError(
+            f"observability: cannot listen on {address} port {port}: {error.strerror}; "
+            "choose another observability.port, 0 for any free one, null for none"
+        ) from error
+    return server
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a client that holds its connection open must not delay the worker's end
+
+
+class _Handler(BaseHTTPRequestHandler):
+    routes: dict[str, Callable[[], _Response]]
+    timeout = _REQUEST_TIMEOUT_S
+    server_version = "logmamba"
+    sys_version = ""
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def _answer(self, *, with_body: bool) -> None:
+        route = self.routes.get(self.path.partition("?")[0])
+        if route is None:
+            known = f"there are {' '.join(sorted(self.routes))}\n"
+            response = _Response(known.encode(), status=HTTPStatus.NOT_FOUND)
+        else:
+            try:
+                response = route()
+            except Exception:
+                # The endpoint must answer something, and what failed here must not reach the loop.
+                _log.exception("http_request_failed", path=self.path)
+                response = _Response(b"see the worker's log\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Content-Security-Policy", response.security_policy)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        if with_body:
+            self.wfile.write(response.body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
+        _log.debug("http_request", client=self.client_address[0], request=format % args)

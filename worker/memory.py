@@ -1,0 +1,204 @@
+"""A broker in memory, with its source, sink and reader: the loop runs on it in tests as it does on Kafka.
+
+It keeps what matters to the loop: offsets, transactions that are visible whole or not at all, a group's committed
+positions, and rebalances that the caller stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from worker.decoder import Records
+from worker.protocols import Committed, Message, Partition, Rebalance
+
+
+@dataclass(slots=True)
+class _Stored:
+    key: bytes | None
+    value: bytes | None
+    timestamp: int
+    headers: list[tuple[str, bytes]]
+    committed: bool | None  # None while its transaction is open
+
+
+class MemoryBroker:
+    """Topics, and one consumer group's committed positions.
+
+    Args:
+        topics: number of partitions of each topic.
+    """
+
+    def __init__(self, topics: Mapping[str, int]) -> None:
+        self._logs: dict[Partition, list[_Stored]] = {
+            Partition(topic, number): [] for topic, count in topics.items() for number in range(count)
+        }
+        self._low: dict[Partition, int] = {}
+        self.committed: dict[Partition, Committed] = {}
+
+    def append(self, partition: Partition, value: bytes | None, key: bytes | None = None, timestamp: int = 0) -> int:
+        """Write one record; returns its offset."""
+        return self.store(partition, _Stored(key, value, timestamp, [], True))
+
+    def visible(self, topic: str) -> list[Message]:
+        """What a reader of committed records sees, partition after partition."""
+        return [
+            Message(topic, stored.key, stored.value, stored.headers, partition.partition)
+            for partition, log in self._logs.items()
+            if partition.topic == topic
+            for stored in log
+            if stored.committed
+        ]
+
+    def delete_before(self, partition: Partition, offset: int) -> None:
+        """Delete records as retention does: the low watermark moves."""
+        self._low[partition] = offset
+
+    def partitions(self, topic: str) -> list[int]:
+        """Numbers of the topic's partitions."""
+        return sorted(each.partition for each in self._logs if each.topic == topic)
+
+    def watermarks(self, partition: Partition) -> tuple[int, int]:
+        """(offset of the oldest record, offset after the newest)."""
+        return self._low.get(partition, 0), len(self._logs[partition])
+
+    def read(self, partition: Partition, start: int, end: int) -> Iterator[Records]:
+        """The records in [start, end)."""
+        records = self.slice(partition, start, end)
+        if records.offsets:
+            yield records
+
+    def slice(self, partition: Partition, start: int, end: int) -> Records:
+        """The records in [start, end) as columns."""
+        end = min(end, len(self._logs[partition]))
+        rows = self._logs[partition][start:end]
+        return Records(
+            topic=partition.topic,
+            partition=partition.partition,
+            offsets=list(range(start, start + len(rows))),
+            values=[row.value for row in rows],
+            keys=[row.key for row in rows],
+            timestamps=[row.timestamp for row in rows],
+            headers=None,
+        )
+
+    def store(self, partition: Partition, stored: _Stored) -> int:
+        """Append a record whose transaction may be open; returns its offset."""
+        log = self._logs[partition]
+        log.append(stored)
+        return len(log) - 1
+
+
+@dataclass
+class MemorySource:
+    """A group member that owns the partitions the test gives it (`worker.protocols.Source`).
+
+    Attributes:
+        assign_next, revoke_next, lose_next: what the next poll tells the listener first.
+    """
+
+    broker: MemoryBroker
+    assign_next: list[Partition] = field(default_factory=list)
+    revoke_next: list[Partition] = field(default_factory=list)
+    lose_next: list[Partition] = field(default_factory=list)
+    _positions: dict[Partition, int] = field(default_factory=dict)
+    _listener: Rebalance | None = None
+
+    def subscribe(self, listener: Rebalance) -> None:
+        self._listener = listener
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Records]:  # noqa: ARG002  nothing to wait for
+        assert self._listener is not None, "poll before subscribe"
+        for staged, tell in (
+            (self.lose_next, self._listener.on_lost),
+            (self.revoke_next, self._listener.on_revoked),
+            (self.assign_next, self._listener.on_assigned),
+        ):
+            if staged:
+                partitions = tuple(staged)
+                staged.clear()
+                tell(partitions)
+        batch = []
+        for partition, position in self._positions.items():
+            records = self.broker.slice(partition, position, position + max_records)
+            if records.offsets:
+                max_records -= len(records.offsets)
+                self._positions[partition] = records.offsets[-1] + 1
+                batch.append(records)
+        return batch
+
+    def fully_consumed(self) -> Mapping[Partition, int]:
+        ends = {partition: self.broker.watermarks(partition)[1] for partition in self._positions}
+        return {partition: end for partition, end in ends.items() if self._positions[partition] == end}
+
+    def end_offset(self, partition: Partition) -> int | None:
+        return self.broker.watermarks(partition)[1]
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed | None]:
+        return {partition: self.broker.committed.get(partition) for partition in partitions}
+
+    def start(self, offsets: Mapping[Partition, int]) -> None:
+        self._positions.update(offsets)
+
+    def seek(self, offsets: Mapping[Partition, int]) -> None:
+        self._positions.update(offsets)
+
+    def forget(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            del self._positions[partition]
+
+    def group_metadata(self) -> object:
+        return None
+
+    def close(self) -> None:
+        if self._positions and self._listener is not None:
+            self._listener.on_revoked(tuple(self._positions))
+
+
+class MemorySink:
+    """Writes to a `MemoryBroker` in transactions (`worker.protocols.Sink`).
+
+    Attributes:
+        fail_next_commit: raised by the next commit, once, before anything becomes visible.
+    """
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._open: list[_Stored] = []
+        self.fail_next_commit: Exception | None = None
+
+    def send(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self._store(message)
+
+    def send_snapshot(self, parts: Sequence[Message]) -> int:
+        first, *_ = [self._store(part) for part in parts]
+        return first
+
+    def commit(
+        self,
+        offsets: Mapping[Partition, Committed],
+        group_metadata: Callable[[], object],  # noqa: ARG002  there is one group
+        timeout_s: float | None = None,  # noqa: ARG002  nothing to wait for
+    ) -> None:
+        if self.fail_next_commit is not None:
+            error, self.fail_next_commit = self.fail_next_commit, None
+            raise error
+        self._end(committed=True)
+        self._broker.committed.update(offsets)
+
+    def abort(self) -> None:
+        self._end(committed=False)
+
+    def close(self) -> None:
+        self.abort()
+
+    def _store(self, message: Message) -> int:
+        stored = _Stored(message.key, message.value, 0, list(message.headers), None)
+        self._open.append(stored)
+        return self._broker.store(Partition(message.topic, message.partition or 0), stored)
+
+    def _end(self, *, committed: bool) -> None:
+        for stored in self._open:
+            stored.committed = committed
+        self._open.clear()

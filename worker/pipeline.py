@@ -1,0 +1,305 @@
+"""From records to score records: decode, sessions, scores, in the same way for Kafka and for files.
+
+Every output has one cause, a record, and is made if and only if the cause's offset is at or past the offset from which
+its partition is live. That one rule makes the replay after a restart silent.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from detector.canonical import Mask
+from detector.tokenizer import Tokenizer
+from detector.vocabulary import Vocabulary
+from worker.decoder import Decoder, Events, Records
+from worker.errors import SettingsError
+from worker.observability import Metrics
+from worker.protocols import EventScores, Partition, Scorer
+from worker.records import ScoreEncoder, Severity, dead_letter
+from worker.sessions import ClosedSession, Session, SessionRules, Sessions, SessionsState
+from worker.settings import Settings
+
+# Between the sessions that expired before an event joined its own (0) and those that the event ended (2, 3).
+_RANK_EARLY = 1
+_WARNED, _ALARMED = 1, 2
+_RAISED: Mapping[Severity, int] = {"normal": 0, "warning": _WARNED, "critical": _ALARMED}
+# A severity is judged by the digits that are shown; further than this below a threshold no score is rounded up to it.
+_ROUNDING = 1e-6
+
+
+class Output(NamedTuple):
+    """A score record, or a dead letter (which has no severity), before it has a topic."""
+
+    severity: Severity | None
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A partition that the pipeline works on."""
+
+    sessions: Sessions
+    position: int  # offset after the last record that was processed
+    live_from: int  # outputs with an earlier cause are already published
+
+
+@dataclass(slots=True)
+class _Job:
+    """What one partition's records give to score."""
+
+    partition: Partition
+    live_from: int
+    closed: list[ClosedSession]
+    touched: list[Session] = field(default_factory=list)  # open ones with new events, when early scores are wanted
+
+
+class Pipeline:
+    """Turns records into outputs; holds the open sessions of every partition it was given.
+
+    Args:
+        settings: of the application.
+        scorer: scores event sequences; its vocabulary makes the tokens.
+        metrics: what is counted.
+
+    Raises:
+        SettingsError: `sessions.end_events` or `tokenizer.masks` do not fit the checkpoint.
+    """
+
+    def __init__(self, settings: Settings, scorer: Scorer, metrics: Metrics) -> None:
+        vocabulary = scorer.vocabulary
+        _check_masks(settings, vocabulary.masks)
+        self._scorer = scorer
+        self._metrics = metrics
+        self._tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
+        self.decoder = Decoder(settings.input, settings.sessions, self._tokenizer)
+        self._rules = session_rules(settings, vocabulary)
+        self._early = settings.scoring.early
+        self._least_alert = settings.scoring.warning - _ROUNDING
+        self._alerts_only = settings.output.include == "alerts"
+        self._max_value_bytes = settings.message_max_bytes
+        self._encoder = ScoreEncoder(
+            vocabulary=vocabulary,
+            checkpoint=scorer.checkpoint,
+            warning=settings.scoring.warning,
+            critical=settings.scoring.critical,
+            top_events=settings.output.top_events,
+            worker=settings.instance,
+        )
+        self._open: dict[Partition, _Open] = {}
+
+    # -- partitions ------------------------------------------------------------------------------------------------
+
+    def open(
+        self, partition: Partition, position: int = 0, live_from: int = 0, state: SessionsState | None = None
+    ) -> None:
+        """Begin, or begin again, with a partition: `state` was open at `position`, outputs start at `live_from`."""
+        self._open[partition] = _Open(Sessions(self._rules, state), position, live_from)
+
+    def drop(self, partition: Partition) -> None:
+        """Forget a partition and its sessions."""
+        self._open.pop(partition, None)
+        self._metrics.forget(partition)
+
+    def position(self, partition: Partition) -> int:
+        """Offset after the last record that was processed."""
+        return self._open[partition].position
+
+    def replaying(self, partition: Partition) -> bool:
+        """Whether the partition is still before the offset from which it is live."""
+        opened = self._open[partition]
+        return opened.position < opened.live_from
+
+    def open_sessions(self, partition: Partition) -> int:
+        """How many sessions of the partition are open."""
+        return len(self._open[partition].sessions)
+
+    def state(self, partition: Partition) -> SessionsState:
+        """What a snapshot of the partition at its position holds."""
+        return self._open[partition].sessions.state()
+
+    def reached_end(self, partition: Partition, end: int) -> None:
+        """Nothing is left before `end`: a replay whose last records no longer exist is over."""
+        opened = self._open[partition]
+        if opened.position < opened.live_from <= end:
+            opened.position = opened.live_from
+
+    # -- records in, outputs out -----------------------------------------------------------------------------------
+
+    def process(self, batch: Sequence[Records]) -> list[Output]:
+        """Outputs that these records cause, in the order of their causes within each partition.
+
+        Args:
+            batch: records that follow the partitions' positions, at most one `Records` a partition.
+        """
+        with self._metrics.stage("decode"):
+            decoded = self._decoder_events(batch)
+        outputs: list[Output] = []
+        jobs = []
+        with self._metrics.stage("sessions"):
+            for records, events in zip(batch, decoded, strict=True):
+                partition = Partition(records.topic, records.partition)
+                opened = self._open[partition]
+                closed = opened.sessions.process(events.keys, events.tokens, events.times, events.offsets)
+                opened.position = records.offsets[-1] + 1
+                if opened.position <= opened.live_from:
+                    self._metrics.replayed(len(records.offsets))
+                    continue
+                outputs += self._dead_letters(records, events, opened.live_from)
+                jobs.append(self._job(partition, opened, closed, events.keys))
+        return outputs + self._outputs(jobs)
+
+    def flush(self, partition: Partition, end: int, closed_by: Literal["idle", "end_of_input"]) -> list[Output]:
+        """Close every session of a fully consumed partition; the end offset is their cause and the new position."""
+        opened = self._open[partition]
+        opened.position = max(opened.position, end)
+        closed = opened.sessions.flush(end, closed_by)
+        return self._outputs([self._job(partition, opened, closed, ())])
+
+    def score_closed(self, partition: Partition, closed: Sequence[ClosedSession]) -> list[Output]:
+        """Outputs of sessions that were formed elsewhere (parsed sessions)."""
+        return self._outputs([_Job(partition, 0, list(closed))])
+
+    def _decoder_events(self, batch: Sequence[Records]) -> list[Events]:
+        unknown = self._tokenizer.unknown_lines
+        decoded: list[Events] = self.decoder.decode(batch)
+        self._metrics.decoded(batch, decoded, self._tokenizer.unknown_lines - unknown)
+        return decoded
+
+    def _job(self, partition: Partition, opened: _Open, closed: list[ClosedSession], keys: Iterable[str]) -> _Job:
+        job = _Job(partition, opened.live_from, [each for each in closed if each.cause_offset >= opened.live_from])
+        if self._early:
+            found = map(opened.sessions.get, dict.fromkeys(keys))
+            job.touched = [session for session in found if session is not None]
+        self._metrics.sessions(partition, opened.sessions, closed)
+        return job
+
+    def _dead_letters(self, records: Records, events: Events, live_from: int) -> Iterator[Output]:
+        for letter in events.dead_letters:
+            if records.offsets[letter.index] >= live_from:
+                yield Output(None, *dead_letter(records, letter, self._max_value_bytes))
+
+    def _outputs(self, jobs: Sequence[_Job]) -> list[Output]:
+        """Score what the jobs hold, all partitions in one call, and put each partition's records in order."""
+        sequences = [
+            tokens.tobytes()
+            for job in jobs
+            for tokens in itertools.chain(
+                (each.session.tokens for each in job.closed), (session.tokens for session in job.touched)
+            )
+        ]
+        if not sequences:
+            return []
+        with self._metrics.stage("score"):
+            scores = iter(self._scorer.score(sequences))
+        with self._metrics.stage("encode"):
+            outputs: list[Output] = []
+            for job in jobs:
+                rows: list[tuple[int, int, int, Output]] = []
+                for number, closed in enumerate(job.closed):
+                    each = next(scores)
+                    if self._early:
+                        rows += self._early_rows(job, closed.session, each)
+                    if not self._alerts_only or self._encoder.severity(each.final) != "normal":
+                        row = self._final(job.partition, closed, each)
+                        rows.append((closed.cause_offset, closed.rank, number, row))
+                for session in job.touched:
+                    rows += self._early_rows(job, session, next(scores))
+                rows.sort(key=_cause)
+                outputs += [row[3] for row in rows]
+        return outputs
+
+    def _final(self, partition: Partition, closed: ClosedSession, scores: EventScores) -> Output:
+        session = closed.session
+        value, severity = self._encoder.encode(
+            partition,
+            session,
+            scores,
+            kind="final",
+            closed_by=closed.closed_by,
+            cause_offset=closed.cause_offset,
+            events=len(session.tokens),
+            score=scores.final,
+        )
+        self._metrics.scored("final", severity)
+        return Output(severity, session.key.encode(), value, self._encoder.headers())
+
+    def _early_rows(self, job: _Job, session: Session, scores: EventScores) -> list[tuple[int, int, int, Output]]:
+        """Early records for the events not looked at before; which event crosses first depends on the events alone."""
+        begun, session.evaluated = session.evaluated, len(session.tokens)
+        new = scores.scores[begun:]
+        if session.alerted & _ALARMED or not new.size or new.max() < self._least_alert:
+            return []
+        crossings: list[int] = []
+        for at, score in enumerate(new.tolist(), begun):
+            raised = _RAISED[self._encoder.severity(score)]
+            if raised > session.alerted:
+                # An event that crosses both thresholds at once gives one record, of the higher severity.
+                session.alerted |= raised
+                crossings.append(at)
+        rows = []
+        for at in crossings:
+            cause = session.offsets[at]
+            if cause >= job.live_from:
+                value, severity = self._encoder.encode(
+                    job.partition,
+                    session,
+                    scores,
+                    kind="early",
+                    closed_by=None,
+                    cause_offset=cause,
+                    events=at + 1,
+                    score=float(scores.scores[at]),
+                )
+                self._metrics.scored("early", severity)
+                output = Output(severity, session.key.encode(), value, self._encoder.headers())
+                rows.append((cause, _RANK_EARLY, session.order, output))
+        return rows
+
+
+def session_rules(settings: Settings, vocabulary: Vocabulary) -> SessionRules:
+    """The rules of sessions, with the end events as tokens.
+
+    Raises:
+        SettingsError: an end event that is no template of the vocabulary.
+    """
+    tokens, errors = set(), []
+    for index, text in enumerate(settings.sessions.end_events):
+        token = vocabulary.token_of(text)
+        if token is None:
+            errors.append(
+                f"sessions.end_events[{index}]: {text!r} is no template of the checkpoint; allowed: the texts in "
+                "its vocabulary.json, <*> for what varies"
+            )
+        else:
+            tokens.add(token)
+    if errors:
+        raise SettingsError(errors)
+    sessions = settings.sessions
+    return SessionRules(
+        gap_ms=sessions.gap_ms,
+        max_age_ms=sessions.max_age_ms,
+        max_events=sessions.max_events,
+        max_open=sessions.max_open,
+        max_future_skew_ms=sessions.max_future_skew_ms,
+        end_tokens=frozenset(tokens),
+    )
+
+
+def _check_masks(settings: Settings, masks: Sequence[Mask]) -> None:
+    wanted = [(mask.pattern, mask.name) for mask in settings.tokenizer.masks]
+    if wanted and wanted != [(mask.pattern, mask.name) for mask in masks]:
+        raise SettingsError(
+            [
+                "tokenizer.masks: differ from those the checkpoint was trained with; allowed: default (the "
+                "checkpoint's own), or the same list"
+            ]
+        )
+
+
+def _cause(row: tuple[int, int, int, Output]) -> tuple[int, int, int]:
+    return row[:3]

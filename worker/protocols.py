@@ -1,0 +1,171 @@
+"""The seams of the worker: where events come from, what scores them, where outputs go.
+
+`worker.source` and `worker.sink` speak Kafka, `worker.memory` is the in-memory version of both, and
+`detector.scorer.Scorer` is the scorer; the loop and the pipeline know only what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.vocabulary import Vocabulary
+from worker.decoder import Records
+
+
+class Partition(NamedTuple):
+    """A partition of an input topic."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+class Committed(NamedTuple):
+    """What a consumer group has committed for a partition: the next offset and the metadata beside it."""
+
+    offset: int
+    metadata: str
+
+
+class Message(NamedTuple):
+    """A record to be written. `partition` None lets the producer choose by key."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+    partition: int | None = None
+
+
+class Rebalance(Protocol):
+    """What a source tells about its partitions, from within `poll`."""
+
+    def on_assigned(self, partitions: Sequence[Partition]) -> None:
+        """These partitions are ours now; `Source.start` must be called for them."""
+
+    def on_revoked(self, partitions: Sequence[Partition]) -> None:
+        """These are about to move to another worker; they are still ours during the call."""
+
+    def on_lost(self, partitions: Sequence[Partition]) -> None:
+        """These are another worker's already: nothing may be committed for them."""
+
+
+class TopicReader(Protocol):
+    """Reads what is already in a topic, outside the consumer group."""
+
+    def partitions(self, topic: str) -> list[int]:
+        """Numbers of the topic's partitions; empty when there is no such topic."""
+
+    def watermarks(self, partition: Partition) -> tuple[int, int]:
+        """(offset of the oldest record, offset after the newest)."""
+
+    def read(self, partition: Partition, start: int, end: int) -> Iterable[Records]:
+        """The records in [start, end) in order, in batches; stops at the end of the partition."""
+
+
+class Source(Protocol):
+    """A member of a consumer group."""
+
+    def subscribe(self, listener: Rebalance) -> None:
+        """Join the group; partitions come and go through `listener` during `poll`."""
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Records]:
+        """At most `max_records` records, at most one `Records` a partition, after at most `timeout_s`."""
+
+    def fully_consumed(self) -> Mapping[Partition, int]:
+        """End offsets of the partitions whose last poll reached their end."""
+
+    def end_offset(self, partition: Partition) -> int | None:
+        """Offset after the partition's newest record as last heard, without asking; None when not heard yet."""
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed | None]:
+        """What the group has committed, once no transaction that may change it is open."""
+
+    def start(self, offsets: Mapping[Partition, int]) -> None:
+        """Begin to deliver newly assigned partitions, from these offsets."""
+
+    def seek(self, offsets: Mapping[Partition, int]) -> None:
+        """Deliver partitions that are already started from these offsets next."""
+
+    def forget(self, partitions: Sequence[Partition]) -> None:
+        """Stop delivering partitions that were revoked or lost."""
+
+    def group_metadata(self) -> object:
+        """The group's identity for `Sink.commit`; to be taken fresh for each commit."""
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+class Sink(Protocol):
+    """Writes messages and the offsets that caused them, atomically."""
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Add messages to the open transaction (one is begun when none is open)."""
+
+    def send_snapshot(self, parts: Sequence[Message]) -> int:
+        """Write a snapshot's parts, in order and to one partition; returns the offset of the first."""
+
+    def commit(
+        self,
+        offsets: Mapping[Partition, Committed],
+        group_metadata: Callable[[], object],
+        timeout_s: float | None = None,
+    ) -> None:
+        """Commit what was sent together with the input offsets.
+
+        Raises:
+            TransactionAborted: nothing of it is visible; the caller restores from what is committed.
+            RunError: the worker must stop (fenced by another instance, not allowed, out of retries).
+        """
+
+    def abort(self) -> None:
+        """Give up what was sent since the last commit."""
+
+    def close(self) -> None:
+        """Release the connection; what was not committed is given up."""
+
+
+class EventScores(Protocol):
+    """Scores of one event sequence (`detector.scorer.EventScores`)."""
+
+    @property
+    def surprises(self) -> npt.NDArray[np.float32]:
+        """(n,) negative log-likelihood in nats of each event given those before it."""
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """(n,) calibrated score in [0, 1] of the events so far."""
+
+    @property
+    def final(self) -> float:
+        """Calibrated score in [0, 1] of the complete session."""
+
+
+class Scorer(Protocol):
+    """Scores event sequences; a pure function of the tokens and the checkpoint."""
+
+    @property
+    def checkpoint(self) -> str:
+        """Digest of the checkpoint, "sha256:…"."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of the tokens it scores."""
+
+    @property
+    def cache_hits(self) -> int:
+        """Sequences answered from memory so far."""
+
+    @property
+    def cache_misses(self) -> int:
+        """Sequences the model was run on so far."""
+
+    def score(self, sequences: Sequence[bytes]) -> Sequence[EventScores]:
+        """Scores of each sequence of int64 tokens in native byte order."""

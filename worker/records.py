@@ -1,0 +1,196 @@
+"""The records that the worker writes: scores (schema `logmamba.score/1`) and dead letters.
+
+`config/score-record.schema.json` describes the value of a score record. The value depends on the input and
+the checkpoint alone; who made it and when are headers.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from math import fsum
+from typing import Literal
+
+import numpy as np
+import orjson
+
+from detector.vocabulary import N_SPECIAL, Vocabulary
+from worker.decoder import DeadLetter, Records
+from worker.protocols import EventScores, Partition
+from worker.sessions import NO_TIME, ClosedBy, Session
+
+SCHEMA = "logmamba.score/1"
+
+Kind = Literal["early", "final"]
+Severity = Literal["normal", "warning", "critical"]
+Headers = list[tuple[str, bytes]]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DECIMALS = 6  # of scores and surprises: a float32 has seven digits
+# Room that a message needs besides key, value and headers: lengths, and the frame of a batch of one.
+_MESSAGE_OVERHEAD_BYTES = 512
+
+
+def iso_time(milliseconds: int | None) -> str | None:
+    """A time as `2008-11-09T20:36:15.000Z`; None for None and for times beyond the years 1 to 9999."""
+    if milliseconds is None:
+        return None
+    seconds, rest = divmod(milliseconds, 1000)
+    second = _iso_second(seconds)
+    return second and f"{second}.{rest:03d}Z"
+
+
+@lru_cache(65_536)
+def _iso_second(seconds: int) -> str | None:
+    try:
+        return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:-6]
+    except OverflowError:
+        return None
+
+
+class ScoreEncoder:
+    """Makes the values of score records.
+
+    Args:
+        vocabulary: gives the templates' texts.
+        checkpoint: digest of the checkpoint, "sha256:…".
+        warning, critical: thresholds; a score at or above one has that severity.
+        top_events: how many of the most surprising events a record lists at most.
+        worker: name of this worker, for the headers.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: Vocabulary,
+        checkpoint: str,
+        warning: float,
+        critical: float,
+        top_events: int,
+        worker: str,
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._warning = warning
+        self._critical = critical
+        self._top_events = top_events
+        self._worker = worker.encode()
+        self._thresholds = orjson.Fragment(orjson.dumps({"warning": warning, "critical": critical}))
+        self._model = orjson.Fragment(orjson.dumps({"checkpoint": checkpoint, "vocabulary": vocabulary.sha256}))
+
+    def severity(self, score: float) -> Severity:
+        """The severity of a score, judged by the digits that a record shows of it."""
+        shown = round(score, _DECIMALS)
+        if shown >= self._critical:
+            return "critical"
+        return "warning" if shown >= self._warning else "normal"
+
+    def encode(
+        self,
+        partition: Partition,
+        session: Session,
+        scores: EventScores,
+        *,
+        kind: Kind,
+        closed_by: ClosedBy | None,
+        cause_offset: int,
+        events: int,
+        score: float,
+    ) -> tuple[bytes, Severity]:
+        """The value of a score record and its severity.
+
+        Args:
+            partition: where the session's events came from.
+            session: the session; it may have got more events since.
+            scores: of the session's events, at least the first `events`.
+            kind: an early record is about the events up to its cause.
+            closed_by: what ended the session; None for an early record.
+            cause_offset: offset of the record that caused this one.
+            events: how many events the score is about, at least one.
+            score: in [0, 1].
+        """
+        surprises = scores.surprises[:events]
+        surprise = surprises.tolist()
+        tokens = np.frombuffer(session.tokens, np.int64, events)
+        offsets = session.offsets
+        severity = self.severity(score)
+        value = orjson.dumps(
+            {
+                "schema": SCHEMA,
+                "session": session.key,
+                "kind": kind,
+                "score": round(score, _DECIMALS),
+                "severity": severity,
+                "thresholds": self._thresholds,
+                # An exact sum, so that the mean does not depend on how a sum is vectorised.
+                "surprise": round(fsum(surprise) / events, _DECIMALS),
+                "events": events,
+                "unknown_events": int(np.count_nonzero(tokens < N_SPECIAL)),
+                "first_event_time": _event_time(session.times[0]),
+                "last_event_time": _event_time(session.times[events - 1]),
+                "closed_by": closed_by,
+                "top_events": [
+                    {
+                        "offset": offsets[at],
+                        "template": self._vocabulary.text(session.tokens[at]),
+                        "surprise": round(surprise[at], _DECIMALS),
+                    }
+                    for at in (-surprises).argsort(kind="stable")[: self._top_events].tolist()
+                ],
+                "source": {
+                    "topic": partition.topic,
+                    "partition": partition.partition,
+                    "first_offset": offsets[0],
+                    "last_offset": offsets[events - 1],
+                    "cause_offset": cause_offset,
+                },
+                "model": self._model,
+            }
+        )
+        return value, severity
+
+    def headers(self) -> Headers:
+        """Who scored, and that it was now."""
+        now = iso_time(time.time_ns() // 1_000_000) or ""
+        return [("logmamba-worker", self._worker), ("logmamba-scored-at", now.encode())]
+
+
+def dead_letter(
+    records: Records, letter: DeadLetter, max_message_bytes: int
+) -> tuple[bytes | None, bytes | None, Headers]:
+    """Key, value and headers of a record that could not be decoded.
+
+    Key and value are as they came, cut where the message would be larger than `max_message_bytes`; the text in
+    the headers says so then.
+    """
+    row = letter.index
+    key = None if records.keys is None else records.keys[row]
+    value = records.values[row]
+    timestamp = None if records.timestamps is None else records.timestamps[row]
+
+    def headers(message: str) -> Headers:
+        return [
+            ("logmamba-error-reason", letter.reason.encode()),
+            ("logmamba-error-message", message.encode(errors="replace")),
+            ("logmamba-error-topic", records.topic.encode()),
+            ("logmamba-error-partition", str(records.partition).encode()),
+            ("logmamba-error-offset", str(records.offsets[row]).encode()),
+            ("logmamba-error-timestamp", (iso_time(timestamp) or "").encode()),
+        ]
+
+    plain = headers(letter.message)
+    room = max_message_bytes - _size(plain) - _MESSAGE_OVERHEAD_BYTES
+    if len(key or b"") + len(value or b"") <= room:
+        return key, value, plain
+    told = headers(f"{letter.message} (key of {len(key or b'')} and value of {len(value or b'')} bytes cut)")
+    room = max(0, max_message_bytes - _size(told) - _MESSAGE_OVERHEAD_BYTES)
+    key = None if key is None else key[:room]
+    return key, None if value is None else value[: room - len(key or b"")], told
+
+
+def _event_time(milliseconds: int) -> str | None:
+    return None if milliseconds == NO_TIME else iso_time(milliseconds)
+
+
+def _size(headers: Headers) -> int:
+    return sum(len(name) + len(value) + 10 for name, value in headers)

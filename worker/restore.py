@@ -1,0 +1,219 @@
+"""Where a partition starts: what is committed, its snapshot, and what to do when either is gone.
+
+The committed offset X is the true position; its metadata names the newest snapshot, taken at P <= X. The partition is
+restored from the snapshot, read again from P, and is live from X on (ARCHITECTURE section 3).
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from dataclasses import dataclass
+
+import structlog
+
+from detector.vocabulary import Vocabulary
+from worker.decoder import Decoder
+from worker.errors import RunError, SnapshotError
+from worker.protocols import Committed, Message, Partition, TopicReader
+from worker.sessions import SessionsState
+from worker.settings import Settings
+from worker.snapshots import Snapshot, SnapshotPointer, decode, encode
+
+# What a record's key, headers and batch take of message.max.bytes, generously.
+_RECORD_OVERHEAD_BYTES = 4096
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a partition begins.
+
+    Attributes:
+        position: offset of the first record to read (P).
+        live_from: outputs whose cause lies before this offset are already published (X).
+        state: the sessions open at `position`; None for none.
+        pointer: the snapshot that `state` came from.
+    """
+
+    position: int
+    live_from: int
+    state: SessionsState | None = None
+    pointer: SnapshotPointer | None = None
+
+
+class StateStore:
+    """Snapshots in the compacted state topic, and the rules of a start.
+
+    Args:
+        settings: of the application.
+        vocabulary: of the tokens in the snapshots to come; a snapshot of another vocabulary is tokenised anew.
+        decoder: reads raw records again when the vocabulary has changed.
+        reader: reads the state topic and the raw topics.
+    """
+
+    def __init__(self, settings: Settings, *, vocabulary: Vocabulary, decoder: Decoder, reader: TopicReader) -> None:
+        self._application_id = settings.application_id
+        self._topic = settings.state_topic
+        self._max_part_bytes = settings.message_max_bytes - _RECORD_OVERHEAD_BYTES
+        self._vocabulary = vocabulary
+        self._decoder = decoder
+        self._reader = reader
+        self._start = settings.input.start
+        self._on_lost_offsets = settings.input.on_lost_offsets
+        self._partitions: list[int] | None = None
+        self._parts_written: dict[Partition, int] = {}
+
+    def messages(self, partition: Partition, position: int, state: SessionsState) -> list[Message]:
+        """A snapshot as records for `Sink.send_snapshot`, all to one state partition."""
+        snapshot = Snapshot(
+            position=position,
+            vocabulary=self._vocabulary.sha256,
+            n_templates=len(self._vocabulary.templates),
+            sessions=state,
+        )
+        target = self._state_partition(partition)
+        headers = [("logmamba-snapshot-position", str(position).encode())]
+        return [
+            Message(self._topic, self._key(partition, number), part, headers, target)
+            for number, part in enumerate(encode(snapshot, self._max_part_bytes))
+        ]
+
+    def stale_parts(self, partition: Partition, parts: int) -> list[Message]:
+        """Tombstones for the parts that a longer, earlier snapshot of this process left behind."""
+        previous = self._parts_written.get(partition, 0)
+        self._parts_written[partition] = parts
+        target = self._state_partition(partition)
+        return [
+            Message(self._topic, self._key(partition, number), None, [], target) for number in range(parts, previous)
+        ]
+
+    def pointer(self, partition: Partition, position: int, first_offset: int, parts: int) -> SnapshotPointer:
+        """What a committed offset's metadata says of a snapshot that was just written."""
+        return SnapshotPointer(position, self._state_partition(partition), first_offset, parts)
+
+    def start(self, partition: Partition, committed: Committed | None) -> Start:
+        """How to start a partition that was just assigned.
+
+        Raises:
+            RunError: the position or the snapshot is gone and `input.on_lost_offsets` is `fail`.
+        """
+        low, high = self._reader.watermarks(partition)
+        if committed is None:
+            if self._has_snapshot(partition):
+                return self._lost(
+                    partition, low, "the group has no committed offset, yet the state topic holds a snapshot"
+                )
+            first = low if self._start == "earliest" else high
+            _log.info("partition_starts_new", partition=str(partition), offset=first, start=self._start)
+            return Start(first, first)
+        if not low <= committed.offset <= high:
+            return self._lost(partition, low, f"committed offset {committed.offset} is outside {low} to {high}")
+        try:
+            pointer = SnapshotPointer.from_metadata(committed.metadata)
+            if pointer is None:
+                raise SnapshotError("the committed offset names no snapshot (was the group's offset reset by hand?)")
+            if pointer.position < low:
+                raise SnapshotError(f"its records since offset {pointer.position} are deleted; the oldest is {low}")
+            snapshot = self._load(partition, pointer)
+            state = self._with_our_tokens(partition, snapshot, low)
+        except SnapshotError as error:
+            return self._lost(partition, low, f"the snapshot cannot be used: {error}")
+        _log.info(
+            "partition_restored",
+            partition=str(partition),
+            committed=committed.offset,
+            snapshot=pointer.position,
+            open_sessions=len(state.keys),
+        )
+        return Start(pointer.position, committed.offset, state, pointer)
+
+    def _lost(self, partition: Partition, low: int, reason: str) -> Start:
+        if self._on_lost_offsets == "fail":
+            raise RunError(
+                f"{partition}: {reason}. Starting over could score sessions twice or miss some, so the worker stops; "
+                "input.on_lost_offsets: earliest starts over at the oldest record"
+            )
+        _log.error("partition_starts_over", partition=str(partition), offset=low, reason=reason)
+        return Start(low, low)
+
+    def _load(self, partition: Partition, pointer: SnapshotPointer) -> Snapshot:
+        place = Partition(self._topic, pointer.state_partition)
+        low, high = self._reader.watermarks(place)
+        if not low <= pointer.first_offset < high:
+            raise SnapshotError(f"{place}: offset {pointer.first_offset} is outside {low} to {high}")
+        wanted = [self._key(partition, number) for number in range(pointer.parts)]
+        parts: list[bytes] = []
+        for records in self._reader.read(place, pointer.first_offset, high):
+            for key, value in zip(records.keys or (), records.values, strict=True):
+                if key == wanted[len(parts)]:
+                    parts.append(value or b"")
+                    if len(parts) == pointer.parts:
+                        return self._checked(decode(parts), pointer)
+        raise SnapshotError(f"{place}: {len(parts)} of {pointer.parts} parts found from offset {pointer.first_offset}")
+
+    @staticmethod
+    def _checked(snapshot: Snapshot, pointer: SnapshotPointer) -> Snapshot:
+        if snapshot.position != pointer.position:
+            raise SnapshotError(
+                f"it was taken at offset {snapshot.position}, the committed offset names {pointer.position}"
+            )
+        return snapshot
+
+    def _with_our_tokens(self, partition: Partition, snapshot: Snapshot, low: int) -> SessionsState:
+        """The snapshot's sessions, tokenised anew if their vocabulary is not one that ours only adds to.
+
+        A session is open without a break, so its raw records are those of its key from its first offset on.
+        """
+        state = snapshot.sessions
+        same = (
+            snapshot.n_templates <= len(self._vocabulary.templates)
+            and self._vocabulary.truncated(snapshot.n_templates).sha256 == snapshot.vocabulary
+        )
+        if same or not state.keys:
+            return state
+        ends = list(itertools.accumulate(state.lengths))
+        starts = [end - length for end, length in zip(ends, state.lengths, strict=True)]
+        first = state.offsets[0]  # sessions are in the order of their opening
+        was = snapshot.vocabulary
+        _log.info("vocabulary_changed", partition=str(partition), rereads_from=first, to=snapshot.position, was=was)
+        if first < low:
+            raise SnapshotError(
+                f"another vocabulary made it, and the raw records from offset {first} are deleted (oldest: {low})"
+            )
+        place = dict(zip(state.keys, starts, strict=True))  # where the key's next event stands in the columns
+        begun = {key: state.offsets[at] for key, at in place.items()}
+        limit = dict(zip(state.keys, ends, strict=True))
+        for records in self._reader.read(partition, first, snapshot.position):
+            (events,) = self._decoder.decode([records])
+            for key, token, offset in zip(events.keys, events.tokens, events.offsets, strict=True):
+                if key in begun and offset >= begun[key]:
+                    at = place[key]
+                    if at == limit[key] or state.offsets[at] != offset:
+                        raise SnapshotError(f"another vocabulary made it, and offset {offset} of {key} has changed")
+                    state.tokens[at] = token
+                    place[key] = at + 1
+        if place != limit:
+            key = next(key for key in place if place[key] != limit[key])
+            raise SnapshotError(f"another vocabulary made it, and raw records of session {key} are missing")
+        return state
+
+    def _has_snapshot(self, partition: Partition) -> bool:
+        wanted = self._key(partition, 0)
+        for number in self._reader.partitions(self._topic):
+            place = Partition(self._topic, number)
+            for records in self._reader.read(place, *self._reader.watermarks(place)):
+                if wanted in (records.keys or ()):
+                    return True
+        return False
+
+    def _key(self, partition: Partition, part: int) -> bytes:
+        return f"{self._application_id}/{partition.topic}/{partition.partition}/{part}".encode()
+
+    def _state_partition(self, partition: Partition) -> int:
+        if self._partitions is None:
+            self._partitions = self._reader.partitions(self._topic)
+            if not self._partitions:
+                raise RunError(f"state.topic: {self._topic} does not exist")
+        return self._partitions[zlib.crc32(str(partition).encode()) % len(self._partitions)]

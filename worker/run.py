@@ -1,0 +1,51 @@
+"""`logmamba run`: one worker, its log and its HTTP endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import structlog
+
+from worker.connect import ClientProperties, connect
+from worker.http_server import HttpServer
+from worker.loop import Worker
+from worker.observability import Metrics, configure_logging
+from worker.scorer import load_scorer
+from worker.settings import Settings
+from worker.topics import Topics
+
+_log = structlog.get_logger(__name__)
+
+
+def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
+    """Run a worker until `stopping()`.
+
+    Raises:
+        RunError: no broker answers, the checkpoint is refused, or the worker cannot go on.
+        SettingsError: settings that do not fit the checkpoint.
+    """
+    configure_logging(settings.observability.log_level, settings.observability.log_format)
+    _log.info("starting", settings=settings.describe())
+    topics = Topics(ClientProperties(settings).admin(), settings)  # a wrong address shows before the model is loaded
+    scorer = load_scorer(settings)
+    metrics = Metrics()
+    worker = connect(settings, topics, scorer, metrics)
+    with _endpoint(settings, metrics, worker):
+        worker.run(stopping)
+    _log.info("stopped")
+
+
+def _endpoint(settings: Settings, metrics: Metrics, worker: Worker) -> AbstractContextManager[object]:
+    observability = settings.observability
+    if observability.port is None:
+        return nullcontext()
+    return HttpServer(
+        observability.address,
+        observability.port,
+        registry=metrics.registry,
+        status=worker.status,
+        heartbeat_age_s=metrics.heartbeat_age_s,
+        # Once the loop has been away this long, the group has given its partitions to others.
+        heartbeat_limit_s=settings.max_poll_interval_ms / 1000,
+    )

@@ -1,0 +1,108 @@
+"""`logmamba score`: the worker's own pipeline on files, without Kafka; one score record a session."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detector.sessions_file import read_sessions
+from worker.errors import RunError
+from worker.files import check_inputs, partition_of, read_records
+from worker.observability import Metrics
+from worker.pipeline import Output, Pipeline
+from worker.protocols import Scorer
+from worker.sessions import NO_TIME, RANK_EXPIRED, ClosedSession, Session
+from worker.settings import Settings
+from worker.train_files import event_tokens
+
+_PARSED_BATCH = 10_000
+
+
+@dataclass(slots=True)
+class ScoredFiles:
+    """What a run did."""
+
+    lines: int = 0
+    sessions: int = 0
+    warnings: int = 0
+    critical: int = 0
+    refused: int = 0  # lines that a worker would have sent to the dead-letter topic
+
+
+def score_files(
+    settings: Settings,
+    scorer: Scorer,
+    inputs: Sequence[Path],
+    output: Path,
+    progress: Callable[[int], object] = lambda _bytes: None,
+) -> ScoredFiles:
+    """Score every session of the input files; what is open at the end of a file closes as `end_of_input`.
+
+    The records are written beside `output` and renamed when all are there. Early scores are not written.
+
+    Raises:
+        InputFileError: an input cannot be read.
+        RunError: the output cannot be written.
+    """
+    parsed = check_inputs(inputs)
+    settings = settings.model_copy(update={"scoring": settings.scoring.model_copy(update={"early": False})})
+    pipeline = Pipeline(settings, scorer, Metrics())
+    done = ScoredFiles()
+    try:
+        handle, temporary = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+    except OSError as error:
+        raise RunError(f"{output}: cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for path in inputs:
+                outputs = _parsed(pipeline, scorer, path, done) if parsed else _raw(pipeline, path, done, progress)
+                for each in outputs:
+                    if each.severity is None:
+                        done.refused += 1
+                    else:
+                        file.write((each.value or b"") + b"\n")
+                        done.sessions += 1
+                        done.warnings += each.severity == "warning"
+                        done.critical += each.severity == "critical"
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(output)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return done
+
+
+def _raw(pipeline: Pipeline, path: Path, done: ScoredFiles, progress: Callable[[int], object]) -> Iterator[Output]:
+    partition = partition_of(path)
+    pipeline.open(partition)
+    for records in read_records(path, progress):
+        done.lines += len(records.offsets)
+        yield from pipeline.process([records])
+    yield from pipeline.flush(partition, pipeline.position(partition), "end_of_input")
+    pipeline.drop(partition)
+
+
+def _parsed(pipeline: Pipeline, scorer: Scorer, path: Path, done: ScoredFiles) -> Iterator[Output]:
+    rows = read_sessions(path)
+    sequences = list(event_tokens(scorer.vocabulary, rows.events))
+    partition = partition_of(path)
+    for first in range(0, len(rows), _PARSED_BATCH):
+        closed = []
+        for row in range(first, min(first + _PARSED_BATCH, len(rows))):
+            tokens = array("q", sequences[row])
+            session = Session.from_columns(
+                key=rows.sessions[row],
+                tokens=tokens,
+                offsets=array("q", [row]) * len(tokens),
+                times=array("q", [NO_TIME]) * len(tokens),
+                opened_at=NO_TIME,
+                last_at=NO_TIME,
+                order=row,
+            )
+            closed.append(ClosedSession(session, row, "end_of_input", RANK_EXPIRED))
+            done.lines += len(tokens)
+        yield from pipeline.score_closed(partition, closed)

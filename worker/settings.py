@@ -1,0 +1,296 @@
+"""The worker's settings: one YAML file, checked as a whole, every error at once.
+
+`load_settings` reads the file; `Settings()` is what an empty file means. Keys and defaults are those of
+`config/worker.example.yaml`, which describes each of them.
+"""
+
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from worker.errors import SettingsError
+from worker.kafka_properties import KafkaProperties, Properties, is_secret
+from worker.setting_values import Name, TimestampPattern
+from worker.settings_file import SettingsTree, read_settings_tree
+from worker.settings_sections import (
+    InputSettings,
+    MaskSettings,
+    ModelSettings,
+    ObservabilitySettings,
+    OutputSettings,
+    ScoringSettings,
+    Section,
+    SessionKey,
+    SessionsSettings,
+    StateSettings,
+    TokenizerSettings,
+    WorkerSettings,
+)
+
+__all__ = [
+    "InputSettings",
+    "KafkaProperties",
+    "MaskSettings",
+    "ModelSettings",
+    "ObservabilitySettings",
+    "OutputSettings",
+    "ScoringSettings",
+    "SessionKey",
+    "SessionsSettings",
+    "Settings",
+    "SettingsError",
+    "StateSettings",
+    "TimestampPattern",
+    "TokenizerSettings",
+    "WorkerSettings",
+    "load_settings",
+]
+
+_LEAST_MESSAGE_BYTES = 65_536  # a score record, a part of a snapshot and a dead letter's headers fit with room to spare
+
+
+class Settings(Section):
+    """Everything a worker can be told. Immutable; its text shows no secret."""
+
+    application_id: Name = "logmamba"
+    kafka: Properties = KafkaProperties({"bootstrap.servers": "localhost:9092"})
+    input: InputSettings = InputSettings()
+    sessions: SessionsSettings = SessionsSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    model: ModelSettings = ModelSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    output: OutputSettings = OutputSettings()
+    state: StateSettings = StateSettings()
+    worker: WorkerSettings = WorkerSettings()
+    observability: ObservabilitySettings = ObservabilitySettings()
+
+    @property
+    def group_id(self) -> str:
+        """The consumer group: the application's name."""
+        return self.application_id
+
+    @property
+    def instance(self) -> str:
+        """This worker's name within its application: `worker.instance`, else host and process index."""
+        return self.worker.instance or f"{socket.gethostname()}-0"
+
+    @property
+    def transactional_id(self) -> str:
+        """Stable for an instance, so that a restarted worker fences what is left of its predecessor."""
+        return f"{self.application_id}-{self.instance}"
+
+    @property
+    def state_topic(self) -> str:
+        """The compacted topic of snapshots."""
+        return self.state.topic or f"{self.application_id}-state"
+
+    @property
+    def message_max_bytes(self) -> int:
+        """The largest message to produce: `message.max.bytes`, else the client library's default."""
+        return self.kafka.whole("message.max.bytes", 1_000_000)
+
+    @property
+    def max_poll_interval_ms(self) -> int:
+        """The longest time between polls: `max.poll.interval.ms`, else the library's default."""
+        return self.kafka.whole("max.poll.interval.ms", 300_000)
+
+    @property
+    def transaction_timeout_ms(self) -> int:
+        """The longest transaction: `transaction.timeout.ms`, else the library's default."""
+        return self.kafka.whole("transaction.timeout.ms", 60_000)
+
+    def describe(self) -> dict[str, object]:
+        """Every setting by its name in the file, secrets hidden; a file could say just this."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        conflicts = list(_conflicts(self))
+        if conflicts:
+            raise PydanticCustomError("conflicts", "settings disagree", {"conflicts": conflicts})
+        return self
+
+
+def load_settings(
+    path: Path | str | None, overrides: Sequence[str] = (), environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """The settings of a YAML file.
+
+    Args:
+        path: the file; None stands for an empty one.
+        overrides: `section.key=value`, the value in YAML; each takes the place of what the file says.
+        environment: where `${NAME}` is looked up.
+
+    Raises:
+        SettingsError: with every error of the file and the overrides.
+    """
+    tree = read_settings_tree(None if path is None else Path(path), overrides, environment)
+    errors = [_line(tree, where, text) for where, text in tree.errors]
+    bad = {_field(where) for where, _ in tree.errors}
+    try:
+        settings = Settings.model_validate(tree.values)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+    else:
+        if not errors:
+            return settings
+        details = []
+    for detail in details:
+        if detail["type"] != "conflicts":
+            bad.add(_field(detail["loc"]))
+            errors.extend(_lines(tree, detail))
+    errors.extend(_conflict_lines(tree.values, bad))
+    raise SettingsError(list(dict.fromkeys(errors)))
+
+
+_Conflict = tuple[tuple[str, ...], str]
+
+
+def _conflicts(settings: Settings) -> Iterator[_Conflict]:
+    """Settings that are fine alone and not together: the paths involved, the sentence."""
+    source, sessions, output = settings.input, settings.sessions, settings.output
+    if source.format == "text":
+        if isinstance(source.timestamp, str):
+            yield ("input.timestamp", "input.format"), "is a JSON pointer, which needs input.format: json"
+        if sessions.key.source == "pointer":
+            yield ("sessions.key", "input.format"), "is a JSON pointer, which needs input.format: json"
+    elif isinstance(source.timestamp, TimestampPattern):
+        text = "is a pattern, which needs input.format: text; allowed with json: null or a JSON pointer"
+        yield ("input.timestamp", "input.format"), text
+    scoring = settings.scoring
+    if scoring.warning >= scoring.critical:
+        text = f"is {scoring.warning}, not below scoring.critical ({scoring.critical})"
+        yield ("scoring.warning", "scoring.critical"), text
+    if settings.model.batch_tokens < sessions.max_events + 2:
+        text = (
+            f"is {settings.model.batch_tokens}, too few for a session of sessions.max_events "
+            f"({sessions.max_events}) events with its start and end"
+        )
+        yield ("model.batch_tokens", "sessions.max_events"), text
+    if settings.message_max_bytes < _LEAST_MESSAGE_BYTES:
+        yield (
+            ("kafka.message.max.bytes",),
+            f"is {settings.message_max_bytes}; allowed: {_LEAST_MESSAGE_BYTES} or more",
+        )
+    # The broker aborts a transaction that stays open longer; half of it leaves time to write and commit.
+    if settings.worker.commit_interval_ms * 2 > settings.transaction_timeout_ms:
+        text = f"is more than half of kafka.transaction.timeout.ms ({settings.transaction_timeout_ms} ms)"
+        yield ("worker.commit_interval", "kafka.transaction.timeout.ms"), text
+    yield from _topic_conflicts(source, output, settings.state_topic)
+
+
+def _topic_conflicts(source: InputSettings, output: OutputSettings, state_topic: str) -> Iterator[_Conflict]:
+    written = {
+        "output.topic": output.topic,
+        "output.dead_letter_topic": output.dead_letter_topic,
+        "state.topic": state_topic,
+    }
+    for path, topic in written.items():
+        if source.topics_are_pattern:
+            read = pc.match_substring_regex(pa.array([topic]), source.topics[0])[0].as_py()
+        else:
+            read = topic in source.topics
+        if read:
+            yield (
+                (path, "input.topics"),
+                f"is {topic!r}, which input.topics also reads",
+            )
+        for other, used in written.items():
+            if other < path and used == topic:
+                yield (path, other), f"is {topic!r}, and so is {other}; allowed: different topics"
+
+
+def _conflict_lines(values: Mapping[str, object], bad: set[str]) -> Iterator[str]:
+    """Conflicts between settings that are fine alone, whatever is wrong with others."""
+    kept: dict[str, object] = {}
+    for section, content in values.items():
+        if section in bad or section not in Settings.model_fields:
+            continue
+        kept[section] = content
+        if isinstance(content, Mapping) and section != "kafka":
+            kept[section] = {key: value for key, value in content.items() if f"{section}.{key}" not in bad}
+        elif section == "kafka" and any(path.startswith("kafka") for path in bad):
+            del kept[section]
+    try:
+        Settings.model_validate(kept)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            for paths, text in detail.get("ctx", {}).get("conflicts", ()):
+                known = "kafka" in kept or "kafka" not in values or not any(p.startswith("kafka.") for p in paths)
+                if known and bad.isdisjoint(paths):
+                    yield f"{paths[0]}: {text}"
+
+
+def _field(where: Sequence[str | int]) -> str:
+    return ".".join(str(step) for step in where[:2])
+
+
+def _path(where: Sequence[str | int]) -> str:
+    return re.sub(r"\.(?=\[)", "", ".".join(f"[{step}]" if isinstance(step, int) else step for step in where))
+
+
+def _line(tree: SettingsTree, where: Sequence[str | int], text: str, value_shown: bool = True) -> str:
+    if not where:
+        return text
+    hidden = not value_shown or (where[0] == "kafka" and (len(where) < 2 or is_secret(str(where[1]))))
+    value = None if hidden else tree.text_at(where)
+    return f"{_path(where)}: {text}" if value is None else f"{_path(where)}: {value} {text}"
+
+
+def _lines(tree: SettingsTree, detail: ErrorDetails) -> Iterator[str]:
+    where, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
+    if kind == "problems":
+        for problem in context["problems"]:
+            yield _line(tree, (*where, *problem.path), problem.text, problem.value_shown)
+    elif kind == "value_error":
+        yield _line(tree, where, str(context["error"]))
+    elif kind == "literal_error":
+        allowed = context["expected"].replace("'", "")
+        yield _line(tree, where, f"is not allowed; allowed: {allowed}")
+    elif kind == "extra_forbidden":
+        yield f"{_path(where)}: is not a setting; {_nearest(where)}"
+    elif kind == "missing":
+        yield f"{_path(where)}: is missing"
+    elif kind in {"tuple_type", "list_type"}:
+        yield _line(tree, where, "is not a list")
+    elif kind in {"model_type", "model_attributes_type", "dict_type"}:
+        yield _line(tree, where, f"is not a mapping; allowed: {', '.join(_keys(where))}")
+    else:
+        yield _line(tree, where, detail["msg"])
+
+
+def _section(where: Sequence[str | int]) -> type[BaseModel]:
+    """The model whose keys stand at a path."""
+    if not where:
+        return Settings
+    if tuple(where[:2]) == ("tokenizer", "masks"):
+        return MaskSettings
+    model = Settings.model_fields[str(where[0])].annotation
+    assert isinstance(model, type)
+    assert issubclass(model, BaseModel)
+    return model
+
+
+def _keys(where: Sequence[str | int]) -> list[str]:
+    return [info.alias or name for name, info in _section(where).model_fields.items()]
+
+
+def _nearest(where: Sequence[str | int]) -> str:
+    """The known key that an unknown one was most likely meant to be."""
+    *parents, key = where
+    known = _keys(parents)
+    if near := get_close_matches(str(key).replace("-", "_").lower(), known, 1, 0.6):
+        return f"did you mean {_path([*parents, near[0]])}?"
+    for section, info in Settings.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section) and key in _keys([section]):
+            return f"did you mean {section}.{key}?"
+    return f"allowed: {', '.join(known)}"

@@ -1,0 +1,250 @@
+"""Reads a settings file: YAML without repeated keys, `${NAME}` from the environment, secrets from files.
+
+The tree as written is kept beside the tree of values, so that an error shows what the file says and not what
+the environment holds.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import yaml
+
+from worker.kafka_properties import is_secret
+
+_REFERENCE = re.compile(r"(\$?)\$\{([^}]*)(\}?)")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DEEPEST = 16
+_FROM_FILE = "_file"
+_ABSENT = object()
+
+Steps: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass
+class SettingsTree:
+    """A settings file before its values are checked.
+
+    Attributes:
+        written: the mapping of the file with the overrides in it.
+        values: the same with references and secrets filled in, less what could not be filled in.
+        errors: each error's path within the tree (empty: the sentence says where) and its sentence.
+    """
+
+    written: dict[str, object] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
+    errors: list[tuple[Steps, str]] = field(default_factory=list)
+
+    def text_at(self, path: Sequence[str | int]) -> str | None:
+        """What the file says at a path, on one short line; None when it says nothing there."""
+        node: object = self.written
+        for step in path:
+            below = dict(enumerate(node)) if isinstance(node, list) else node
+            if not isinstance(below, dict) or step not in below:
+                return None
+            node = below[step]
+        return _one_line(node)
+
+
+def read_settings_tree(path: Path | None, overrides: Sequence[str], environment: Mapping[str, str]) -> SettingsTree:
+    """The tree of a file (None: an empty one) and of overrides such as `sessions.gap=5m`."""
+    tree = SettingsTree()
+    if path is not None:
+        _read(path, tree)
+    for override in overrides:
+        _override(override, tree)
+    _resolve_all(tree, environment)
+    return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that remembers keys which one mapping holds twice."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.repeated: list[tuple[str, yaml.Mark, yaml.Mark]] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        first: dict[str, yaml.Mark] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in first:
+                    self.repeated.append((key.value, first[key.value], key.start_mark))
+                first.setdefault(key.value, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path, tree: SettingsTree) -> None:
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8-sig"))
+        content = loader.get_single_data()
+    except OSError as error:
+        tree.errors.append(((), f"{path}: cannot be read: {error.strerror}"))
+        return
+    except UnicodeDecodeError as error:
+        tree.errors.append(((), f"{path}: is not UTF-8 text (byte {error.start})"))
+        return
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        tree.errors.append(((), f"{place}: is not valid YAML: {error.problem or error.context}"))
+        return
+    except yaml.YAMLError as error:
+        tree.errors.append(((), f"{path}: is not valid YAML: {' '.join(str(error).split())}"))
+        return
+    for key, first, again in loader.repeated:
+        place = f"{path}:{again.line + 1}:{again.column + 1}"
+        tree.errors.append(((), f"{place}: key {key!r} repeats that of line {first.line + 1}"))
+    if content is None:
+        return
+    if not isinstance(content, dict):
+        tree.errors.append(((), f"{path}: is not a mapping of settings but {_kind(content)}"))
+        return
+    tree.written = _with_text_keys(content)
+
+
+def _override(override: str, tree: SettingsTree) -> None:
+    path, equals, text = override.partition("=")
+    # Names of librdkafka's properties hold dots, every other dot leads one level down.
+    steps = path.split(".", 1) if path.startswith("kafka.") else path.split(".")
+    if not equals or not all(steps):
+        tree.errors.append(((), f"--set {path[:80]!r} is not an override; allowed: section.key=value"))
+        return
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else "unreadable characters"
+        tree.errors.append(((), f"--set {path}: the value is not valid YAML: {reason}"))
+        return
+    node = tree.written
+    for step in steps[:-1]:
+        below = node.get(step)
+        if not isinstance(below, dict):
+            below = node[step] = {}
+        node = below
+    node[steps[-1]] = _with_text_keys(value) if isinstance(value, dict) else value
+
+
+def _resolve_all(tree: SettingsTree, environment: Mapping[str, str]) -> None:
+    for section, content in tree.written.items():
+        if content is None:
+            continue  # a section whose keys are all commented out
+        if section == "kafka" and isinstance(content, dict):
+            tree.values[section] = dict(_kafka(content, tree, environment))
+        else:
+            found = _resolve(content, (section,), tree, environment)
+            if found is not _ABSENT:
+                tree.values[section] = found
+
+
+def _resolve(node: object, path: Steps, tree: SettingsTree, environment: Mapping[str, str]) -> object:
+    """The node with its references filled in, or _ABSENT after an error."""
+    if len(path) > _DEEPEST:
+        tree.errors.append((path[:2], "is nested too deeply"))
+        return _ABSENT
+    if isinstance(node, str):
+        return _filled_in(node, path, tree, environment)
+    if isinstance(node, dict):
+        pairs = [(key, _resolve(below, (*path, key), tree, environment)) for key, below in node.items()]
+        # A variant such as {regex: …} is not judged without the part that is missing.
+        whole = len(path) == 1 or all(below is not _ABSENT for _, below in pairs)
+        return {key: below for key, below in pairs if below is not _ABSENT} if whole else _ABSENT
+    if isinstance(node, list):
+        items = [_resolve(below, (*path, i), tree, environment) for i, below in enumerate(node)]
+        return _ABSENT if any(item is _ABSENT for item in items) else items
+    return node
+
+
+def _filled_in(text: str, path: Steps, tree: SettingsTree, environment: Mapping[str, str]) -> object:
+    problems = []
+
+    def fill_in(match: re.Match[str]) -> str:
+        escape, name, closed = match.groups()
+        if escape:
+            return match[0][1:]
+        if not closed or not _NAME.fullmatch(name):
+            problems.append("holds ${ without a name; allowed: ${NAME}, or $${ for these characters")
+        elif name not in environment:
+            problems.append(f"refers to the environment variable {name}, which is not set")
+        return environment.get(name, "")
+
+    filled = _REFERENCE.sub(fill_in, text)
+    if not _is_unicode(filled):
+        problems.append("holds a character that Unicode does not know")
+    tree.errors.extend((path, problem) for problem in dict.fromkeys(problems))
+    return _ABSENT if problems else filled
+
+
+def _kafka(
+    content: dict[str, object], tree: SettingsTree, environment: Mapping[str, str]
+) -> Iterator[tuple[str, object]]:
+    for name, written in content.items():
+        path = ("kafka", name)
+        target = name.removesuffix(_FROM_FILE)
+        if is_secret(target) and name == target and not _is_reference(written):
+            how = f"${{NAME}} from the environment, or {name}{_FROM_FILE}: PATH"
+            tree.errors.append((path, f"is a secret, which does not belong in this file; allowed: {how}"))
+            continue
+        value = _resolve(written, path, tree, environment)
+        if value is _ABSENT:
+            continue
+        if name == target:
+            yield name, value
+        elif target in content:
+            tree.errors.append((path, f"is given beside {target}; allowed: one of the two"))
+        elif (secret := _read_secret(value, path, tree)) is not None:
+            yield target, secret
+
+
+def _read_secret(value: object, path: tuple[str, ...], tree: SettingsTree) -> str | None:
+    if not isinstance(value, str) or not value:
+        tree.errors.append((path, "is not the path of a file"))
+        return None
+    try:
+        secret = Path(value).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        tree.errors.append((path, f"names a file that cannot be read: {error.strerror}"))
+    except ValueError:
+        tree.errors.append((path, "names a file that is not UTF-8 text"))
+    else:
+        if secret:
+            return secret
+        tree.errors.append((path, "names an empty file"))
+    return None
+
+
+def _is_reference(written: object) -> bool:
+    return isinstance(written, str) and any(not match[1] for match in _REFERENCE.finditer(written))
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _with_text_keys(node: dict[object, object]) -> dict[str, object]:
+    return {
+        str(key).encode("utf-8", "backslashreplace").decode(): _with_text_keys(value)
+        if isinstance(value, dict) and value is not node
+        else value
+        for key, value in node.items()
+    }
+
+
+def _kind(content: object) -> str:
+    return "a list" if isinstance(content, list) else f"the single value {_one_line(content)}"
+
+
+def _one_line(value: object, levels: int = 3) -> str:
+    if value is None or isinstance(value, bool):
+        text = {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, dict | list) and not levels:
+        text = "…"
+    elif isinstance(value, dict):
+        text = "{" + ", ".join(f"{key}: {_one_line(below, levels - 1)}" for key, below in value.items()) + "}"
+    elif isinstance(value, list):
+        text = "[" + ", ".join(_one_line(below, levels - 1) for below in value) + "]"
+    else:
+        text = repr(value) if isinstance(value, str | int | float) else f"'{value}'"
+    return text if len(text) <= 80 else f"{text[:77]}…"

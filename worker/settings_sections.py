@@ -1,0 +1,228 @@
+"""The sections of the worker's settings: names, kinds and defaults of every key.
+
+A duration's attribute ends in `_ms` and is a whole number of milliseconds; its key in the file does not.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
+
+from worker.setting_values import (
+    Device,
+    Flag,
+    Fraction,
+    Name,
+    OptionalName,
+    OptionalTopic,
+    Pattern,
+    Pointer,
+    Problem,
+    Text,
+    Timestamp,
+    Topic,
+    Topics,
+    as_duration,
+    check_pattern,
+    check_pointer,
+    default_masks,
+    duration,
+    optional_duration,
+    refuse,
+    whole,
+)
+
+
+class Section(BaseModel):
+    """Settings that cannot change and have no other keys than those listed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class InputSettings(Section):
+    """Where raw records come from and how an event is read from one."""
+
+    topics: Topics = ("raw-logs",)
+    format: Literal["text", "json"] = "text"
+    message: Pointer = "/message"
+    timestamp: Timestamp = None
+    multiline: Flag = False
+    max_line_bytes: Annotated[int, whole(256, 16 * 1024 * 1024)] = 65_536
+    start: Literal["earliest", "latest"] = "earliest"
+    on_lost_offsets: Literal["fail", "earliest"] = "fail"
+
+    @property
+    def topics_are_pattern(self) -> bool:
+        """Whether `topics` is one pattern (it starts with ^) instead of names."""
+        return self.topics[0].startswith("^")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """Where an event's session key comes from.
+
+    `value` is the pattern, the JSON pointer or the header's name; empty for `record_key` and `partition`.
+    """
+
+    source: Literal["regex", "pointer", "record_key", "header", "partition"]
+    value: str = ""
+
+
+_KEY_FORMS = "{regex: …}, {pointer: /path}, record_key, {header: name} or partition"
+
+
+def _session_key(value: object) -> SessionKey:
+    if isinstance(value, SessionKey):
+        return value
+    if value == "record_key" or value == "partition":
+        return SessionKey(source=value)
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ValueError(f"is not a source of session keys; allowed: one of {_KEY_FORMS}")
+    [(source, where)] = value.items()
+    try:
+        if source == "regex":
+            return SessionKey(source="regex", value=check_pattern(where))
+        if source == "pointer":
+            return SessionKey(source="pointer", value=check_pointer(where))
+    except ValueError as error:
+        refuse(Problem((source,), str(error)))
+    if source == "header":
+        if not isinstance(where, str) or not where:
+            refuse(Problem(("header",), "is not the name of a record header"))
+        return SessionKey(source="header", value=where)
+    raise ValueError(f"is not a source of session keys; allowed: one of {_KEY_FORMS}")
+
+
+def _written_key(key: SessionKey) -> str | dict[str, str]:
+    return {key.source: key.value} if key.value else key.source
+
+
+def _end_events(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class SessionsSettings(Section):
+    """How events form sessions and what ends one."""
+
+    key: Annotated[SessionKey, PlainValidator(_session_key), PlainSerializer(_written_key, when_used="json")] = (
+        SessionKey(source="regex", value=r"blk_-?\d+")
+    )
+    no_key: Literal["dead_letter", "ignore"] = "dead_letter"
+    gap_ms: Annotated[int | None, optional_duration("1ms", "365d"), as_duration] = Field(600_000, alias="gap")
+    end_events: Annotated[tuple[Text, ...], BeforeValidator(_end_events)] = ()
+    max_events: Annotated[int, whole(1, 1_000_000)] = 1024
+    max_age_ms: Annotated[int | None, optional_duration("1ms", "3650d"), as_duration] = Field(
+        21_600_000, alias="max_age"
+    )
+    max_open: Annotated[int, whole(1, 100_000_000)] = 200_000
+    idle_flush_ms: Annotated[int | None, optional_duration("1ms", "365d"), as_duration] = Field(
+        600_000, alias="idle_flush"
+    )
+    max_future_skew_ms: Annotated[int, duration("0ms", "3650d"), as_duration] = Field(
+        3_600_000, alias="max_future_skew"
+    )
+
+
+class MaskSettings(Section):
+    """A part of a line that is replaced before templates are learnt, and the name that takes its place."""
+
+    pattern: Pattern
+    name: Name
+
+
+class TokenizerSettings(Section):
+    """How lines become template tokens."""
+
+    masks: Annotated[
+        tuple[MaskSettings, ...],
+        default_masks,
+        PlainSerializer(lambda masks: [m.model_dump() for m in masks] or "default", when_used="json"),
+    ] = ()
+    unknown: Literal["semantic", "unk"] = "semantic"
+
+
+def _directory(value: object) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError("is not a path; allowed: a checkpoint's directory")
+    return Path(value)
+
+
+class ModelSettings(Section):
+    """The checkpoint and how it is run. A relative path is taken from the working directory."""
+
+    checkpoint: Annotated[Path, PlainValidator(_directory)] = Path("./checkpoints/demo")
+    device: Device = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    kernels: Literal["auto", "triton", "reference"] = "auto"
+    batch_tokens: Annotated[int, whole(64, 16 * 1024 * 1024)] = 65_536
+    score_cache: Annotated[int, whole(0, 100_000_000)] = 100_000
+
+
+def _no_adaptive(value: object) -> None:
+    if value is not None:
+        raise ValueError("is not available: thresholds that follow the score distribution; allowed: null")
+
+
+class ScoringSettings(Section):
+    """When a score counts as a warning or as critical."""
+
+    warning: Fraction = 0.7
+    critical: Fraction = 0.95
+    adaptive: Annotated[None, PlainValidator(_no_adaptive)] = None
+    early: Flag = True
+
+
+class OutputSettings(Section):
+    """Where scores and undecodable records go."""
+
+    topic: Topic = "log-anomaly-scores"
+    dead_letter_topic: Topic = "log-anomaly-dead-letters"
+    include: Literal["all", "alerts"] = "all"
+    top_events: Annotated[int, whole(0, 100)] = 3
+
+
+class StateSettings(Section):
+    """Where snapshots of open sessions go; `Settings.state_topic` is the topic's name when this is null."""
+
+    topic: OptionalTopic = None
+    snapshot_interval_ms: Annotated[int, duration("0ms", "1d"), as_duration] = Field(10_000, alias="snapshot_interval")
+
+
+def _processes(value: object) -> int:
+    if value not in (1, "1") or isinstance(value, bool):
+        raise ValueError("is not available: a worker is one process; allowed: 1")
+    return 1
+
+
+class WorkerSettings(Section):
+    """The processing loop; `Settings.instance` is the name when this one is null."""
+
+    instance: OptionalName = None
+    processes: Annotated[int, PlainValidator(_processes)] = 1
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    batch_records: Annotated[int, whole(1, 1_000_000)] = 10_000
+    linger_ms: Annotated[int, duration("0ms", "10s"), as_duration] = Field(20, alias="linger")
+    commit_interval_ms: Annotated[int, duration("0ms", "10m"), as_duration] = Field(100, alias="commit_interval")
+    shutdown_timeout_ms: Annotated[int, duration("100ms", "1h"), as_duration] = Field(30_000, alias="shutdown_timeout")
+
+
+def _port(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65_535:
+        raise ValueError("is not a port; allowed: 1 to 65535, 0 (any free one) or null (no endpoint)")
+    return value
+
+
+class ObservabilitySettings(Section):
+    """The HTTP endpoint and the log."""
+
+    address: Text = "127.0.0.1"
+    port: Annotated[int | None, PlainValidator(_port)] = 9108
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"

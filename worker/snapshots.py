@@ -1,0 +1,207 @@
+"""A partition's open sessions as bytes, and the pointer to them that a committed offset carries.
+
+A snapshot is an Arrow IPC stream with one row a session, its buffers compressed by zstd, cut into parts that
+fit a Kafka record. Each part begins with the same header but for its own number, so that damage, a missing
+part and a part of another snapshot are told apart:
+
+    magic 8 bytes | format version uint16 | part uint32 | parts uint32 | SHA-256 of the whole stream 32 bytes
+
+Integers are big-endian. What is not a column (position, stream time, vocabulary) is metadata of the schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Final
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from worker.errors import SnapshotError
+from worker.sessions import SessionsState
+
+FORMAT_VERSION: Final = 1
+POINTER_VERSION: Final = 1
+
+_MAGIC: Final = b"logmamba"
+_HEADER: Final = struct.Struct(">8sHII32s")
+_SESSION_COLUMNS: Final = ("opened_at", "last_at", "alerted", "evaluated")
+_EVENT_COLUMNS: Final = ("tokens", "offsets", "times")
+_METADATA: Final = ("position", "stream_time", "vocabulary", "n_templates")
+_SCHEMA: Final = pa.schema(
+    [
+        pa.field("keys", pa.large_string(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in _SESSION_COLUMNS),
+        *(pa.field(name, pa.large_list(pa.int64()), nullable=False) for name in _EVENT_COLUMNS),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The open sessions of a partition when every record before `position` was processed."""
+
+    position: int
+    vocabulary: str  # "sha256:…", the vocabulary of the tokens
+    n_templates: int  # templates in that vocabulary
+    sessions: SessionsState
+
+    @property
+    def stream_time(self) -> int | None:
+        """The partition's stream time in ms; None before its first event."""
+        return self.sessions.stream_time
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPointer:
+    """Where a partition's newest snapshot lies; it travels as the metadata string of the committed offset."""
+
+    position: int  # of the snapshot: the offset from which the input is read again
+    state_partition: int
+    first_offset: int  # of the first part in the state partition
+    parts: int
+
+    def to_metadata(self) -> str:
+        """The metadata string: JSON, far below the broker's limit of 4,096 bytes."""
+        return orjson.dumps({"version": POINTER_VERSION, **asdict(self)}).decode()
+
+    @classmethod
+    def from_metadata(cls, metadata: str | None) -> SnapshotPointer | None:
+        """Read a committed offset's metadata string; None when it names no snapshot.
+
+        Raises:
+            SnapshotError: If the string is not one that `to_metadata` of this version wrote.
+        """
+        if not metadata:
+            return None
+        try:
+            found = orjson.loads(metadata)
+        except orjson.JSONDecodeError as error:
+            raise SnapshotError(f"offset metadata: not JSON ({error}): {metadata[:200]!r}") from None
+        if not isinstance(found, dict):
+            raise SnapshotError(f"offset metadata: not a JSON object: {metadata[:200]!r}")
+        version = found.pop("version", None)
+        if version != POINTER_VERSION:
+            raise SnapshotError(f"offset metadata: version {version!r}, this worker reads {POINTER_VERSION}")
+        names = [field.name for field in fields(cls)]
+        if sorted(found) != sorted(names):
+            raise SnapshotError(f"offset metadata: has {sorted(found)}, expected {sorted(names)}")
+        for name in names:
+            least = 1 if name == "parts" else 0
+            if type(found[name]) is not int or found[name] < least:
+                raise SnapshotError(f"offset metadata: {name} is {found[name]!r}; allowed: an integer from {least}")
+        return cls(**found)
+
+
+def encode(snapshot: Snapshot, max_part_bytes: int) -> list[bytes]:
+    """Turn a snapshot into at least one part of at most `max_part_bytes` bytes.
+
+    Raises:
+        ValueError: If `max_part_bytes` leaves no room after a part's header.
+    """
+    room = max_part_bytes - _HEADER.size
+    if room < 1:
+        raise ValueError(f"max_part_bytes is {max_part_bytes}; allowed: {_HEADER.size + 1} and more")
+    stream = memoryview(_to_stream(snapshot))
+    digest = hashlib.sha256(stream).digest()
+    parts = -(-len(stream) // room)
+    return [
+        _HEADER.pack(_MAGIC, FORMAT_VERSION, part, parts, digest) + stream[part * room : (part + 1) * room]
+        for part in range(parts)
+    ]
+
+
+def decode(parts: Sequence[bytes]) -> Snapshot:
+    """Put a snapshot together again from all its parts, in order.
+
+    Raises:
+        SnapshotError: If a part is missing, damaged, of another snapshot or of another format.
+    """
+    if not parts:
+        raise SnapshotError("snapshot has no parts")
+    digests = set()
+    for number, part in enumerate(parts):
+        place = f"snapshot part {number + 1} of {len(parts)}"
+        if len(part) < _HEADER.size or not part.startswith(_MAGIC):
+            raise SnapshotError(f"{place} is not a part of a snapshot")
+        _, version, found_number, found_parts, digest = _HEADER.unpack_from(part)
+        if version != FORMAT_VERSION:
+            raise SnapshotError(f"{place} has format version {version}, this worker reads {FORMAT_VERSION}")
+        if (found_number, found_parts) != (number, len(parts)):
+            raise SnapshotError(f"{place} is part {found_number + 1} of {found_parts} by its header")
+        digests.add(digest)
+    if len(digests) > 1:
+        raise SnapshotError(f"the {len(parts)} snapshot parts belong to different snapshots")
+    stream = b"".join([memoryview(part)[_HEADER.size :] for part in parts])
+    if hashlib.sha256(stream).digest() != digests.pop():
+        raise SnapshotError(f"snapshot is damaged: the SHA-256 of its {len(stream)} bytes does not match")
+    try:
+        return _from_stream(stream)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise SnapshotError(f"snapshot cannot be read: {error}") from error
+
+
+def _to_stream(snapshot: Snapshot) -> pa.Buffer:
+    state = snapshot.sessions
+    ends = np.zeros(len(state.keys) + 1, np.int64)
+    np.cumsum(np.frombuffer(state.lengths, np.int64), out=ends[1:])
+    columns = [
+        pa.array(state.keys, pa.large_string()),
+        *(_int64(getattr(state, name)) for name in _SESSION_COLUMNS),
+        *(pa.LargeListArray.from_arrays(ends, _int64(getattr(state, name))) for name in _EVENT_COLUMNS),
+    ]
+    metadata = {
+        "position": str(snapshot.position),
+        "stream_time": "" if state.stream_time is None else str(state.stream_time),
+        "vocabulary": snapshot.vocabulary,
+        "n_templates": str(snapshot.n_templates),
+    }
+    batch = pa.record_batch(columns, schema=_SCHEMA.with_metadata(metadata))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def _from_stream(stream: bytes) -> Snapshot:
+    with pa.ipc.open_stream(stream) as reader:
+        schema, batches = reader.schema, list(reader)
+    if len(batches) != 1:
+        raise ValueError(f"it holds {len(batches)} batches, expected 1")
+    (batch,) = batches
+    if not schema.equals(_SCHEMA):
+        raise ValueError(f"its columns are {', '.join(f'{field.name} {field.type}' for field in schema)}")
+    batch.validate(full=True)
+    metadata = {name.decode(): value.decode() for name, value in (schema.metadata or {}).items()}
+    if missing := [name for name in _METADATA if name not in metadata]:
+        raise ValueError(f"its metadata lacks {', '.join(missing)}")
+    columns = dict(zip(schema.names, batch.columns, strict=True))
+    lengths = [np.diff(columns[name].offsets) for name in _EVENT_COLUMNS]
+    if any(not np.array_equal(lengths[0], each) for each in lengths[1:]):
+        raise ValueError(f"its sessions have not as many {' as '.join(_EVENT_COLUMNS)}")
+    state = SessionsState(
+        stream_time=int(metadata["stream_time"]) if metadata["stream_time"] else None,
+        keys=columns["keys"].to_pylist(),
+        lengths=_items(lengths[0]),
+        **{name: _items(columns[name]) for name in _SESSION_COLUMNS},
+        **{name: _items(columns[name].flatten()) for name in _EVENT_COLUMNS},
+    )
+    return Snapshot(
+        position=int(metadata["position"]),
+        vocabulary=metadata["vocabulary"],
+        n_templates=int(metadata["n_templates"]),
+        sessions=state,
+    )
+
+
+def _int64(items: array[int]) -> pa.Array:
+    return pa.Array.from_buffers(pa.int64(), len(items), [None, pa.py_buffer(items)])
+
+
+def _items(values: pa.Array | np.ndarray) -> array[int]:
+    return array("q", np.asarray(values).tobytes())

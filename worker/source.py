@@ -1,0 +1,262 @@
+"""The Kafka source: a member of a consumer group, and a reader of single partitions beside the group."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import methodcaller
+
+import structlog
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka._types import HeadersType
+
+from worker.decoder import Records
+from worker.errors import RunError, TransactionAborted
+from worker.protocols import Committed, Partition, Rebalance
+
+# Worst case of a restart: the coordinator waits transaction.timeout.ms for a dead worker's transaction to end, and
+# only then answers what is committed.
+_COMMITTED_TIMEOUT_S = 90.0
+_REQUEST_TIMEOUT_S = 30.0
+_READ_BATCH = 10_000
+
+_log = structlog.get_logger(__name__)
+
+
+class KafkaSource:
+    """A consumer of the input topics (`worker.protocols.Source`).
+
+    Args:
+        properties: librdkafka properties, `group.id` among them.
+        topics: names, or one regular expression that begins with ^.
+        with_headers: whether records carry their headers (only a session key of kind `header` needs them).
+    """
+
+    def __init__(self, properties: Mapping[str, object], topics: Sequence[str], *, with_headers: bool = False) -> None:
+        self._topics = list(topics)
+        self._with_headers = with_headers
+        self.consumer = Consumer(
+            {
+                **properties,
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "enable.partition.eof": True,
+                "error_cb": _log_client_error,
+            }
+        )
+        self._ends: dict[Partition, int] = {}
+
+    def subscribe(self, listener: Rebalance) -> None:
+        def forward(tell: Callable[[Sequence[Partition]], None]) -> Callable[[Consumer, list[TopicPartition]], None]:
+            return lambda _consumer, partitions: tell([Partition(p.topic, p.partition) for p in partitions])
+
+        self.consumer.subscribe(
+            self._topics,
+            on_assign=forward(listener.on_assigned),
+            on_revoke=forward(listener.on_revoked),
+            on_lost=forward(listener.on_lost),
+        )
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Records]:
+        try:
+            messages = self.consumer.consume(max_records, timeout_s)
+        except KafkaException as error:
+            raise RunError(f"Kafka: {error.args[0]}") from error
+        failed = [message for message in messages if message.error() is not None]
+        if failed:
+            for message in failed:
+                self._handle_error(message)
+            messages = [message for message in messages if message.error() is None]
+        if not messages:
+            return []
+        batch = _by_partition(messages, self._with_headers)
+        if self._ends:
+            for records in batch:
+                partition = Partition(records.topic, records.partition)
+                if self._ends.get(partition, 0) <= records.offsets[-1]:
+                    self._ends.pop(partition, None)
+        return batch
+
+    def fully_consumed(self) -> Mapping[Partition, int]:
+        return self._ends
+
+    def end_offset(self, partition: Partition) -> int | None:
+        marks = self.consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
+        return None if marks is None or marks[1] < 0 else marks[1]
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed | None]:
+        request = [TopicPartition(*partition) for partition in partitions]
+        deadline = time.monotonic() + _COMMITTED_TIMEOUT_S
+        while True:
+            try:
+                answer = self.consumer.committed(request, timeout=max(1.0, deadline - time.monotonic()))
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise RunError(f"the committed offsets cannot be read: {error.args[0].str()}") from error
+                continue
+            for each in answer:
+                if each.error is not None:
+                    raise RunError(f"the committed offset of {each.topic}[{each.partition}]: {each.error.str()}")
+            return {
+                Partition(each.topic, each.partition): (
+                    None if each.offset == OFFSET_INVALID else Committed(each.offset, each.metadata or "")
+                )
+                for each in answer
+            }
+
+    def start(self, offsets: Mapping[Partition, int]) -> None:
+        self.consumer.incremental_assign([TopicPartition(*each, offset) for each, offset in offsets.items()])
+
+    def seek(self, offsets: Mapping[Partition, int]) -> None:
+        for each, offset in offsets.items():
+            self._ends.pop(each, None)
+            try:
+                self.consumer.seek(TopicPartition(*each, offset))
+            except KafkaException as error:
+                raise RunError(f"{each}: cannot go back to offset {offset}: {error.args[0].str()}") from error
+
+    def forget(self, partitions: Sequence[Partition]) -> None:
+        for each in partitions:
+            self._ends.pop(each, None)
+        self.consumer.incremental_unassign([TopicPartition(*each) for each in partitions])
+
+    def group_metadata(self) -> object:
+        return self.consumer.consumer_group_metadata()
+
+    def close(self) -> None:
+        self.consumer.close()
+
+    def _handle_error(self, message: Message) -> None:
+        error = message.error()
+        assert error is not None
+        partition = Partition(message.topic() or "", message.partition() or 0)
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._ends[partition] = message.offset() or 0
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            # Retention has passed the position while the worker was running: the same decision as at a start.
+            raise TransactionAborted(f"{partition}: the position is no longer in the topic: {error.str()}")
+        elif error.code() == KafkaError._MAX_POLL_EXCEEDED or (error.retriable() and not error.fatal()):
+            _log.warning("kafka_consumer_error", partition=str(partition), code=error.name(), reason=error.str())
+        else:
+            raise RunError(f"Kafka: {partition}: {error.str()} ({error.name()})")
+
+
+class KafkaReader:
+    """Reads single partitions beside the group (`worker.protocols.TopicReader`).
+
+    What is read was named by something committed (a snapshot's place, a session's offsets), so it is read
+    uncommitted: an unrelated worker's open transaction then does not hold a restart up.
+    """
+
+    def __init__(self, properties: Mapping[str, object], *, with_headers: bool = False) -> None:
+        self._with_headers = with_headers
+        self._properties = {
+            **properties,
+            "isolation.level": "read_uncommitted",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+            "error_cb": _log_client_error,
+        }
+        self._consumer: Consumer | None = None
+
+    def partitions(self, topic: str) -> list[int]:
+        try:
+            found = self._open().list_topics(topic, timeout=_REQUEST_TIMEOUT_S).topics[topic]
+        except KafkaException as error:
+            raise RunError(f"the partitions of {topic} cannot be listed: {error.args[0].str()}") from error
+        return sorted(found.partitions) if found.error is None else []
+
+    def watermarks(self, partition: Partition) -> tuple[int, int]:
+        try:
+            marks = self._open().get_watermark_offsets(TopicPartition(*partition), timeout=_REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            raise RunError(f"{partition}: its first and last offsets cannot be read: {error.args[0].str()}") from error
+        if marks is None:
+            raise RunError(f"{partition}: no answer within {_REQUEST_TIMEOUT_S:g} s for its first and last offsets")
+        return marks
+
+    def read(self, partition: Partition, start: int, end: int) -> Iterator[Records]:
+        if start >= end:
+            return
+        consumer = self._open()
+        consumer.assign([TopicPartition(*partition, start)])
+        deadline = time.monotonic() + _REQUEST_TIMEOUT_S
+        try:
+            while True:
+                messages = consumer.consume(_READ_BATCH, 0.2)
+                at_end = False
+                for message in messages:
+                    error = message.error()
+                    if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                        at_end = True
+                    elif error is not None and not error.retriable():
+                        raise RunError(f"{partition}: offset {start} cannot be read: {error.str()}")
+                good = [m for m in messages if m.error() is None and (m.offset() or 0) < end]
+                at_end = at_end or any(m.error() is None and (m.offset() or 0) >= end - 1 for m in messages)
+                yield from _by_partition(good, self._with_headers)
+                if at_end:
+                    return
+                if messages:
+                    deadline = time.monotonic() + _REQUEST_TIMEOUT_S
+                elif time.monotonic() > deadline:
+                    raise RunError(f"{partition}: nothing could be read for {_REQUEST_TIMEOUT_S:g} s")
+        finally:
+            consumer.unassign()
+
+    def close(self) -> None:
+        """Drop the connection; the next call makes a new one."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+    def _open(self) -> Consumer:
+        if self._consumer is None:
+            self._consumer = Consumer(self._properties)
+        return self._consumer
+
+
+def _by_partition(messages: Iterable[Message], with_headers: bool) -> list[Records]:
+    """The messages as columns, one `Records` a partition, order kept.
+
+    `consume` returns runs of one partition's messages, so whole runs are moved rather than single messages.
+    """
+    runs: dict[tuple[str, int], list[Message]] = {}
+    for number, run in itertools.groupby(messages, methodcaller("partition")):
+        for topic, part in itertools.groupby(run, methodcaller("topic")):
+            runs.setdefault((topic, number), []).extend(part)
+    return [
+        Records(
+            topic=topic,
+            partition=partition,
+            offsets=[m.offset() for m in run],  # type: ignore[misc]  # only an error has none
+            values=[m.value() for m in run],
+            keys=[m.key() for m in run],
+            timestamps=[m.timestamp()[1] for m in run],
+            headers=[_pairs(m.headers()) for m in run] if with_headers else None,
+        )
+        for (topic, partition), run in runs.items()
+    ]
+
+
+def _pairs(headers: HeadersType | None) -> list[tuple[str, bytes | None]] | None:
+    """A record's headers; the client's type also allows the forms in which they can be produced."""
+    if headers is None or isinstance(headers, dict):
+        return None
+    return [(name, value.encode() if isinstance(value, str) else value) for name, value in headers]
+
+
+def _log_client_error(error: KafkaError) -> None:
+    _log.warning("kafka_client_error", client="consumer", code=error.name(), reason=error.str())

@@ -1,0 +1,189 @@
+"""`logmamba train`: raw log files or parsed sessions to training and validation sessions and their vocabulary.
+
+Raw logs are read twice: once to see which lines belong to the sessions that are learnt from, since only those may shape
+the vocabulary, and once through the worker's own decoder and sessions with that vocabulary. A session is in the
+validation part by a hash of its key and the seed, so every part of a long-lived key falls on the same side.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from detector.canonical import Mask
+from detector.errors import TrainingError
+from detector.sessions_file import UNKNOWN_LABEL, read_sessions
+from detector.tokenizer import Tokenizer, learn_vocabulary
+from detector.training_data import UNLABELLED, TrainingSessions
+from detector.vocabulary import Vocabulary
+from worker.decoder import Decoder
+from worker.files import check_inputs, read_records
+from worker.pipeline import session_rules
+from worker.sessions import ClosedSession, Sessions
+from worker.settings import Settings
+
+VALIDATION_SHARE = 0.2
+
+_Row = tuple[str, npt.NDArray[np.int64]]  # session key, event tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """What `logmamba train` learns from.
+
+    Attributes:
+        vocabulary: learnt from the training part only.
+        training, validation: sessions, split by key.
+        unmatched_labels: labels whose session is not in the input.
+        refused: lines that a worker would have sent to the dead-letter topic.
+    """
+
+    vocabulary: Vocabulary
+    training: TrainingSessions
+    validation: TrainingSessions
+    unmatched_labels: int
+    refused: int
+
+
+def is_validation(key: str, seed: int) -> bool:
+    """Whether the sessions of a key are kept for validation: stable across machines and runs."""
+    return zlib.crc32(f"{seed}/{key}".encode()) % 1000 < VALIDATION_SHARE * 1000
+
+
+def read_training_set(
+    settings: Settings,
+    inputs: Sequence[Path],
+    labels: Mapping[str, int] | None,
+    seed: int,
+    progress: Callable[[int], object] = lambda _bytes: None,
+) -> TrainingSet:
+    """Read the sessions of the input files.
+
+    Args:
+        settings: `input`, `sessions` and `tokenizer` are used.
+        inputs: raw logs or parsed sessions.
+        labels: 1 (anomalous) or 0 by session key; None for the label column of parsed sessions, or for none.
+        seed: which keys are kept for validation.
+        progress: told how many bytes of the files were read since the last call (raw logs are read twice).
+
+    Raises:
+        InputFileError: a file cannot be read.
+        TrainingError: the files hold no session.
+    """
+    if check_inputs(inputs):
+        return _parsed(inputs, labels, seed)
+    masks = tuple(Mask(mask.pattern, mask.name) for mask in settings.tokenizer.masks)
+    # Sessions of every label shape the vocabulary: a template is a fact of the log, not of its labels.
+    vocabulary = learn_vocabulary(_training_lines(settings, inputs, seed, progress), masks)
+    tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
+    decoder = Decoder(settings.input, settings.sessions, tokenizer)
+    rules = session_rules(settings, vocabulary)
+    rows: list[_Row] = []
+    refused = 0
+    for path in inputs:
+        sessions = Sessions(rules)
+        end = 0
+        for records in read_records(path, progress):
+            (events,) = decoder.decode([records])
+            refused += len(events.dead_letters)
+            closed = sessions.process(events.keys, events.tokens, events.times, events.offsets)
+            rows += map(_row, closed)
+            end = records.offsets[-1] + 1
+        rows += map(_row, sessions.flush(end, "end_of_input"))
+    return _split(vocabulary, rows, [1] * len(rows), labels, seed, refused)
+
+
+def event_tokens(vocabulary: Vocabulary, sessions: Iterable[Sequence[str]]) -> Iterator[npt.NDArray[np.int64]]:
+    """Tokens of parsed sessions: each event's name is its own template.
+
+    Raises:
+        TrainingError: the vocabulary is one of raw lines.
+    """
+    if vocabulary.kind != "events":
+        raise TrainingError("the checkpoint was trained on raw lines; parsed sessions need one trained on such")
+    tokenizer = Tokenizer(vocabulary, unknown="unk")
+    for events in sessions:
+        yield tokenizer.encode(pa.array(events, pa.string()))
+
+
+def _training_lines(
+    settings: Settings, inputs: Sequence[Path], seed: int, progress: Callable[[int], object]
+) -> Iterator[pa.Array]:
+    """The lines of the sessions that are not kept for validation, in order."""
+    keeper = _LineKeeper()
+    decoder = Decoder(settings.input, settings.sessions, keeper)
+    for path in inputs:
+        for records in read_records(path, progress):
+            (events,) = decoder.decode([records])
+            yield keeper.take(
+                [line for key, line in zip(events.keys, events.tokens, strict=True) if not is_validation(key, seed)]
+            )
+
+
+class _LineKeeper:
+    """Takes the tokenizer's place while there is no vocabulary: an event's "token" is its line's number."""
+
+    def __init__(self) -> None:
+        self._lines: list[pa.Array] = []
+        self._count = 0
+
+    def encode(self, lines: pa.Array) -> npt.NDArray[np.int64]:
+        first, self._count = self._count, self._count + len(lines)
+        self._lines.append(lines)
+        return np.arange(first, self._count)
+
+    def take(self, numbers: Sequence[int]) -> pa.Array:
+        """These of the lines seen since the last call."""
+        lines = pa.chunked_array(self._lines, pa.string()).take(pa.array(numbers, pa.int64())).combine_chunks()
+        self._lines, self._count = [], 0
+        return lines
+
+
+def _parsed(inputs: Sequence[Path], labels: Mapping[str, int] | None, seed: int) -> TrainingSet:
+    files = [read_sessions(path) for path in inputs]
+    keys = [key for file in files for key in file.sessions]
+    events = [names for file in files for names in file.events]
+    seen = dict.fromkeys(
+        name for key, names in zip(keys, events, strict=True) if not is_validation(key, seed) for name in names
+    )
+    vocabulary = Vocabulary(tuple(seen), kind="events")
+    if labels is None:
+        own = np.concatenate([file.labels for file in files])
+        labels = {key: label for key, label in zip(keys, own.tolist(), strict=True) if label != UNKNOWN_LABEL}
+    counts = np.concatenate([file.counts for file in files]).tolist()
+    rows = list(zip(keys, event_tokens(vocabulary, events), strict=True))
+    return _split(vocabulary, rows, counts, labels, seed, 0)
+
+
+def _row(closed: ClosedSession) -> _Row:
+    return closed.session.key, np.array(closed.session.tokens, np.int64)
+
+
+def _split(
+    vocabulary: Vocabulary,
+    rows: Sequence[_Row],
+    counts: Sequence[int],
+    labels: Mapping[str, int] | None,
+    seed: int,
+    refused: int,
+) -> TrainingSet:
+    if not rows:
+        raise TrainingError(f"the input holds no session ({refused} lines were refused); does sessions.key fit it?")
+    labels = {} if labels is None else labels
+    sides = np.array([is_validation(key, seed) for key, _ in rows])
+    whole = TrainingSessions.of(
+        [tokens for _, tokens in rows], [labels.get(key, UNLABELLED) for key, _ in rows], counts
+    )
+    return TrainingSet(
+        vocabulary=vocabulary,
+        training=whole.select(~sides),
+        validation=whole.select(sides),
+        unmatched_labels=len(labels.keys() - {key for key, _ in rows}),
+        refused=refused,
+    )
