@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration (one li
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -53,6 +54,9 @@ CheckpointOption = Annotated[
 
 def main() -> None:
     """Run the command line; the `logmamba` command."""
+    # Models this size gain little from a second thread on a free core and lose most of their speed when that core is
+    # busy, as a broker's or another worker's is. It must be said before PyTorch is loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with _exit_codes():
         app()
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import structlog
 
 from worker.connect import ClientProperties, connect
-from worker.http_server import HttpServer
-from worker.loop import Worker
+from worker.http_server import serve
 from worker.observability import Metrics, configure_logging
 from worker.scorer import load_scorer
 from worker.settings import Settings
@@ -31,21 +29,6 @@ def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
     scorer = load_scorer(settings)
     metrics = Metrics()
     worker = connect(settings, topics, scorer, metrics)
-    with _endpoint(settings, metrics, worker):
+    with serve(settings.observability, metrics, worker.status, settings.max_poll_interval_ms / 1000):
         worker.run(stopping)
     _log.info("stopped")
-
-
-def _endpoint(settings: Settings, metrics: Metrics, worker: Worker) -> AbstractContextManager[object]:
-    observability = settings.observability
-    if observability.port is None:
-        return nullcontext()
-    return HttpServer(
-        observability.address,
-        observability.port,
-        registry=metrics.registry,
-        status=worker.status,
-        heartbeat_age_s=metrics.heartbeat_age_s,
-        # Once the loop has been away this long, the group has given its partitions to others.
-        heartbeat_limit_s=settings.max_poll_interval_ms / 1000,
-    )

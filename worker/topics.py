@@ -18,7 +18,7 @@ from confluent_kafka.cimpl import NewTopic
 from worker.errors import RunError
 from worker.settings import Settings
 
-REACH_TIMEOUT_S = 10.0
+REACH_TIMEOUT_S = 8.0
 _CREATE_TIMEOUT_S = 20.0
 _MOST_STATE_PARTITIONS = 16
 
@@ -36,7 +36,7 @@ class Topics:
     """The topics of an application, seen through the admin protocol.
 
     Raises:
-        RunError: no broker answers within 10 seconds, or access is denied.
+        RunError: no broker answers within 8 seconds, or access is denied.
     """
 
     def __init__(self, properties: Mapping[str, Any], settings: Settings) -> None:

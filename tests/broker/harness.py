@@ -72,12 +72,19 @@ class Application:
     """An application of its own on the broker: its topics, its configuration file, its processes."""
 
     def __init__(
-        self, bootstrap: str, folder: Path, checkpoint: Path, partitions: int = 1, **settings: Mapping[str, Any]
+        self,
+        bootstrap: str,
+        folder: Path,
+        checkpoint: Path,
+        partitions: int = 1,
+        input_topic: str | None = None,
+        **settings: Mapping[str, Any],
     ) -> None:
         name = f"app{next(_numbers)}-{os.getpid()}"
         self.bootstrap = bootstrap
         self.folder = folder
-        self.input_topic, self.score_topic, self.dead_topic = f"{name}-raw", f"{name}-scores", f"{name}-dead"
+        self.input_topic = input_topic or f"{name}-raw"
+        self.score_topic, self.dead_topic = f"{name}-scores", f"{name}-dead"
         self.settings = merged(
             HDFS_SETTINGS,
             {
@@ -93,7 +100,13 @@ class Application:
         self.config = folder / f"{name}.yaml"
         self.config.write_text(yaml.safe_dump(self.settings))
         self.partitions = partitions
-        create_topic(bootstrap, self.input_topic, partitions)
+        if input_topic is None:
+            create_topic(bootstrap, self.input_topic, partitions)
+
+    def again(self) -> Application:
+        """Another application on the same input topic, which has to be produced only once."""
+        checkpoint = Path(self.settings["model"]["checkpoint"])
+        return Application(self.bootstrap, self.folder, checkpoint, self.partitions, self.input_topic)
 
     def produce(self, records: Iterable[Record]) -> None:
         # Idempotent: a retried batch must not overtake the one after it, or the lines' order would be lost.
@@ -135,7 +148,7 @@ class WorkerProcess:
         for override in overrides:
             arguments += ["--set", override]
         with log.open("wb") as file:
-            self.process = subprocess.Popen(arguments, stderr=file, env=_environment())
+            self.process = subprocess.Popen(arguments, stderr=file)
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = 90) -> None:
         """Wait for something observable while the process runs; fails with its log when it ends or time is up."""
@@ -144,6 +157,12 @@ class WorkerProcess:
             assert self.process.poll() is None, f"the worker ended early:\n{self.tail()}"
             assert time.monotonic() < deadline, f"not within {timeout_s} s:\n{self.tail()}"
             time.sleep(0.05)
+
+    def address(self) -> str:
+        """Where its HTTP endpoint is."""
+        found = re.search(r'"url":"([^"]+?)/?"', self.log.read_text())
+        assert found is not None, self.tail()
+        return found.group(1)
 
     def kill(self) -> None:
         """End it as a crash does."""
@@ -169,14 +188,9 @@ class WorkerProcess:
 def run_logmamba(*arguments: object, code: int = 0) -> str:
     """Run a `logmamba` command to its end; returns what it printed on standard error."""
     command = [sys.executable, "-m", "worker", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=_environment())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stderr
-
-
-def _environment() -> dict[str, str]:
-    # A model this small is slower on two threads than on one, and other tests' processes run beside it.
-    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def create_topic(bootstrap: str, name: str, partitions: int) -> None:

@@ -1,0 +1,221 @@
+"""How fast is one worker process from topic to topic, exactly once, beside what the client library alone can do?
+
+A real broker on this machine, HDFS lines in 4 partitions, one worker process on the CPU. In the same run:
+
+(a) a plain consumer of the same topic that looks at every value, and
+(b) a plain transactional copy: consume, produce every record again, commit offsets in the same transactions.
+
+The lines are repeated with new block ids, each repetition later in time than the one before. The first pass meets a cold
+score cache, the last one a warm one: the same event sequences have been scored before. The rate of a pass is taken
+between two committed positions, so start-up is in none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import re
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+from confluent_kafka import Consumer, Producer, TopicPartition
+from rich.console import Console
+from rich.table import Table
+
+from tests.broker.harness import Application, Record, hdfs_lines, run_logmamba
+from tests.broker.kafka import KafkaBroker
+from tests.shared import shared
+
+PARTITIONS = 4
+_BLOCK = re.compile(rb"blk_-?\d+")
+_STAMP = "%y%m%d %H%M%S"
+
+
+@dataclass
+class Result:
+    """Lines a second of one measurement."""
+
+    what: str
+    lines_per_second: float
+    ratio_to_consume: float
+    ratio_to_copy: float
+    resident_mb: float | None = None
+
+
+def repeated(lines: list[bytes], repeats: int) -> Iterator[list[Record]]:
+    """Each pass over the lines, later in time and with other blocks than the one before."""
+    stamps = {line[:13] for line in lines}
+    times = {stamp: datetime.strptime(stamp.decode(), _STAMP).replace(tzinfo=UTC) for stamp in stamps}
+    span = max(times.values()) - min(times.values()) + timedelta(minutes=30)
+    for number in range(repeats):
+        moved = {stamp: (at + number * span).strftime(_STAMP).encode() for stamp, at in times.items()}
+        suffix = b"%02d" % number
+        records = []
+        for line in lines:
+            text = moved[line[:13]] + _BLOCK.sub(lambda found: found.group() + suffix, line[13:])
+            found = _BLOCK.search(text)
+            assert found is not None
+            key = found.group()
+            records.append(Record(text, key, zlib.crc32(key[: -len(suffix)]) % PARTITIONS))
+        yield records
+
+
+def plain_consume(bootstrap: str, topic: str, total: int) -> float:
+    """(a): lines a second of a consumer that looks at every value."""
+    consumer = _consumer(bootstrap, topic)
+    consumer.consume(1, 30)
+    seen, began = 1, time.perf_counter()
+    while seen < total:
+        values = [message.value() for message in consumer.consume(10_000, 0.1)]
+        seen += len(values)
+    rate = seen / (time.perf_counter() - began)
+    consumer.close()
+    return rate
+
+
+def transactional_copy(bootstrap: str, topic: str, target: str, total: int) -> float:
+    """(b): lines a second of consume, produce and commit in transactions of 100 ms."""
+    consumer = _consumer(bootstrap, topic)
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "transactional.id": "copy",
+            "linger.ms": 5,
+            "compression.type": "lz4",
+            "queue.buffering.max.messages": 1_000_000,
+            "retry.backoff.ms": 10,
+        }
+    )
+    producer.init_transactions(30)
+    consumer.consume(1, 30)
+    seen, began = 1, time.perf_counter()
+    while seen < total:
+        producer.begin_transaction()
+        until = time.perf_counter() + 0.1
+        positions: dict[int, int] = {}
+        while time.perf_counter() < until and seen < total:
+            for message in consumer.consume(10_000, 0.02):
+                partition = message.partition()
+                positions[partition] = message.offset() + 1
+                producer.produce(target, message.value(), message.key(), partition)
+                seen += 1
+            producer.poll(0)
+        offsets = [TopicPartition(topic, partition, offset) for partition, offset in positions.items()]
+        producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 30)
+        producer.commit_transaction(30)
+    rate = seen / (time.perf_counter() - began)
+    consumer.close()
+    return rate
+
+
+def worker_rates(application: Application, pass_lines: int, passes: int, *overrides: str) -> tuple[float, float, float]:
+    """Lines a second of the first and of the last pass, and the largest resident memory in MB."""
+    asked = [TopicPartition(application.input_topic, number) for number in range(PARTITIONS)]
+    watcher = Consumer({"bootstrap.servers": application.bootstrap, "group.id": application.settings["application_id"]})
+    marks: list[tuple[float, int]] = []
+    peak = 0
+    with application.start(*overrides) as worker:
+        process = psutil.Process(worker.process.pid)
+
+        def done() -> bool:
+            nonlocal peak
+            peak = max(peak, process.memory_info().rss)
+            committed = sum(max(0, each.offset) for each in watcher.committed(asked, timeout=30))
+            if committed and (not marks or committed > marks[-1][1]):
+                marks.append((time.perf_counter(), committed))
+            return committed >= pass_lines * passes
+
+        worker.wait_until(done, timeout_s=900)
+        assert worker.stop() == 0, worker.tail()
+    watcher.close()
+    return _rate(marks, 0, pass_lines), _rate(marks, pass_lines * (passes - 1), pass_lines * passes), peak / 1e6
+
+
+def _rate(marks: list[tuple[float, int]], start: int, end: int) -> float:
+    inside = [mark for mark in marks if start < mark[1] <= end]
+    (began, first), (ended, last) = inside[0], inside[-1]
+    return (last - first) / (ended - began)
+
+
+def _consumer(bootstrap: str, topic: str) -> Consumer:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "baseline",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+        }
+    )
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+    return consumer
+
+
+def _checkpoint(folder: Path) -> Path:
+    """A checkpoint of the shipped size with the templates of HDFS; its speed does not depend on how good it is."""
+    lines, config, target = folder / "train.log", folder / "train.json", folder / "checkpoint"
+    lines.write_bytes(b"\n".join(hdfs_lines(20_000)) + b"\n")
+    config.write_text(json.dumps({"input": {"timestamp": {"pattern": r"^(\d{6} \d{6})", "format": _STAMP}}}))
+    labels = shared("data/hdfs/raw_labels.csv.gz")
+    run_logmamba(
+        "train", "--config", config, "--input", lines, "--labels", labels, "--output", target, "--steps", 20
+    )
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--passes", type=int, default=4, help="over the 177,952 lines")
+    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    arguments = parser.parse_args()
+    console = Console()
+    with gzip.open(shared("data/hdfs/raw.log.gz")) as file:
+        lines = file.read().splitlines()
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        broker = KafkaBroker(folder / "kafka", heap="1g").start()
+        try:
+            checkpoint = _checkpoint(folder)
+            total = len(lines) * arguments.passes
+            first = Application(broker.bootstrap, folder, checkpoint, PARTITIONS)
+            for records in repeated(lines, arguments.passes):
+                first.produce(records)
+            consume = plain_consume(broker.bootstrap, first.input_topic, total)
+            copy = transactional_copy(broker.bootstrap, first.input_topic, first.score_topic + "-copy", total)
+
+            def add(what: str, rate: float, resident_mb: float | None = None) -> None:
+                results.append(Result(what, rate, rate / consume, rate / copy, resident_mb))
+
+            add("(a) plain consume", consume)
+            add("(b) plain transactional copy", copy)
+            for early in ("false", "true"):
+                use = first if early == "false" else first.again()
+                cold, warm, resident = worker_rates(use, len(lines), arguments.passes, f"scoring.early={early}")
+                add(f"worker, early: {early}, cold cache", cold, resident)
+                add(f"worker, early: {early}, warm cache", warm, resident)
+        finally:
+            broker.stop()
+    table = Table("", "lines/s", "of (a)", "of (b)", "resident MB", title=f"{total:,} lines, {PARTITIONS} partitions")
+    for each in results:
+        resident_text = "" if each.resident_mb is None else f"{each.resident_mb:,.0f}"
+        table.add_row(
+            each.what,
+            f"{each.lines_per_second:,.0f}",
+            f"{each.ratio_to_consume:.2f}",
+            f"{each.ratio_to_copy:.2f}",
+            resident_text,
+        )
+    console.print(table)
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps([asdict(each) for each in results], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The command line as a user meets it: exit codes, one line an error, no traces."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from worker.scorer import demo_checkpoint
+
+LINE = "081109 203530 147 INFO dfs.DataNode$DataXceiver: Receiving block blk_1 src: /10.0.0.1:1 dest: /10.0.0.2:2\n"
+
+
+def logmamba(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "worker", *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "200"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, cwd=cwd, env=environment
+    )
+
+
+def test_wrong_settings_give_every_error_at_once_and_exit_code_2(tmp_path: Path) -> None:
+    config = tmp_path / "worker.yaml"
+    config.write_text(
+        "kafka: {bootstrap.servers: 'localhost:1', isolation.level: read_uncommitted}\n"
+        "sessions: {gap: 10 parsecs, max_events: 0, key: {regex: '('}}\n"
+        "scoring: {warning: 2}\n"
+        "wroker: {processes: 2}\n"
+    )
+    done = logmamba("run", "--config", config)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    for path in (
+        "kafka.isolation.level",
+        "sessions.gap",
+        "sessions.max_events",
+        "sessions.key.regex",
+        "scoring.warning",
+        "wroker",
+    ):
+        assert sum(line.startswith(f"logmamba: {path}: ") for line in lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_settings_file_gives_exit_code_2() -> None:
+    done = logmamba("run", "--config", "nowhere.yaml")
+    assert (done.returncode, "nowhere.yaml" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+def test_an_unreachable_broker_gives_a_message_and_exit_code_1_within_15_seconds(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound and not listening: refused, and no one else's
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        config = tmp_path / "worker.yaml"
+        config.write_text(f"kafka: {{bootstrap.servers: '{address}'}}\n")
+        began = time.monotonic()
+        done = logmamba("run", "--config", config, "--set", "observability.log_level=error")
+        took = time.monotonic() - began
+    assert done.returncode == 1
+    [message] = [line for line in done.stderr.splitlines() if line.startswith("logmamba: ")]
+    assert f"no Kafka broker answers at {address}" in message
+    assert took < 15  # the limit that the message comes within is part of the contract
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check", "train", "score", "generate", "demo"])
+def test_every_command_has_help(command: str) -> None:
+    done = logmamba(command, "--help")
+    assert (done.returncode, done.stdout.count("Usage")) == (0, 1)
+
+
+def test_an_unknown_option_is_wrong_usage() -> None:
+    assert logmamba("score", "--nonsense").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: _flip(folder / "model.safetensors"), "damaged or belongs to another training"),
+        (lambda folder: _flip(folder / "manifest.json"), "manifest.json"),
+        (lambda folder: (folder / "vocabulary.json").unlink(), "vocabulary.json"),
+        (lambda folder: shutil.rmtree(folder), "no"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_with_the_reason(tmp_path: Path, damage: object, reason: str) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(demo_checkpoint(), folder)
+    assert callable(damage)
+    damage(folder)
+    log = tmp_path / "a.log"
+    log.write_text(LINE)
+    done = logmamba("score", "--checkpoint", folder, "--input", log, "--output", tmp_path / "out.jsonl")
+    assert done.returncode == 1
+    [message] = [line for line in done.stderr.splitlines() if line.startswith("logmamba: ")]
+    assert message.startswith("logmamba: model.checkpoint: ")
+    assert reason in message
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_generated_logs_are_trained_on_and_scored_from_files(tmp_path: Path) -> None:
+    log, labels = tmp_path / "app.log.gz", tmp_path / "labels.csv"
+    done = logmamba("generate", "--lines", 6000, "--output", log, "--labels", labels, "--anomalies", 0.2)
+    assert done.returncode == 0, done.stderr
+    checkpoint, output = tmp_path / "checkpoint", tmp_path / "scores.jsonl"
+    done = logmamba("train", "--input", log, "--labels", labels, "--output", checkpoint, "--steps", 5)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint sha256:" in done.stderr
+    done = logmamba("score", "--checkpoint", checkpoint, "--input", log, "--output", output)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    truth = labels.read_text().splitlines()[1:]
+    assert sorted(record["session"] for record in records) == sorted(row.split(",")[0] for row in truth)
+    assert {record["source"]["topic"] for record in records} == {"app.log.gz"}
+    assert sum(record["events"] for record in records) == 6000
+
+
+def test_parsed_sessions_are_trained_on_and_scored(tmp_path: Path) -> None:
+    sessions = tmp_path / "sessions.tsv"
+    rows = [f"s{number}\t{number % 7 == 0:d}\t5 22 5 11 {'9 9' if number % 7 else '7 7'}" for number in range(300)]
+    sessions.write_text("session_id\tlabel\tevents\n" + "\n".join(rows) + "\n")
+    checkpoint, output = tmp_path / "checkpoint", tmp_path / "scores.jsonl"
+    done = logmamba("train", "--input", sessions, "--output", checkpoint, "--steps", 5)
+    assert done.returncode == 0, done.stderr
+    done = logmamba("score", "--checkpoint", checkpoint, "--input", sessions, "--output", output)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(r["session"], r["source"]["first_offset"], r["events"]) for r in records] == [
+        (f"s{number}", number, 6) for number in range(300)
+    ]
+    mixed = logmamba(
+        "score", "--checkpoint", demo_checkpoint(), "--input", sessions, "--output", tmp_path / "other.jsonl"
+    )
+    assert (mixed.returncode, "trained on raw lines" in mixed.stderr) == (1, True)
+
+
+def test_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    paths = [tmp_path / name / "a.log" for name in ("x", "y")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(LINE)
+    arguments = [argument for path in paths for argument in ("--input", path)]
+    done = logmamba("score", "--checkpoint", demo_checkpoint(), *arguments, "--output", tmp_path / "out.jsonl")
+    assert (done.returncode, "same name" in done.stderr) == (1, True)
