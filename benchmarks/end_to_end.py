@@ -29,7 +29,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
-from tests.broker.harness import Application, Record, hdfs_lines, run_logmamba
+from tests.broker.harness import Application, Record, create_topic, hdfs_lines, run_logmamba
 from tests.broker.kafka import KafkaBroker
 from tests.shared import shared
 
@@ -188,7 +188,8 @@ def main() -> None:
             for records in repeated(lines, arguments.passes):
                 first.produce(records)
             consume = plain_consume(broker.bootstrap, first.input_topic, total)
-            copy = transactional_copy(broker.bootstrap, first.input_topic, first.score_topic + "-copy", total)
+            create_topic(broker.bootstrap, "copy", PARTITIONS)
+            copy = transactional_copy(broker.bootstrap, first.input_topic, "copy", total)
 
             def add(what: str, rate: float, resident_mb: float | None = None) -> None:
                 results.append(Result(what, rate, rate / consume, rate / copy, resident_mb))

@@ -86,6 +86,7 @@ def run_demo(lines: int, seed: int, console: Console) -> None:
         worker.run(stopping)
         scores.take_into(seen)
     scores.close()
+    console.print()
     _report(truths, seen, time.monotonic() - began, console)
 
 

@@ -75,8 +75,8 @@ class Worker:
         self._store = store
         self._pipeline = pipeline
         self._metrics = metrics
-        self._status = status
         self._totals = {"records": 0, "scores": 0, "dead_letters": 0, "commits": 0, "aborts": 0}
+        self._status = replace(status, totals=dict(self._totals))
         self._revoke_budget_s = revoke_budget_s
         self._clock = clock
         self._progress: dict[Partition, _Progress] = {}
