@@ -163,9 +163,7 @@ def _checkpoint(folder: Path) -> Path:
     lines.write_bytes(b"\n".join(hdfs_lines(20_000)) + b"\n")
     config.write_text(json.dumps({"input": {"timestamp": {"pattern": r"^(\d{6} \d{6})", "format": _STAMP}}}))
     labels = shared("data/hdfs/raw_labels.csv.gz")
-    run_logmamba(
-        "train", "--config", config, "--input", lines, "--labels", labels, "--output", target, "--steps", 20
-    )
+    run_logmamba("train", "--config", config, "--input", lines, "--labels", labels, "--output", target, "--steps", 20)
     return target
 
 
@@ -198,7 +196,9 @@ def main() -> None:
             add("(b) plain transactional copy", copy)
             for early in ("false", "true"):
                 use = first if early == "false" else first.again()
-                cold, warm, resident = worker_rates(use, len(lines), arguments.passes, f"scoring.early={early}")
+                cold, warm, resident = worker_rates(
+                    use, len(lines), arguments.passes, f"scoring.early={early}", "state.snapshot_interval=10s"
+                )
                 add(f"worker, early: {early}, cold cache", cold, resident)
                 add(f"worker, early: {early}, warm cache", warm, resident)
         finally:

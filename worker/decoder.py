@@ -324,19 +324,23 @@ class Decoder:
         return state.column(times)[lines.rows]
 
     def _pattern_times(self, pattern: LinePattern, state: _Batch, lines: _Lines) -> _Rows:
-        texts = pattern.extract(lines.texts).to_pylist()
-        times = np.full(len(texts), NO_TIME, np.int64)
-        for index, text in enumerate(texts):
-            if text:
-                time = self._time_format.parse(text)
-                if time is None:
-                    told = f"{text[:100]!r} is not a time in the format {self._time_format.layout!r}"
-                    self._fault_time(state, int(lines.rows[index]), told)
-                else:
-                    times[index] = time
+        # Neighbouring lines share their second: each distinct text is looked at once.
+        found = pattern.extract(lines.texts).dictionary_encode()
+        texts: list[str] = found.dictionary.to_pylist()
+        which = found.indices.to_numpy()
+        values = np.full(len(texts), NO_TIME, np.int64)
+        for number, text in enumerate(texts):
+            time = self._time_format.parse(text) if text else NO_TIME
+            if time is None:
+                told = f"{text[:100]!r} is not a time in the format {self._time_format.layout!r}"
+                for row in lines.rows[which == number].tolist():
+                    self._fault_time(state, row, told)
+            else:
+                values[number] = time
+        times: _Rows = values[which]
         if "" not in texts:
             return times
-        source = _nearest([text != "" for text in texts], lines.rows)
+        source = _nearest((which != texts.index("")).tolist(), lines.rows)
         for row in lines.rows[source < 0].tolist():
             self._fault_time(state, row, f"the record has no timestamp (pattern {pattern.pattern})")
         return times[source]

@@ -18,7 +18,7 @@ from worker.decoder import Decoder, Events, Records
 from worker.errors import SettingsError
 from worker.observability import Metrics
 from worker.protocols import EventScores, Partition, Scorer
-from worker.records import ScoreEncoder, Severity, dead_letter
+from worker.records import Headers, ScoreEncoder, Severity, dead_letter
 from worker.sessions import ClosedSession, Session, SessionRules, Sessions, SessionsState
 from worker.settings import Settings
 
@@ -197,23 +197,24 @@ class Pipeline:
         with self._metrics.stage("score"):
             scores = iter(self._scorer.score(sequences))
         with self._metrics.stage("encode"):
+            headers = self._encoder.headers()
             outputs: list[Output] = []
             for job in jobs:
                 rows: list[tuple[int, int, int, Output]] = []
                 for number, closed in enumerate(job.closed):
                     each = next(scores)
                     if self._early:
-                        rows += self._early_rows(job, closed.session, each)
+                        rows += self._early_rows(job, closed.session, each, headers)
                     if not self._alerts_only or self._encoder.severity(each.final) != "normal":
-                        row = self._final(job.partition, closed, each)
+                        row = self._final(job.partition, closed, each, headers)
                         rows.append((closed.cause_offset, closed.rank, number, row))
                 for session in job.touched:
-                    rows += self._early_rows(job, session, next(scores))
+                    rows += self._early_rows(job, session, next(scores), headers)
                 rows.sort(key=_cause)
                 outputs += [row[3] for row in rows]
         return outputs
 
-    def _final(self, partition: Partition, closed: ClosedSession, scores: EventScores) -> Output:
+    def _final(self, partition: Partition, closed: ClosedSession, scores: EventScores, headers: Headers) -> Output:
         session = closed.session
         value, severity = self._encoder.encode(
             partition,
@@ -222,15 +223,17 @@ class Pipeline:
             kind="final",
             closed_by=closed.closed_by,
             cause_offset=closed.cause_offset,
-            events=len(session.tokens),
+            events=len(session),
             score=scores.final,
         )
         self._metrics.scored("final", severity)
-        return Output(severity, session.key.encode(), value, self._encoder.headers())
+        return Output(severity, session.key.encode(), value, headers)
 
-    def _early_rows(self, job: _Job, session: Session, scores: EventScores) -> list[tuple[int, int, int, Output]]:
+    def _early_rows(
+        self, job: _Job, session: Session, scores: EventScores, headers: Headers
+    ) -> list[tuple[int, int, int, Output]]:
         """Early records for the events not looked at before; which event crosses first depends on the events alone."""
-        begun, session.evaluated = session.evaluated, len(session.tokens)
+        begun, session.evaluated = session.evaluated, len(session)
         new = scores.scores[begun:]
         if session.alerted & _ALARMED or not new.size or new.max() < self._least_alert:
             return []
@@ -256,7 +259,7 @@ class Pipeline:
                     score=float(scores.scores[at]),
                 )
                 self._metrics.scored("early", severity)
-                output = Output(severity, session.key.encode(), value, self._encoder.headers())
+                output = Output(severity, session.key.encode(), value, headers)
                 rows.append((cause, _RANK_EARLY, session.order, output))
         return rows
 

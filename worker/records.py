@@ -12,7 +12,6 @@ from functools import lru_cache
 from math import fsum
 from typing import Literal
 
-import numpy as np
 import orjson
 
 from detector.vocabulary import N_SPECIAL, Vocabulary
@@ -109,10 +108,9 @@ class ScoreEncoder:
             events: how many events the score is about, at least one.
             score: in [0, 1].
         """
-        surprises = scores.surprises[:events]
-        surprise = surprises.tolist()
-        tokens = np.frombuffer(session.tokens, np.int64, events)
-        offsets = session.offsets
+        surprise = scores.surprises[:events].tolist()
+        tokens, offsets, times = session.tokens, session.offsets, session.times
+        top = sorted(range(events), key=surprise.__getitem__, reverse=True)[: self._top_events]
         severity = self.severity(score)
         value = orjson.dumps(
             {
@@ -125,17 +123,17 @@ class ScoreEncoder:
                 # An exact sum, so that the mean does not depend on how a sum is vectorised.
                 "surprise": round(fsum(surprise) / events, _DECIMALS),
                 "events": events,
-                "unknown_events": int(np.count_nonzero(tokens < N_SPECIAL)),
-                "first_event_time": _event_time(session.times[0]),
-                "last_event_time": _event_time(session.times[events - 1]),
+                "unknown_events": sum(token < N_SPECIAL for token in tokens[:events]),
+                "first_event_time": _event_time(times[0]),
+                "last_event_time": _event_time(times[events - 1]),
                 "closed_by": closed_by,
                 "top_events": [
                     {
                         "offset": offsets[at],
-                        "template": self._vocabulary.text(session.tokens[at]),
+                        "template": self._vocabulary.text(tokens[at]),
                         "surprise": round(surprise[at], _DECIMALS),
                     }
-                    for at in (-surprises).argsort(kind="stable")[: self._top_events].tolist()
+                    for at in top
                 ],
                 "source": {
                     "topic": partition.topic,

@@ -21,9 +21,7 @@ LINE = "081109 203530 147 INFO dfs.DataNode$DataXceiver: Receiving block blk_1 s
 def logmamba(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "worker", *map(str, arguments)]
     environment = os.environ | {"COLUMNS": "200"}
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120, cwd=cwd, env=environment
-    )
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=cwd, env=environment)
 
 
 def test_wrong_settings_give_every_error_at_once_and_exit_code_2(tmp_path: Path) -> None:
