@@ -5,9 +5,9 @@ A real broker on this machine, HDFS lines in 4 partitions, one worker process on
 (a) a plain consumer of the same topic that looks at every value, and
 (b) a plain transactional copy: consume, produce every record again, commit offsets in the same transactions.
 
-The lines are repeated with new block ids, each repetition later in time than the one before. The first pass meets a cold
-score cache, the last one a warm one: the same event sequences have been scored before. The rate of a pass is taken
-between two committed positions, so start-up is in none of them.
+The lines are repeated with new block ids, each repetition later in time than the one before. The first pass meets a
+cold score cache, the last one a warm one: the same event sequences have been scored before. The rate of a pass is
+taken between two committed positions, so start-up is in none of them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def repeated(lines: list[bytes], repeats: int) -> Iterator[list[Record]]:
         suffix = b"%02d" % number
         records = []
         for line in lines:
-            text = moved[line[:13]] + _BLOCK.sub(lambda found: found.group() + suffix, line[13:])
+            text = moved[line[:13]] + _BLOCK.sub(rb"\g<0>" + suffix, line[13:])
             found = _BLOCK.search(text)
             assert found is not None
             key = found.group()
