@@ -24,7 +24,7 @@ from worker.line_patterns import LinePattern
 from worker.sessions import NO_TIME
 from worker.settings_sections import InputSettings, SessionsSettings
 
-Reason = Literal["not_utf8", "empty", "null", "no_key", "bad_json", "no_message", "bad_timestamp"]
+Reason = Literal["not_utf8", "empty", "null", "no_key", "long_key", "bad_json", "no_message", "bad_timestamp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,9 @@ class LineEncoder(Protocol):
     def encode(self, lines: pa.Array) -> NDArray[np.int64]:
         """(n,) tokens of (n,) strings."""
 
+
+MAX_KEY_CHARACTERS = 1024
+"""Of a session key: it stands twice in a score record, which must fit into a message however it is escaped."""
 
 _Rows = NDArray[np.int64]
 _Flags = NDArray[np.bool_]
@@ -281,6 +284,11 @@ class Decoder:
         else:
             row_keys = self._row_keys(state)
             keys = [row_keys[row] for row in lines.rows.tolist()]
+        if max(map(len, keys), default=0) > MAX_KEY_CHARACTERS:
+            for key, row in zip(keys, lines.rows.tolist(), strict=True):
+                if len(key) > MAX_KEY_CHARACTERS:
+                    told = f"the session key has {len(key)} characters; allowed: {MAX_KEY_CHARACTERS}"
+                    state.fault(row, "long_key", told)
         if "" not in keys:
             return keys
 

@@ -86,6 +86,7 @@ BAD_TEXT = {
     "empty": [b"", b" \t\n", "\u2003".encode()],
     "not_utf8": [b"blk_1 \xff", b"blk_1 \xc3", b"\xa9 blk_1", b"blk_1 \xed\xa0\x80", b"blk_1 \xc0\x80"],
     "no_key": [b"no block", b"blk_", b"BLK_1"],
+    "long_key": [b"open blk_" + b"1" * 2000],
 }
 BAD_JSON = {
     "null": [None],
