@@ -328,7 +328,7 @@ def test_closed_sessions_leave_nothing_behind() -> None:
     for offset in range(200):
         feed(sessions, (f"ended {offset}", 0, offset, END), (f"evicted {offset}", 0, offset))
     assert len(sessions) == 3
-    # Compared by type: isinstance would ask objects of other libraries for their class, which some answer with a warning.
+    # By type: isinstance would ask other libraries' objects for their class, which some answer with a warning.
     found = [each for each in gc.get_objects() if type(each) is Session and each.key.startswith(("ended", "evicted"))]
     assert len(found) == 3
 
