@@ -1,0 +1,79 @@
+"""What an operator does around the worker, on a real broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.broker.harness import Application, hdfs_lines, keyed_by_block, read_all, run_logmamba
+from tests.broker.kafka import KafkaBroker
+from tests.shared import needs_shared
+
+LINES = 300
+
+
+@needs_shared
+def test_check_creates_the_output_topics_and_says_what_is_missing(
+    broker: KafkaBroker, checkpoint: Path, tmp_path: Path
+) -> None:
+    application = Application(broker.bootstrap, tmp_path, checkpoint, partitions=3)
+    run_logmamba("check", "--config", application.config, "--create-topics")
+    for topic in (application.score_topic, application.dead_topic):
+        assert len(Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "x"}).list_topics(topic).topics) == 1
+    run_logmamba("check", "--config", application.config, "--set", "input.topics=[not-there]", code=1)
+    run_logmamba("check", "--config", application.config, "--set", "model.checkpoint=nowhere", code=1)
+
+
+@needs_shared
+def test_generated_lines_go_to_the_topic_keyed_by_block_and_in_order(
+    broker: KafkaBroker, checkpoint: Path, tmp_path: Path
+) -> None:
+    application = Application(broker.bootstrap, tmp_path, checkpoint, partitions=2)
+    run_logmamba("generate", "--lines", 2000, "--config", application.config, "--rate", 20000)
+    messages = read_all(broker.bootstrap, application.input_topic)
+    assert len(messages) == 2000
+    assert all((message.key() or b"?") in (message.value() or b"") for message in messages)
+    for partition in (0, 1):
+        times = [message.timestamp()[1] for message in messages if message.partition() == partition]
+        assert times == sorted(times)
+
+
+@needs_shared
+def test_offsets_reset_by_hand_stop_the_worker_with_the_reason(
+    broker: KafkaBroker, checkpoint: Path, tmp_path: Path
+) -> None:
+    application = Application(broker.bootstrap, tmp_path, checkpoint)
+    application.produce(keyed_by_block(hdfs_lines(LINES), 1))
+    with application.start() as worker:
+        worker.wait_until(lambda: application.committed()[0].offset == LINES)
+        assert worker.stop() == 0, worker.tail()
+    reset = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": application.settings["application_id"]})
+    reset.commit(offsets=[TopicPartition(application.input_topic, 0, 100)], asynchronous=False)
+    reset.close()
+    with application.start() as worker:
+        assert worker.process.wait(60) == 1
+        assert "names no snapshot" in worker.tail()
+        assert "input.on_lost_offsets: earliest" in worker.tail()
+        assert "Traceback" not in worker.tail()
+
+
+@needs_shared
+def test_at_least_once_delivers_every_session_and_resumes(
+    broker: KafkaBroker, checkpoint: Path, tmp_path: Path
+) -> None:
+    application = Application(broker.bootstrap, tmp_path, checkpoint, worker={"delivery": "at_least_once"})
+    lines = keyed_by_block(hdfs_lines(2 * LINES), 1)
+    for end in (LINES, 2 * LINES):
+        application.produce(lines[end - LINES : end])
+        with application.start("sessions.idle_flush=null") as worker:
+            worker.wait_until(lambda end=end: application.committed()[0].offset == end)
+            assert worker.stop() == 0, worker.tail()
+    with application.start() as worker:
+        worker.wait_until(lambda: events(application) == len(lines))
+        assert worker.stop() == 0, worker.tail()
+
+
+def events(application: Application) -> int:
+    """Events of all final scores."""
+    return sum(record["events"] for record in application.scores() if record["kind"] == "final")
