@@ -28,6 +28,20 @@ _COMMITTED_TIMEOUT_S = 90.0
 _REQUEST_TIMEOUT_S = 30.0
 _READ_BATCH = 10_000
 
+# Of a group's coordinator: it moves, or its transactions are still being decided. The client does not call these
+# retriable, since only its transactional functions say so.
+_PASSING = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._WAIT_COORD,
+    }
+)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -101,19 +115,20 @@ class KafkaSource:
         while True:
             try:
                 answer = self.consumer.committed(request, timeout=max(1.0, deadline - time.monotonic()))
-            except KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() > deadline:
-                    raise RunError(f"the committed offsets cannot be read: {error.args[0].str()}") from error
-                continue
-            for each in answer:
-                if each.error is not None:
-                    raise RunError(f"the committed offset of {each.topic}[{each.partition}]: {each.error.str()}")
-            return {
-                Partition(each.topic, each.partition): (
-                    None if each.offset == OFFSET_INVALID else Committed(each.offset, each.metadata or "")
-                )
-                for each in answer
-            }
+                error = next((each.error for each in answer if each.error is not None), None)
+            except KafkaException as exception:
+                error = exception.args[0]
+            if error is None:
+                break
+            if error.code() not in _PASSING or time.monotonic() > deadline:
+                raise RunError(f"the committed offsets cannot be read: {error.str()}")
+            time.sleep(0.1)
+        return {
+            Partition(each.topic, each.partition): (
+                None if each.offset == OFFSET_INVALID else Committed(each.offset, each.metadata or "")
+            )
+            for each in answer
+        }
 
     def start(self, offsets: Mapping[Partition, int]) -> None:
         self.consumer.incremental_assign([TopicPartition(*each, offset) for each, offset in offsets.items()])

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 import yaml
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -134,9 +134,15 @@ class Application:
     def committed(self) -> dict[int, TopicPartition]:
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.settings["application_id"]})
         asked = [TopicPartition(self.input_topic, number) for number in range(self.partitions)]
-        found = {each.partition: each for each in consumer.committed(asked, timeout=30)}
-        consumer.close()
-        return found
+        try:
+            return {each.partition: each for each in consumer.committed(asked, timeout=30)}
+        except KafkaException as error:
+            # A new broker's coordinator is still making its topic: nothing can be committed yet.
+            if error.args[0].code() not in (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE):
+                raise
+            return dict(zip(range(self.partitions), asked, strict=True))
+        finally:
+            consumer.close()
 
 
 class WorkerProcess:

@@ -111,5 +111,32 @@ def test_kill_9_in_the_middle_and_restarts_change_nothing(
     assert_exact(application, expected)
 
 
+@needs_shared
+def test_partitions_that_move_between_two_workers_change_nothing(
+    broker: KafkaBroker, checkpoint: Path, lines: list[Record], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    application = Application(broker.bootstrap, tmp_path, checkpoint, PARTITIONS)
+    half = len(lines) // 2
+    application.produce(lines[:half])
+    lasting = ("worker.batch_records=500", "sessions.idle_flush=null")
+    with application.start(*lasting) as first:
+        first.wait_until(lambda: consumed(application) == half)
+        with application.start(*lasting, "worker.instance=w1") as second:
+            second.wait_until(lambda: "partition_restored" in second.tail())
+            application.produce(lines[half:])
+            second.wait_until(lambda: consumed(application) >= 0.6 * len(lines))
+            assert first.stop() == 0, first.tail()
+            second.wait_until(lambda: consumed(application) == len(lines))
+            assert second.stop() == 0, second.tail()
+    with application.start() as worker:
+        worker.wait_until(lambda: finals_of(application) >= len(expected))
+        assert worker.stop() == 0, worker.tail()
+    assert_exact(application, expected)
+
+
+def consumed(application: Application) -> int:
+    return sum(max(0, each.offset) for each in application.committed().values())
+
+
 def finals_of(application: Application) -> int:
     return sum(record["kind"] == "final" for record in application.scores())
