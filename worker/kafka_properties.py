@@ -70,7 +70,7 @@ _COMMON = (
 
 _SECRET = re.compile(r"password|passphrase|secret|private\.key|key\.pem|credentials?$|^sasl\.oauthbearer\.config$")
 # Setting one of these acts on the process, or on the network.
-_NOT_PROBED = frozenset({"debug", "log_level", "plugin.library.paths", "bootstrap.servers"})
+_NOT_PROBED = frozenset({"debug", "log_level", "bootstrap.servers"})
 _BROKER = r"([A-Za-z_]+://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
 _BROKERS = re.compile(rf"\s*{_BROKER}\s*(,\s*{_BROKER}\s*)*")
 
@@ -109,7 +109,7 @@ class KafkaProperties(Mapping[str, str | int | float | bool]):
 
 def _rejection(name: str, value: str | int | float | bool) -> str | None:
     """What the client library has against one property: it knows the names and the ranges."""
-    if name in _NOT_PROBED:
+    if name in _NOT_PROBED or name.startswith("plugin."):
         return None
     try:
         Producer({"log_level": 0, name: value})
