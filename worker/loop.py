@@ -123,6 +123,8 @@ class Worker:
         batch = self._source.poll(self._batch_records, self._settings.worker.linger_ms / 1000)
         if self._rebuild_needed:
             return  # a revoke aborted: what was polled will be polled again from the committed positions
+        # A rebalance within the poll may leave records behind of a partition that is another worker's now.
+        batch = [records for records in batch if Partition(records.topic, records.partition) in self._progress]
         if batch:
             began = self._clock()
             self._send(self._pipeline.process(batch))
@@ -147,8 +149,10 @@ class Worker:
         idle_flush_ms = self._settings.sessions.idle_flush_ms
         now = self._clock()
         for partition, end in self._source.fully_consumed().items():
+            progress = self._progress.get(partition)
+            if progress is None:
+                continue
             self._pipeline.reached_end(partition, end)
-            progress = self._progress[partition]
             if (
                 idle_flush_ms is not None
                 and now - progress.quiet_since >= idle_flush_ms / 1000

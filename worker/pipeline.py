@@ -15,7 +15,7 @@ from detector.canonical import Mask
 from detector.tokenizer import Tokenizer
 from detector.vocabulary import Vocabulary
 from worker.decoder import Decoder, Events, Records
-from worker.errors import SettingsError
+from worker.errors import RunError, SettingsError
 from worker.observability import Metrics
 from worker.protocols import EventScores, Partition, Scorer
 from worker.records import Headers, ScoreEncoder, Severity, dead_letter
@@ -135,6 +135,9 @@ class Pipeline:
 
         Args:
             batch: records that follow the partitions' positions, at most one `Records` a partition.
+
+        Raises:
+            RunError: records that do not; scoring them again would break what was promised.
         """
         with self._metrics.stage("decode"):
             decoded = self._decoder_events(batch)
@@ -144,6 +147,8 @@ class Pipeline:
             for records, events in zip(batch, decoded, strict=True):
                 partition = Partition(records.topic, records.partition)
                 opened = self._open[partition]
+                if records.offsets[0] < opened.position:
+                    raise RunError(f"{partition}: offset {records.offsets[0]} came again after {opened.position - 1}")
                 closed = opened.sessions.process(events.keys, events.tokens, events.times, events.offsets)
                 opened.position = records.offsets[-1] + 1
                 if opened.position <= opened.live_from:

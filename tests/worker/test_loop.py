@@ -143,6 +143,21 @@ def test_what_cannot_be_decoded_is_dead_lettered_once_and_the_rest_is_unharmed()
     ]
 
 
+def test_records_left_over_of_a_partition_that_is_no_longer_ours_are_left_alone() -> None:
+    broker = filled(partitions=2)
+    small = SmallWorker(broker, small_settings("sessions.idle_flush=1ms"), partitions=[0], clock=Clock(tick_s=1))
+    small.run([None, lambda: small.source._positions.update({Partition(INPUT, 1): 0}), None, None])
+    assert {record["source"]["partition"] for record in outputs(broker)} == {0}
+    assert set(broker.committed) == {P0}
+
+
+def test_records_that_come_twice_stop_the_worker() -> None:
+    broker = filled()
+    small = SmallWorker(broker, small_settings())
+    with pytest.raises(RunError, match="came again"):
+        small.run([None, lambda: small.source._positions.update({P0: 2}), None])
+
+
 def test_a_clean_stop_leaves_nothing_to_replay() -> None:
     broker = filled()
     SmallWorker(broker, small_settings()).run([None] * 4)
