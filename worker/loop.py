@@ -4,8 +4,9 @@ Everything happens in one thread. Rebalance callbacks run inside `Source.poll`, 
 record polled so far is processed and its outputs are in the open transaction: so a revoke can commit at once.
 
 Time between two polls is bounded, so the group never takes a busy worker for a dead one: a batch is shrunk until it
-takes about `_BATCH_TARGET_S`, and a commit gives up after the transaction time-out (60 s), far below
-`max.poll.interval.ms` (300 s).
+takes about `_BATCH_TARGET_S`, and waiting for the producer's queue, a snapshot or a commit gives up after
+`transaction.timeout.ms` each, which the settings keep at a quarter of `max.poll.interval.ms` or less. While the loop
+waits nothing is polled, so the client's bounded queue fills and fetching stops.
 """
 
 from __future__ import annotations

@@ -295,6 +295,10 @@ def test_a_value_that_is_not_allowed_is_refused_at_its_path(tmp_path: Path, sett
             "kafka: {bootstrap.servers: a, transaction.timeout.ms: 10000}\nworker: {commit_interval: 6s}",
             "worker.commit_interval: is more than half of kafka.transaction.timeout.ms (10000 ms)",
         ),
+        (
+            "kafka: {bootstrap.servers: a, max.poll.interval.ms: 60000}",
+            "kafka.max.poll.interval.ms: is 60000 ms, less than four times kafka.transaction.timeout.ms (60000 ms)",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, text: str, expected: str | None) -> None:
@@ -494,7 +498,7 @@ def test_other_properties_are_passed_through(tmp_path: Path) -> None:
     kafka = load(
         tmp_path,
         "kafka: {bootstrap.servers: a, linger.ms: 5, check.crcs: true, client.rack: r1, "
-        "message.max.bytes: 2000000, max.poll.interval.ms: 60000}",
+        "message.max.bytes: 2000000, max.poll.interval.ms: 240000}",
     )
     assert dict(kafka.kafka) == {
         "bootstrap.servers": "a",
@@ -502,11 +506,11 @@ def test_other_properties_are_passed_through(tmp_path: Path) -> None:
         "check.crcs": True,
         "client.rack": "r1",
         "message.max.bytes": 2_000_000,
-        "max.poll.interval.ms": 60_000,
+        "max.poll.interval.ms": 240_000,
     }
     assert (kafka.message_max_bytes, kafka.max_poll_interval_ms, kafka.transaction_timeout_ms) == (
         2_000_000,
-        60_000,
+        240_000,
         60_000,
     )
 
