@@ -8,6 +8,7 @@ The order of steps, and why:
    committed offset, and is known only once the broker has it (worst case `transaction.timeout.ms`).
 4. `send_offsets_to_transaction` with the group's metadata taken at that moment: an older generation would let a
    worker that has lost its partitions commit them.
+   A client bug can make this call block for ever; the process then ends (see `_process_ends_after`).
 5. `commit_transaction`, which first waits for everything produced. It is called in slices of one second, again and
    again while the error is retriable, until `transaction.timeout.ms`, when the coordinator aborts by itself.
 
@@ -17,8 +18,11 @@ A crash during 5 is decided by the coordinator; the next worker's `committed` wa
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Timer
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -28,6 +32,7 @@ from worker.errors import RunError, TransactionAborted
 from worker.protocols import Committed, Message, Partition
 
 _SLICE_S = 1.0
+_HUNG_AFTER_S = 10.0  # beyond the time-out of a call that should have kept it
 _ABORT_TIMEOUT_S = 30.0
 _INIT_TIMEOUT_S = 30.0
 
@@ -143,7 +148,8 @@ class TransactionalSink(_KafkaSink):
         def send_offsets(slice_s: float) -> None:
             self._producer.send_offsets_to_transaction(positions, group_metadata(), slice_s)
 
-        self._retry(send_offsets, deadline - time.monotonic())
+        with _process_ends_after(max(0.0, deadline - time.monotonic()) + _HUNG_AFTER_S):
+            self._retry(send_offsets, deadline - time.monotonic())
         self._retry(self._producer.commit_transaction, deadline - time.monotonic())
         self._open = False
         self._raise_failed()
@@ -202,6 +208,27 @@ class AtLeastOnceSink(_KafkaSink):
         self._producer.purge()
         self._producer.flush(1.0)
         self._failed = None
+
+
+@contextmanager
+def _process_ends_after(seconds: float) -> Iterator[None]:
+    """End the process when the block takes longer, as a crash would: what is committed stays, a restart resumes.
+
+    librdkafka's `send_offsets_to_transaction` can block for ever after the group's coordinator went away, whatever its
+    time-out (confluentinc/librdkafka issues 5456 and 5511); nothing else can take the thread back from it.
+    """
+
+    def end() -> None:
+        _log.critical("kafka_client_hung", call="send_offsets_to_transaction", seconds=seconds)
+        os._exit(1)
+
+    timer = Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _positions(offsets: Mapping[Partition, Committed]) -> list[TopicPartition]:

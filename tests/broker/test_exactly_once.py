@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,36 @@ def test_partitions_that_move_between_two_workers_change_nothing(
         worker.wait_until(lambda: finals_of(application) >= len(expected))
         assert worker.stop() == 0, worker.tail()
     assert_exact(application, expected)
+
+
+@needs_shared
+def test_a_broker_that_is_killed_and_comes_back_changes_nothing(
+    checkpoint: Path, lines: list[Record], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    own = KafkaBroker(tmp_path / "kafka").start()
+    try:
+        application = Application(
+            own.bootstrap,
+            tmp_path,
+            checkpoint,
+            PARTITIONS,
+            kafka={"transaction.timeout.ms": 5000, "session.timeout.ms": 6000},
+        )
+        application.produce(lines)
+        with application.start("worker.batch_records=500") as worker:
+            worker.wait_until(lambda: finals_of(application) >= 0.1 * len(expected))
+            own.kill()
+            own.start()
+            assert finals_of(application) < len(expected), "the worker was done before the broker was killed"
+            while worker.process.poll() is None and finals_of(application) < len(expected):
+                time.sleep(0.1)  # it goes on by itself, or the client hangs and the process ends
+            assert worker.process.poll() in (None, 1)
+        with application.start() as worker:
+            worker.wait_until(lambda: finals_of(application) >= len(expected))
+            assert worker.stop() == 0, worker.tail()
+        assert_exact(application, expected)
+    finally:
+        own.kill()
 
 
 def consumed(application: Application) -> int:
