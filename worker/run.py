@@ -26,8 +26,8 @@ def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
     """
     configure_logging(settings.observability.log_level, settings.observability.log_format)
     _log.info("starting", settings=settings.describe())
-    # Sessions are many long-lived objects without cycles; walking over them all as often as Python does by default
-    # costs a tenth of the throughput.
+    # Sessions are many long-lived objects without cycles: walking over them all as often as Python does by default
+    # finds nothing.
     gc.set_threshold(100_000, 50, 100)
     topics = Topics(ClientProperties(settings).admin(), settings)  # a wrong address shows before the model is loaded
     scorer = load_scorer(settings)

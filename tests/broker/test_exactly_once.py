@@ -106,10 +106,7 @@ def test_kill_9_in_the_middle_and_restarts_change_nothing(
     with application.start(slow) as worker:
         worker.wait_until(lambda: finals_of(application) >= 0.7 * len(expected))
         assert worker.stop() == 0, worker.tail()
-    with application.start() as worker:
-        worker.wait_until(lambda: finals_of(application) >= len(expected))
-        assert worker.stop() == 0, worker.tail()
-    assert_exact(application, expected)
+    finish_and_compare(application, expected)
 
 
 @needs_shared
@@ -129,10 +126,7 @@ def test_partitions_that_move_between_two_workers_change_nothing(
             assert first.stop() == 0, first.tail()
             second.wait_until(lambda: consumed(application) == len(lines))
             assert second.stop() == 0, second.tail()
-    with application.start() as worker:
-        worker.wait_until(lambda: finals_of(application) >= len(expected))
-        assert worker.stop() == 0, worker.tail()
-    assert_exact(application, expected)
+    finish_and_compare(application, expected)
 
 
 @needs_shared
@@ -157,12 +151,17 @@ def test_a_broker_that_is_killed_and_comes_back_changes_nothing(
             while worker.process.poll() is None and finals_of(application) < len(expected):
                 time.sleep(0.1)  # it goes on by itself, or the client hangs and the process ends
             assert worker.process.poll() in (None, 1)
-        with application.start() as worker:
-            worker.wait_until(lambda: finals_of(application) >= len(expected))
-            assert worker.stop() == 0, worker.tail()
-        assert_exact(application, expected)
+        finish_and_compare(application, expected)
     finally:
         own.kill()
+
+
+def finish_and_compare(application: Application, expected: list[dict[str, Any]]) -> None:
+    """One more worker scores what is left and stops."""
+    with application.start() as worker:
+        worker.wait_until(lambda: finals_of(application) >= len(expected))
+        assert worker.stop() == 0, worker.tail()
+    assert_exact(application, expected)
 
 
 def consumed(application: Application) -> int:
