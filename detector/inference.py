@@ -1,12 +1,17 @@
 """Running the model over whole sessions: packing, batches bounded by tokens, surprises and class logits.
 
+On the CPU the model itself runs, on a GPU what `detector.prepared` makes of it.
+
 A session of n events enters the model as BOS, its events, EOS, and comes out as n + 1 surprises (of each
 event and of the end, given what came before) and n + 1 class logits (after each event and after the end).
 They are the same bits whichever sessions share a batch.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +22,9 @@ from torch.nn import functional
 from detector.errors import DeviceError
 from detector.model import DetectorModel
 from detector.vocabulary import BOS, EOS, UNK
+
+if TYPE_CHECKING:
+    from detector.prepared import PreparedModel
 
 Backend = Literal["auto", "triton", "reference"]
 Tokens = npt.NDArray[np.int64]
@@ -63,7 +71,13 @@ class Measured(NamedTuple):
 
 def pack(sequences: Sequence[Tokens], device: torch.device) -> Packed:
     """Pack sessions, given as their events, for the model."""
-    lengths = np.fromiter((len(sequence) for sequence in sequences), dtype=np.int64, count=len(sequences))
+    tokens, bounds = _packed(sequences)
+    return Packed(torch.from_numpy(tokens).to(device), torch.from_numpy(bounds).to(device))
+
+
+def _packed(sequences: Sequence[Tokens]) -> tuple[Tokens, npt.NDArray[np.int32]]:
+    """Tokens and bounds of `Packed`."""
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     bounds = np.zeros(len(sequences) + 1, dtype=np.int32)
     np.cumsum(lengths + 2, out=bounds[1:])
     tokens = np.empty(bounds[-1], dtype=np.int64)
@@ -73,7 +87,7 @@ def pack(sequences: Sequence[Tokens], device: torch.device) -> Packed:
     tokens[bounds[1:] - 1] = EOS
     if len(sequences):
         tokens[is_event] = np.concatenate(sequences)
-    return Packed(torch.from_numpy(tokens).to(device), torch.from_numpy(bounds).to(device))
+    return tokens, bounds
 
 
 def batches(lengths: npt.NDArray[np.int64], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -93,18 +107,32 @@ def batches(lengths: npt.NDArray[np.int64], batch_tokens: int) -> Iterator[npt.N
 
 
 class Inference:
-    """A model ready to measure sessions.
+    """A model ready to measure sessions, as its weights are now.
 
     Args:
-        model: in evaluation mode, on its device and in its precision.
+        model: float32, in evaluation mode, on its device.
         batch_tokens: most tokens in one forward pass; halved for good when the device runs out of memory.
         backend: which kernels to use.
+        dtype: of the computation, float32 or bfloat16; the model is converted where it runs itself.
+
+    Attributes:
+        batch_tokens: as it is now.
+        batches_split: how many batches did not fit the device's memory and were split.
     """
 
-    def __init__(self, model: DetectorModel, *, batch_tokens: int, backend: Backend = "auto") -> None:
+    def __init__(
+        self,
+        model: DetectorModel,
+        *,
+        batch_tokens: int,
+        backend: Backend = "auto",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.batch_tokens = batch_tokens
+        self.batches_split = 0
         self._model = model
         self._backend = backend
+        self._dtype = dtype
         self._device = next(model.parameters()).device
 
     def check(self) -> None:
@@ -138,14 +166,41 @@ class Inference:
                         f"{self._device} has not enough memory for one session of {lengths[chosen[0]]} events"
                     ) from error
                 self.batch_tokens = int(lengths[chosen].sum() + 2 * len(chosen)) // 2
+                self.batches_split += 1
                 torch.cuda.empty_cache()
                 continue
             done += len(chosen)
             yield measured
 
-    @torch.inference_mode()
     def _forward(self, indices: npt.NDArray[np.int64], sequences: Sequence[Tokens]) -> Measured:
-        packed = pack(sequences, self._device)
+        tokens, bounds = _packed(sequences)
+        is_target = np.ones(len(tokens), dtype=bool)
+        is_target[bounds[:-1]] = False
+        positions = is_target.nonzero()[0]
+        if self._prepared is None:
+            surprises, logits = self._run_model(tokens, bounds)
+        else:
+            measured = self._prepared.measure(tokens, bounds)
+            surprises, logits = measured[0, positions - 1], measured[1, positions]
+        return Measured(indices, bounds.astype(np.int64) - np.arange(len(bounds)), surprises, logits)
+
+    @cached_property
+    def _prepared(self) -> PreparedModel | None:
+        """None where the model itself runs."""
+        on_gpu = self._device.type == "cuda" and self._model.config.triton_obstacle is None
+        if self._backend == "triton" or (self._backend == "auto" and on_gpu):
+            # Triton takes a second to import, which what runs on the CPU need not wait for.
+            from detector.prepared import PreparedModel
+
+            return PreparedModel(self._model, self._dtype)
+        self._model.to(self._dtype)
+        return None
+
+    @torch.inference_mode()
+    def _run_model(
+        self, tokens: Tokens, bounds: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        packed = Packed(torch.from_numpy(tokens).to(self._device), torch.from_numpy(bounds).to(self._device))
         next_logits, class_logits = self._model(packed.tokens, packed.cu_seqlens, backend=self._backend)
         positions, classes = packed.targets()
         rows = max(1, _SOFTMAX_LOGITS // next_logits.shape[1])
@@ -155,13 +210,7 @@ class Inference:
                 for part, targets in zip(torch.split(positions, rows), torch.split(classes, rows), strict=True)
             ]
         )
-        lengths = packed.cu_seqlens.diff().cpu().numpy().astype(np.int64) - 1
-        return Measured(
-            indices=indices,
-            bounds=np.concatenate([[0], np.cumsum(lengths)]),
-            surprises=surprises.cpu().numpy(),
-            logits=class_logits[positions].float().cpu().numpy(),
-        )
+        return surprises.cpu().numpy(), class_logits[positions].float().cpu().numpy()
 
 
 def _surprises(logits: Tensor, targets: Tensor) -> Tensor:

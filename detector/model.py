@@ -19,6 +19,8 @@ from torch.nn import functional
 from detector.text import TEXT_BUCKETS, TEXT_FEATURES
 from detector.vocabulary import BOS, UNK
 from kernels import Backend, mamba3_mimo
+from kernels.mamba3 import triton_size_obstacle
+from kernels.packing import Packing
 
 _BLOCK = 64
 _A_FLOOR = 1e-4
@@ -66,6 +68,11 @@ class ModelConfig:
             raise ValueError(
                 f"d_state is {self.d_state}; it must be a multiple of 4, whose halves are rotated in pairs"
             )
+
+    @property
+    def triton_obstacle(self) -> str | None:
+        """What of these sizes Triton's kernels do not take, None if nothing."""
+        return triton_size_obstacle(self.mimo_rank, self.d_state, self.headdim)
 
     @classmethod
     def preset(cls, size: Literal["tiny", "small", "reference"], vocabulary_size: int) -> "ModelConfig":
@@ -133,12 +140,12 @@ class Mamba3Layer(nn.Module):
         self.mimo_o = nn.Parameter(torch.full((H, R, P), 1 / R))
         self.D = nn.Parameter(torch.ones(H))
 
-    def forward(self, u: Tensor, cu_seqlens: Tensor, backend: Backend = "auto") -> Tensor:
+    def forward(self, u: Tensor, cu_seqlens: Tensor | Packing, backend: Backend = "auto") -> Tensor:
         """Mixes each sequence's tokens, every one with those before it.
 
         Args:
             u: (T, d_model) packed sequences.
-            cu_seqlens: (n + 1,) int32, where each starts and, last, T.
+            cu_seqlens: (n + 1,) int32, where each starts and, last, T; or the `Packing` made of it.
             backend: of `kernels.mamba3_mimo`.
 
         Returns:
@@ -189,7 +196,7 @@ class Block(nn.Module):
             config.expand,
         )
 
-    def forward(self, u: Tensor, cu_seqlens: Tensor, backend: Backend) -> Tensor:
+    def forward(self, u: Tensor, cu_seqlens: Tensor | Packing, backend: Backend) -> Tensor:
         """(T, d_model) to (T, d_model)."""
         mixed: Tensor = self.mixer(self.norm(u), cu_seqlens, backend)
         return u + mixed
@@ -266,26 +273,31 @@ class DetectorModel(nn.Module):
         T = tokens.numel()
         filling = -T % _BLOCK
         tokens = functional.pad(tokens, (0, filling), value=BOS)
-        cu_seqlens = functional.pad(cu_seqlens, (0, 1), value=T + filling)
+        packing = Packing.of(functional.pad(cu_seqlens, (0, 1), value=T + filling))
         if unknown_mask is not None:
             unknown_mask = functional.pad(unknown_mask, (0, filling), value=False)
         u = self._embed(tokens, unknown_mask)
         for block in self.blocks:
-            u = block(u, cu_seqlens, backend)
+            u = block(u, packing, backend)
         # One product for both heads: a single column has code of its own, too.
         logits = _product(self.norm(u), torch.cat((self.next_token_head.weight, self.class_head.weight)))[:T]
         return logits[:, :-1], logits[:, -1] + self.class_head.bias
+
+    def token_vectors(self) -> Tensor:
+        """(vocabulary_size, d_model), what each token that is no unknown line enters the first block as."""
+        return self.token_embedding.weight + self._text_vectors(self.template_features)
 
     def _embed(self, tokens: Tensor, unknown_mask: Tensor | None) -> Tensor:
         """(T,) to (T, d_model): the learned vector of the token, or of UNK, plus the vector of its text."""
         is_unknown = tokens < 0
         known = tokens.masked_fill(is_unknown, UNK)
-        text = self._text_vectors(self.template_features).index_select(0, known)
+        # Not `index_select`, whose backward on a GPU adds rows up in no fixed order.
+        text = functional.embedding(known, self._text_vectors(self.template_features))
         if is_unknown.any():
             lines = is_unknown.nonzero().squeeze(1)
             text = text.index_copy(0, lines, self._text_vectors(_carried_features(tokens[lines])))
         learned = known if unknown_mask is None else known.masked_fill(unknown_mask, UNK)
-        return self.token_embedding.weight.index_select(0, learned) + text
+        return functional.embedding(learned, self.token_embedding.weight) + text
 
     def _text_vectors(self, features: Tensor) -> Tensor:
         """(k, TEXT_FEATURES) buckets to (k, d_model), the mean vector of those that are not 0."""

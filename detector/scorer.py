@@ -85,10 +85,11 @@ class Scorer:
         self._cache: OrderedDict[bytes, EventScores] = OrderedDict()
         self._cache_size = cache_size
         target = resolve_device(device)
-        model = checkpoint.build_model().to(device=target, dtype=_dtype(precision, target))
+        dtype = _dtype(precision, target)
         if target.type == "cpu":
             batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
-        self._inference = Inference(model, batch_tokens=batch_tokens, backend=kernels)
+        model = checkpoint.build_model().to(target)
+        self._inference = Inference(model, batch_tokens=batch_tokens, backend=kernels, dtype=dtype)
         self._inference.check()
 
     @classmethod
@@ -116,6 +117,11 @@ class Scorer:
             batch_tokens=batch_tokens,
             cache_size=cache_size,
         )
+
+    @property
+    def batches_split(self) -> int:
+        """Batches so far that did not fit the device's memory and were run in parts."""
+        return self._inference.batches_split
 
     def score(self, sequences: Sequence[bytes]) -> list[EventScores]:
         """Score sessions, in the order given.

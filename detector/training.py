@@ -76,6 +76,8 @@ def train(
 ) -> Trained:
     """Train a model; the same arguments on the same machine give the same weights.
 
+    (Not so the reference kernels on a GPU: PyTorch adds some of their gradients up there in no fixed order.)
+
     Next-token prediction learns from every session that is not labelled anomalous. The classifier is
     trained when at least `MIN_ANOMALOUS_SESSIONS` training sessions are labelled anomalous; with fewer the
     result is that of an unlabelled training, and its record says so.

@@ -1,16 +1,16 @@
-"""The public entry of the Mamba-3 MIMO operation: argument checks and the choice of a backend."""
-
-from typing import Literal, get_args
+"""The public entry of the Mamba-3 MIMO operation on whole sequences."""
 
 import torch
 from torch import Tensor
 
+from kernels.arguments import Backend, Sizes, check_states, check_tensors, choose_backend
+from kernels.packing import Packing
 from kernels.reference import mamba3_mimo_reference
 from kernels.state import Mamba3State
 
-Backend = Literal["auto", "triton", "reference"]
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+# What the Triton kernels have tiles for.
+_TRITON_RANKS = (1, 2, 4, 8)
+_TRITON_SIZES = range(16, 129)
 
 
 def mamba3_mimo(
@@ -28,7 +28,7 @@ def mamba3_mimo(
     mimo_z: Tensor,
     mimo_o: Tensor,
     D: Tensor,
-    cu_seqlens: Tensor,
+    cu_seqlens: Tensor | Packing,
     initial_state: Mamba3State | None = None,
     return_final_state: bool = False,
     backend: Backend = "auto",
@@ -64,17 +64,22 @@ def mamba3_mimo(
         mimo_z: (H, R, P).
         mimo_o: (H, R, P).
         D: (H,).
-        cu_seqlens: (n + 1,) int32 from 0 to T, never decreasing.
+        cu_seqlens: (n + 1,) int32 from 0 to T, never decreasing; or the `Packing` made of it, which saves calls on
+            the same batch a transfer from the device each.
         initial_state: what the sequences carry from an earlier call; None starts them afresh.
         return_final_state: whether to return the state after each sequence's last token.
-        backend: "reference" is plain PyTorch and runs anywhere; "auto" takes the best there is for the device.
+        backend: "reference" is plain PyTorch and runs anywhere. "triton" runs on CUDA devices, for float32 and
+            bfloat16, ranks 1, 2, 4 and 8, and N and P from 16 to 128; equal sequences get bit-equal results from it,
+            whatever they are packed with, also when cut in two calls at a multiple of `kernels.packing.SEGMENT`
+            tokens. "auto" is "triton" where that can run, else "reference".
 
     Returns:
         (T, H, P) in x's dtype, and the final states (an empty sequence's is its initial state) or None.
 
     Raises:
         ValueError: an argument's shape, dtype or device disagrees, cu_seqlens decreases or does not span 0 to T, or the
-            backend is unknown or missing. The message names the argument and the numbers.
+            backend is unknown or cannot run these arguments. The message names the argument and the numbers; nothing
+            has been launched.
 
     Example:
         >>> T, H, P, N, R, S = 5, 2, 16, 16, 4, 4
@@ -88,99 +93,72 @@ def mamba3_mimo(
         >>> y.shape, state.ssm.shape
         (torch.Size([5, 2, 16]), torch.Size([2, 2, 16, 16]))
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}")
-    if backend == "triton":
-        raise ValueError("backend is 'triton', but this version has no Triton backend; use 'auto' or 'reference'")
-    _check_sizes(C, x, angles)
-    T, R, N = C.shape
-    H, P = x.shape[1:]
-    S = angles.shape[1]
-    if cu_seqlens.dim() != 1 or cu_seqlens.numel() == 0 or cu_seqlens.dtype != torch.int32:
-        raise ValueError(
-            f"cu_seqlens is {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}; it must be int32 of shape (n + 1,)"
-        )
-    n = cu_seqlens.numel() - 1
-    shapes: dict[str, tuple[Tensor, tuple[int, ...]]] = {
-        "C": (C, (T, R, N)),
-        "B": (B, (T, R, N)),
-        "x": (x, (T, H, P)),
-        "z": (z, (T, H, P)),
-        "adt": (adt, (T, H)),
-        "dt": (dt, (T, H)),
-        "trap": (trap, (T, H)),
-        "angles": (angles, (T, S)),
-        "C_bias": (C_bias, (H, R, N)),
-        "B_bias": (B_bias, (H, R, N)),
-        "mimo_x": (mimo_x, (H, R, P)),
-        "mimo_z": (mimo_z, (H, R, P)),
-        "mimo_o": (mimo_o, (H, R, P)),
-        "D": (D, (H,)),
+    tensors = {
+        "C": C,
+        "B": B,
+        "x": x,
+        "z": z,
+        "adt": adt,
+        "dt": dt,
+        "trap": trap,
+        "angles": angles,
+        "C_bias": C_bias,
+        "B_bias": B_bias,
+        "mimo_x": mimo_x,
+        "mimo_z": mimo_z,
+        "mimo_o": mimo_o,
+        "D": D,
     }
+    sizes = check_tensors(tensors, rows="T")
+    packing = cu_seqlens if isinstance(cu_seqlens, Packing) else Packing.of(cu_seqlens)
+    if packing.cu_seqlens.device != x.device:
+        raise ValueError(f"cu_seqlens is on {packing.cu_seqlens.device} but x is on {x.device}")
+    if packing.n_tokens != sizes.rows:
+        raise ValueError(
+            f"cu_seqlens goes from 0 to {packing.n_tokens}; with T={sizes.rows} tokens it must go from 0 to "
+            f"{sizes.rows}"
+        )
     if initial_state is not None:
-        for name, state, shape in zip(initial_state._fields, initial_state, ((S,), (P, N), (R, N), (P,)), strict=True):
-            shapes[f"initial_state.{name}"] = (state, (n, H, *shape))
-    for name, (tensor, expected) in shapes.items():
-        if tensor.shape != expected:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; with T={T}, H={H}, P={P}, N={N}, R={R}, S={S} and {n} "
-                f"sequences it must have {expected}"
-            )
-        if tensor.dtype not in _DTYPES:
-            raise ValueError(f"{name} is {tensor.dtype}; it must be float32, bfloat16 or float64")
-        _check_device(name, tensor, x)
-    _check_device("cu_seqlens", cu_seqlens, x)
-    _check_spans(cu_seqlens, T)
-    return mamba3_mimo_reference(
-        C,
-        B,
-        x,
-        z,
-        adt,
-        dt,
-        trap,
-        angles,
-        C_bias,
-        B_bias,
-        mimo_x,
-        mimo_z,
-        mimo_o,
-        D,
-        cu_seqlens,
-        initial_state,
-        return_final_state,
+        check_states("initial_state", initial_state, sizes, packing.n_sequences, "sequences", x)
+    chosen = choose_backend(backend, x)
+    if chosen == "triton" and (obstacle := _triton_obstacle(tensors, sizes)) is not None:
+        if backend == "triton":
+            raise ValueError(f"backend is 'triton', whose kernels {obstacle}; use 'auto' or 'reference'")
+        chosen = "reference"
+    if chosen == "reference":
+        return mamba3_mimo_reference(
+            **tensors,
+            cu_seqlens=packing.cu_seqlens,
+            initial_state=initial_state,
+            return_final_state=return_final_state,
+        )
+    from kernels.triton.operation import mamba3_mimo_triton
+
+    return mamba3_mimo_triton(
+        *tensors.values(), packing=packing, initial_state=initial_state, return_final_state=return_final_state
     )
 
 
-def _check_sizes(C: Tensor, x: Tensor, angles: Tensor) -> None:
-    """What the sizes are read from must have its number of dimensions, and the sizes must be possible."""
-    for name, tensor, dims in (("C", C, "(T, R, N)"), ("x", x, "(T, H, P)"), ("angles", angles, "(T, S)")):
-        if tensor.dim() != dims.count(",") + 1:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be {dims}")
-    sizes = {"T": x.shape[0], "H": x.shape[1], "P": x.shape[2], "R": C.shape[1], "N": C.shape[2]}
-    for name, size in sizes.items():
-        if size == 0 and name != "T":
-            raise ValueError(f"C has shape {tuple(C.shape)} and x {tuple(x.shape)}, so {name} is 0")
-    if C.shape[2] % 2:
-        raise ValueError(f"C has d_state N={C.shape[2]}; it must be even, since rotations turn pairs")
-    if angles.shape[1] > C.shape[2] // 2:
-        raise ValueError(
-            f"angles has S={angles.shape[1]} angles; d_state N={C.shape[2]} has only {C.shape[2] // 2} pairs"
-        )
+def _triton_obstacle(tensors: dict[str, Tensor], sizes: Sizes) -> str | None:
+    """What of these arguments the Triton kernels have no tiles for, None if nothing."""
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.float64:
+            return f"take float32 and bfloat16, but {name} is torch.float64"
+    if torch.is_grad_enabled() and any(tensor.is_cuda and tensor.requires_grad for tensor in tensors.values()):
+        float32 = tensors["x"].dtype == torch.float32
+        if (float32 and (sizes.R > 4 or sizes.N > 64)) or (sizes.R > 4 and sizes.N > 64):
+            return (
+                "have gradients for ranks up to 4 with N up to 64 and, in bfloat16, for all but rank 8 with N over 64 "
+                f"(others' tiles do not fit into shared memory); here R={sizes.R} and N={sizes.N}"
+            )
+    return triton_size_obstacle(sizes.R, sizes.N, sizes.P)
 
 
-def _check_device(name: str, tensor: Tensor, x: Tensor) -> None:
-    if tensor.device != x.device:
-        raise ValueError(f"{name} is on {tensor.device} but x is on {x.device}")
-
-
-def _check_spans(cu_seqlens: Tensor, T: int) -> None:
-    """Refuses bounds that are not 0 .. T without a decrease; one transfer from the device where all is well."""
-    lengths = cu_seqlens.diff()
-    if lengths.numel() and int(lengths.min()) < 0:
-        i = int(torch.nonzero(lengths < 0)[0])
-        before, after = cu_seqlens[i : i + 2].tolist()
-        raise ValueError(f"cu_seqlens decreases from {before} to {after} at index {i + 1}")
-    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
-    if first != 0 or last != T:
-        raise ValueError(f"cu_seqlens goes from {first} to {last}; with T={T} tokens it must go from 0 to {T}")
+def triton_size_obstacle(R: int, N: int, P: int) -> str | None:
+    """What of these sizes the Triton kernels have no tiles for, None if nothing."""
+    if R not in _TRITON_RANKS:
+        return f"take ranks 1, 2, 4 and 8, not R={R}"
+    for name, size in (("N", N), ("P", P)):
+        if size not in _TRITON_SIZES:
+            return f"take {name} from {_TRITON_SIZES.start} to {_TRITON_SIZES.stop - 1}, not {name}={size}"
+    return None

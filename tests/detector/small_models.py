@@ -38,7 +38,7 @@ RECORD = TrainingRecord(
 def random_model(vocabulary: Vocabulary = VOCABULARY, *, seed: int = 1, d_model: int = 16) -> DetectorModel:
     """A model whose weights are large enough that surprises and logits differ visibly between events."""
     config = ModelConfig(
-        vocabulary_size=len(vocabulary), d_model=d_model, n_layers=2, d_state=8, headdim=8, mimo_rank=2
+        vocabulary_size=len(vocabulary), d_model=d_model, n_layers=2, d_state=16, headdim=16, mimo_rank=2
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

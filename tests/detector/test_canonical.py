@@ -54,6 +54,12 @@ def test_masks_apply_first_and_in_their_order(lines: list[str]) -> None:
     assert canonical(lines, masks) == [re.sub("[0-9]+", "0", line) for line in expected]
 
 
+def test_a_mask_looks_at_the_beginning_of_a_line_only_so_that_a_hostile_line_costs_no_more() -> None:
+    masks = (Mask("a[^b]*b|a", "x"), Mask("x", "long-name"))  # on a whole line, hours
+    text = f"{'<<long-name>>' * CANONICAL_CHARACTERS}"[:CANONICAL_CHARACTERS]
+    assert canonical(["a" * 5_000_000], masks) == [text]
+
+
 @pytest.mark.parametrize(
     ("pattern", "name", "problem"),
     [

@@ -202,7 +202,7 @@ class CrampedModel(DetectorModel):
         return super().forward(tokens, *args, **kwargs)
 
 
-def test_a_batch_that_exceeds_the_devices_memory_is_split_and_scored_all_the_same(
+def test_a_batch_that_exceeds_the_devices_memory_is_split_counted_and_scored_all_the_same(
     checkpoint: Checkpoint,
 ) -> None:
     model = checkpoint.build_model()
@@ -222,6 +222,7 @@ def test_a_batch_that_exceeds_the_devices_memory_is_split_and_scored_all_the_sam
     cramped = Inference(model, batch_tokens=1_000)
     assert surprises(cramped) == expected
     assert cramped.batch_tokens <= 100
+    assert cramped.batches_split == 2
     model.room = 20
     with pytest.raises(DeviceError, match="not enough memory for one session of 30 events"):
         surprises(cramped)

@@ -1,0 +1,214 @@
+"""A model prepared for inference on a GPU: four launches a block, one for each end, and CUDA graphs for small batches.
+
+- Weights are laid out once, for kernels whose results do not depend on what shares the batch (`kernels.triton`). Logits
+  never reach memory: of each position only the next token's surprise and the class logit do.
+- Launching a small batch's kernels takes longer than running them. So a batch of short sessions is filled up to one of
+  a few shapes, in buffers that stay where they are, and from its second use on a shape's launches are one CUDA graph.
+"""
+
+from collections import OrderedDict
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from detector.model import Block, DetectorModel
+from detector.text import TEXT_FEATURES
+from detector.vocabulary import BOS, UNK
+from kernels.packing import SEGMENT, Packing
+from kernels.triton.common import INTERPRETED
+from kernels.triton.ends import Embedding, Heads
+from kernels.triton.layer import LayerWeights, layer_forward
+from kernels.triton.linear import Stream
+
+# Running a model of the reference size on so many tokens takes longer than launching its kernels one by one.
+MOST_SHAPED_TOKENS = 8192
+# Fewer would not be faster: tiles of the matrix products have as many rows.
+_FEWEST_SHAPED_TOKENS = 128
+_FEWEST_SHAPED_SESSIONS = 16
+_MOST_SHAPES = 64
+
+
+class PreparedModel:
+    """A model whose weights are laid out for the kernels; later changes of its parameters do not reach it.
+
+    Args:
+        model: float32, on a CUDA device, or on the CPU where Triton interprets its kernels.
+        dtype: of the residual stream and of the matrix products, float32 or bfloat16; the rest is float32.
+
+    Raises:
+        ValueError: the kernels do not run on the model's device, or its sizes are beyond what they take.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: DetectorModel, dtype: torch.dtype) -> None:
+        self.device = model.token_embedding.weight.device
+        if self.device.type != "cuda" and not INTERPRETED.value:
+            raise ValueError(f"backend is 'triton', which needs a CUDA device; the model is on {self.device}")
+        if (obstacle := model.config.triton_obstacle) is not None:
+            raise ValueError(f"backend is 'triton', whose kernels {obstacle}; use 'auto' or 'reference'")
+        self._dtype = dtype
+        self._d_model = model.config.d_model
+        self._embedding = Embedding(
+            known=model.token_vectors(),
+            unknown=model.token_embedding.weight[UNK].clone(),
+            texts=model.text_embedding.weight.clone(),
+            features=TEXT_FEATURES,
+        )
+        self._layers = [_layer_weights(cast(Block, block), dtype) for block in model.blocks]
+        self._heads = Heads.of(
+            model.norm.weight,
+            model.next_token_head.weight,
+            model.class_head.weight,
+            model.class_head.bias,
+            unknown=UNK,
+            dtype=dtype,
+        )
+        self._shapes = _Shapes(self)
+
+    @torch.inference_mode()
+    def measure(self, tokens: npt.NDArray[np.int64], bounds: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """What the model says at each position of packed sessions.
+
+        Args:
+            tokens: (T,), T > 0; negative ones are unknown lines.
+            bounds: (n + 1,), where each session starts and, last, T; each has at least two tokens.
+
+        Returns:
+            (2, T), the surprise of the next token in nats (it means nothing at a session's last) and the class logit.
+        """
+        lengths = np.diff(bounds)
+        # Triton launches on the current device, which need not be the model's.
+        with torch.cuda.device_of(self._heads.matrix):  # type: ignore[no-untyped-call]
+            if len(tokens) <= MOST_SHAPED_TOKENS and lengths.max() <= SEGMENT:
+                return self._shapes.measure(tokens, bounds[:-1], lengths)
+            out = torch.empty(2, len(tokens), dtype=torch.float32, device=self.device)
+            packing = Packing.of(torch.from_numpy(bounds), self.device)
+            self.run(torch.from_numpy(tokens).to(self.device), packing, out)
+            measured: npt.NDArray[np.float32] = out.cpu().numpy()
+            return measured
+
+    def run(self, tokens: Tensor, packing: Packing, out: Tensor) -> None:
+        """Launch the model on tokens (T,) and have it fill out, float32 (2, T), as `measure` returns it."""
+        stream = Stream.empty(tokens.numel(), self._d_model, self._dtype, self.device)
+        self._embedding(tokens, stream)
+        for weights in self._layers:
+            layer_forward(stream, weights, packing)
+        self._heads(stream, tokens, out)
+
+
+class _Shapes:
+    """The shapes that batches are filled up to, the least recently used going first, and the buffers they share."""
+
+    def __init__(self, model: PreparedModel) -> None:
+        self._model = model
+        device, on_gpu = model.device, model.device.type == "cuda"
+        # A session has at least two tokens, BOS and EOS, and of each session there is a row of four int32.
+        room = 2 * MOST_SHAPED_TOKENS
+        self._staged = torch.empty(room, dtype=torch.int64, pin_memory=on_gpu)
+        self._inputs = torch.empty(room, dtype=torch.int64, device=device)
+        self._outputs = torch.empty(room, dtype=torch.float32, device=device)
+        self._fetched = torch.empty(room, dtype=torch.float32, pin_memory=on_gpu)
+        # Graphs of a pool overwrite each other's intermediate results, which is well: they run one after the other.
+        self._pool = torch.cuda.graph_pool_handle() if on_gpu else None
+        self._shapes: OrderedDict[tuple[int, int], _Shape] = OrderedDict()
+
+    def measure(
+        self, tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
+        T, n = len(tokens), len(lengths)
+        n_tokens, n_sessions = _rounded_up(T, _FEWEST_SHAPED_TOKENS), _rounded_up(n, _FEWEST_SHAPED_SESSIONS)
+        shape = self._shape(n_tokens, n_sessions)
+        n_inputs, n_outputs = n_tokens + 2 * n_sessions, 2 * n_tokens
+        staged = self._staged[:n_inputs].numpy()
+        staged[:T], staged[T:n_tokens] = tokens, BOS
+        segments = staged[n_tokens:].view(np.int32).reshape(n_sessions, 4)
+        segments[:n, 0], segments[:n, 1], segments[:n, 2:] = starts, lengths, (0, -1)
+        segments[n:] = 0
+        self._inputs[:n_inputs].copy_(self._staged[:n_inputs], non_blocking=True)
+        shape.run()
+        self._fetched[:n_outputs].copy_(self._outputs[:n_outputs], non_blocking=True)
+        if self._pool is not None:
+            torch.cuda.current_stream().synchronize()
+        return self._fetched[:n_outputs].numpy().reshape(2, n_tokens)[:, :T].copy()
+
+    def _shape(self, n_tokens: int, n_sessions: int) -> "_Shape":
+        shape = self._shapes.pop((n_tokens, n_sessions), None)
+        if shape is None:
+            shape = _Shape(self._model, self._inputs, self._outputs, n_tokens, n_sessions, self._pool)
+            while len(self._shapes) >= _MOST_SHAPES:
+                self._shapes.popitem(last=False)
+        self._shapes[n_tokens, n_sessions] = shape
+        return shape
+
+
+class _Shape:
+    """Runs the model on a number of tokens and of sessions, the last of which are fillings.
+
+    The fillings' tokens belong to no session, and sessions that are fillings have no tokens. What is computed of such
+    tokens is anybody's guess, but rows do not mix.
+    """
+
+    def __init__(
+        self,
+        model: PreparedModel,
+        inputs: Tensor,
+        outputs: Tensor,
+        n_tokens: int,
+        n_sessions: int,
+        pool: "torch.cuda._POOL_HANDLE | None",
+    ) -> None:
+        self._model = model
+        self._tokens = inputs[:n_tokens]
+        segments = inputs[n_tokens : n_tokens + 2 * n_sessions].view(torch.int32).view(n_sessions, 4)
+        # Without sessions of more than one segment, the kernels read nothing but the table of segments.
+        nothing = segments.new_zeros(1)
+        self._packing = Packing(nothing, n_tokens, segments, nothing, n_long=0)
+        self._out = outputs[: 2 * n_tokens].view(2, n_tokens)
+        self._pool = pool
+        self._uses = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def run(self) -> None:
+        """Launch everything. The first launch compiles the kernels, which nothing that is captured may do."""
+        self._uses += 1
+        if self._pool is not None and self._uses == 2:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, pool=self._pool):
+                self._launch()
+        if self._graph is None:
+            self._launch()
+        else:
+            self._graph.replay()
+
+    def _launch(self) -> None:
+        self._model.run(self._tokens, self._packing, self._out)
+
+
+def _rounded_up(n: int, least: int) -> int:
+    """The smallest of least, 1.5 * least, 2 * least, 3 * least, 4 * least ... that is at least n."""
+    size = least
+    while size < n:
+        size *= 2
+    return size * 3 // 4 if size > least and size * 3 // 4 >= n else size
+
+
+def _layer_weights(block: Block, dtype: torch.dtype) -> LayerWeights:
+    mixer = block.mixer
+    return LayerWeights.of(
+        norm=block.norm.weight,
+        in_proj=mixer.in_proj.weight,
+        out_proj=mixer.out_proj.weight,
+        dt_bias=mixer.dt_bias,
+        B_norm=mixer.B_norm.weight,
+        C_norm=mixer.C_norm.weight,
+        B_bias=mixer.B_bias,
+        C_bias=mixer.C_bias,
+        mimo_x=mixer.mimo_x,
+        mimo_z=mixer.mimo_z,
+        mimo_o=mixer.mimo_o,
+        D=mixer.D,
+        dtype=dtype,
+    )

@@ -1,0 +1,1 @@
+"""Mamba-3 MIMO on CUDA devices, in Triton."""

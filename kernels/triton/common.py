@@ -1,0 +1,190 @@
+"""What the forward and the backward kernels share: rotations, rotated vectors, products, sizes of blocks.
+
+A program works on one head of one segment, chunk after chunk of L tokens. The rows of its tiles are the L tokens of
+each rank, rank after rank: row r * L + t. In memory, a state has the two numbers of a rotated pair side by side, in the
+rows 2 i and 2 i + 1 for the pair (i, i + N / 2).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import libdevice
+from triton.runtime.interpreter import InterpretedFunction
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+PI = tl.constexpr(3.141592653589793)
+INVERSE_TURN = tl.constexpr(0.15915494309189535)
+# 2 pi in two parts; the first has few bits, so that whole multiples of it are exact in float32.
+TURN_HIGH = tl.constexpr(6.28125)
+TURN_LOW = tl.constexpr(0.0019353071795864769)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Sizes of the tiles for an operation of rank R, state N x P and S angles, powers of two where Triton wants them.
+
+    Attributes:
+        L: tokens of a chunk.
+        HALF: pairs of columns, at least N / 2.
+        BP: rows of the state, at least P.
+    """
+
+    L: int
+    HALF: int
+    BP: int
+
+    @classmethod
+    def of(cls, R: int, N: int, P: int) -> "Blocks":
+        """At least 32 columns and rows of the state: with 16 Triton 3.6 gives float32 products that read amiss."""
+        return cls(
+            L=max(16, 64 // R), HALF=max(16, triton.next_power_of_2(N // 2)), BP=max(32, triton.next_power_of_2(P))
+        )
+
+
+@triton.jit
+def sine(x):
+    """Of x in [-pi, pi]."""
+    return tl.sin(x) if INTERPRETED else libdevice.fast_sinf(x)
+
+
+@triton.jit
+def cosine(x):
+    """Of x in [-pi, pi]."""
+    return tl.cos(x) if INTERPRETED else libdevice.fast_cosf(x)
+
+
+INTERPRETED = tl.constexpr(isinstance(sine, InterpretedFunction))
+
+
+@triton.jit
+def product(a, b, total, COMPUTE: tl.constexpr, PRECISION: tl.constexpr):
+    """total + a @ b in float32, with a and b rounded to COMPUTE."""
+    a, b = a.to(COMPUTE), b.to(COMPUTE)
+    if INTERPRETED:  # whose product takes bfloat16 for integers
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
+def without_turns(x):
+    """x modulo 2 pi, in [0, 2 pi]."""
+    turns = tl.floor(x * INVERSE_TURN)
+    return tl.maximum(x - turns * TURN_HIGH - turns * TURN_LOW, 0.0)
+
+
+@triton.jit
+def tanh(x):
+    """In x's dtype, float32 or, under the interpreter, any."""
+    if INTERPRETED:
+        e = tl.exp(-2 * tl.abs(x))
+        return tl.where(x < 0, e - 1, 1 - e) / (1 + e)
+    else:
+        return libdevice.tanh(x)
+
+
+@triton.jit
+def rotation(theta):
+    """Cosine and sine of any angle."""
+    turns = tl.floor(theta * INVERSE_TURN + 0.5)
+    reduced = theta - turns * TURN_HIGH - turns * TURN_LOW
+    return cosine(reduced), sine(reduced)
+
+
+@triton.jit
+def openings(dt, trap, stride_dt, stride_trap, tokens, stop):
+    """Each token's weight in its update of the token before it, 0 from `stop` on."""
+    valid = tokens < stop
+    d = tl.load(dt + tokens * stride_dt, valid, 0.0).to(tl.float32)
+    return d * tl.sigmoid(-tl.load(trap + tokens * stride_trap, valid, 0.0).to(tl.float32))
+
+
+@triton.jit
+def load(pointers, inside, WHOLE: tl.constexpr):
+    """The tile, 0 outside; WHOLE where nothing is outside."""
+    if WHOLE:
+        return tl.load(pointers)
+    else:
+        return tl.load(pointers, inside, 0.0)
+
+
+@triton.jit
+def widened(x):
+    """In float32."""
+    if x.dtype == tl.bfloat16 and not INTERPRETED:  # one instruction a number, not two
+        return tl.inline_asm_elementwise(
+            "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;", "=r,=r,r", [x],
+            dtype=tl.float32, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
+def rounded(x, dtype: tl.constexpr):
+    """Of float32, in `dtype`.
+
+    The assembly says it is impure only so that the compiler leaves it where it is: else it moves a product's operand
+    into the registers of the tensor cores from its loads on, and makes every number of it from two loads of two bytes.
+    """
+    if dtype == tl.bfloat16 and not INTERPRETED:
+        return tl.inline_asm_elementwise(
+            "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [x], dtype=tl.bfloat16, is_pure=False, pack=2
+        )
+    else:
+        return x.to(dtype)
+
+
+@triton.jit
+def packed_sum(a, b):
+    """a + b of bfloat16, two at a time."""
+    return tl.inline_asm_elementwise(
+        "add.rn.bf16x2 $0, $1, $2;", "=r,r,r", [a, b], dtype=tl.bfloat16, is_pure=True, pack=2
+    )
+
+
+@triton.jit
+def packed_turn(first, second, cos, sin):
+    """Rotated pairs of bfloat16, two pairs at a time; impure for the reason given in `rounded`."""
+    return tl.inline_asm_elementwise(
+        """{
+            .reg .b32 t;
+            neg.bf16x2 t, $5;
+            mul.rn.bf16x2 t, $3, t;
+            fma.rn.bf16x2 $0, $2, $4, t;
+            mul.rn.bf16x2 t, $3, $4;
+            fma.rn.bf16x2 $1, $2, $5, t;
+        }""",
+        "=r,=r,r,r,r,r", [first, second, cos, sin],
+        dtype=(tl.bfloat16, tl.bfloat16), is_pure=False, pack=2,
+    )  # fmt: skip
+
+
+@triton.jit
+def twice_silu(half, dtype: tl.constexpr):
+    """silu(2 * half) in float32; good to 5e-4 where it will be rounded to bfloat16."""
+    if dtype == tl.bfloat16 and not INTERPRETED:
+        tanh_half = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [half], dtype=tl.float32, is_pure=True, pack=1
+        )
+        return half + half * tanh_half
+    else:
+        return 2 * half * tl.sigmoid(2 * half)
+
+
+@triton.jit
+def sigmoid_of_twice(half, dtype: tl.constexpr):
+    """sigmoid(2 * half) in float32; good to 5e-4 where what it gives will be rounded to bfloat16."""
+    if dtype == tl.bfloat16 and not INTERPRETED:
+        tanh_half = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [half], dtype=tl.float32, is_pure=True, pack=1
+        )
+        return 0.5 + 0.5 * tanh_half
+    else:
+        return tl.sigmoid(2 * half)
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """How `tl.dot` multiplies: float32 as three products of its halves, which keeps nearly all its bits."""
+    return "tf32x3" if dtype == torch.float32 else "ieee"

@@ -1,0 +1,514 @@
+"""The operation forward: every segment a program a head, and a scan over the segments of long sequences.
+
+A segment's program turns q and k by their angle since the segment's start, so that it needs no other segment for its
+scores. Batches without long sequences and states need nothing else. For others two launches come first: what each
+segment leaves of its own tokens, and a scan over each sequence's segments that gives every one the state it starts
+with. The scan does at a cut what carrying a state from one call to the next does, number for number.
+"""
+
+from contextlib import nullcontext
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.packing import Packing
+from kernels.state import Mamba3State
+from kernels.triton.common import (
+    INTERPRETED,
+    Blocks,
+    dot_precision,
+    load,
+    openings,
+    packed_sum,
+    packed_turn,
+    product,
+    rotation,
+    rounded,
+    twice_silu,
+    widened,
+    without_turns,
+)
+from kernels.triton.timeline import Timeline, timeline
+
+
+@triton.jit
+def _turns(turned, distance, tokens, R: tl.constexpr, S: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr):
+    """Cosine and sine of a chunk's rotations since the segment's start, each (R, L, HALF).
+
+    Here and for q and k every load has the shape of the tile, though it repeats numbers: then all have one layout, and
+    nothing has to be exchanged between threads.
+    """
+    pairs = tl.arange(0, HALF)[None, None, :] + tl.zeros((R, L, HALF), tl.int32)
+    turned += tokens[None, :, None] * distance + pairs
+    return tl.load(turned, pairs < S, 1.0), tl.load(turned + S, pairs < S, 0.0)
+
+
+@triton.jit
+def _directions(
+    projection, stride, bias, cos, sin, tokens,
+    R: tl.constexpr, N: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """q or k of a chunk, (R * L, 2 * HALF) in the dtype of cos and sin: the first of all pairs, then the second."""
+    ranks, pairs = tl.arange(0, R)[:, None, None], tl.arange(0, HALF)[None, None, :]
+    inside = pairs + tl.zeros((R, L, HALF), tl.int32) < N // 2
+    bias += ranks * N + pairs + tl.zeros((R, L, HALF), tl.int32)
+    projection += tokens[None, :, None] * stride + ranks * N + pairs
+    first, second = load(projection, inside, 2 * HALF == N), load(projection + N // 2, inside, 2 * HALF == N)
+    first_bias, second_bias = load(bias, inside, 2 * HALF == N), load(bias + N // 2, inside, 2 * HALF == N)
+    compute: tl.constexpr = cos.dtype
+    if PACKED and not INTERPRETED:
+        first = packed_sum(first.to(compute), first_bias.to(compute))
+        second = packed_sum(second.to(compute), second_bias.to(compute))
+        first, second = packed_turn(first, second, cos, sin)
+    else:
+        cos, sin = widened(cos), widened(sin)
+        first, second = widened(first) + widened(first_bias), widened(second) + widened(second_bias)
+        first, second = rounded(first * cos - second * sin, compute), rounded(first * sin + second * cos, compute)
+    return tl.reshape(tl.permute(tl.join(first, second), (0, 1, 3, 2)), (R * L, 2 * HALF))
+
+
+@triton.jit
+def _tile(x, stride, tokens, P: tl.constexpr, BP: tl.constexpr):
+    """x or z of a chunk, (L, BP) in float32."""
+    lanes = tl.arange(0, BP)[None, :]
+    return widened(load(x + (tokens * stride)[:, None] + lanes, (tokens[:, None] >= 0) & (lanes < P), BP == P))
+
+
+@triton.jit
+def _parameters(mimo, L: tl.constexpr, P: tl.constexpr, BP: tl.constexpr):
+    """A rank's, repeated to (L, BP) so that they come in the layout of x and z."""
+    lanes = tl.arange(0, BP)[None, :] + tl.zeros((L, BP), tl.int32)
+    return widened(load(mimo + lanes, lanes < P, BP == P))
+
+
+@triton.jit
+def _values(x, stride, mimo_x, tokens, R: tl.constexpr, P: tl.constexpr, L: tl.constexpr, BP: tl.constexpr):
+    """v of a chunk, (R * L, BP) in float32; tokens (R * L,)."""
+    rank, lanes = tl.arange(0, R * L) // L, tl.arange(0, BP)[None, :]
+    inside = (tokens[:, None] >= 0) & (lanes < P)
+    v = widened(load(x + (tokens * stride)[:, None] + lanes, inside, BP == P))
+    return v * widened(load(mimo_x + rank[:, None] * P + lanes, inside, BP == P))
+
+
+@triton.jit
+def _gates(half, mimo_z, mimo_o, dtype: tl.constexpr, STEP: tl.constexpr, R: tl.constexpr, P: tl.constexpr):
+    """What the outputs of ranks are multiplied by, in float32, of half of z (L, BP)."""
+    if R == 1:
+        gate = twice_silu(half * _parameters(mimo_z, half.shape[0], P, half.shape[1]), dtype)
+        return gate * _parameters(mimo_o, half.shape[0], P, half.shape[1])
+    else:
+        even = _gates(half, mimo_z, mimo_o, dtype, 2 * STEP, R // 2, P)
+        odd = _gates(half, mimo_z + STEP * P, mimo_o + STEP * P, dtype, 2 * STEP, R // 2, P)
+        return tl.reshape(tl.join(even, odd), (half.shape[0], half.shape[1], R))
+
+
+@triton.jit
+def _attended(q, k, v, weight, skip, out, R: tl.constexpr, L: tl.constexpr, PRECISION: tl.constexpr):
+    """out + what a chunk's tokens read of a chunk: weight is (R * L, L), skip (R * L, R, L) added to the scores."""
+    scores = product(q, tl.trans(k), tl.zeros((R * L, R * L), tl.float32), q.dtype, PRECISION)
+    scores = tl.reshape(scores, (R * L, R, L)) * weight[:, None, :] + skip
+    return product(tl.reshape(scores, (R * L, R * L)), v, out, q.dtype, PRECISION)
+
+
+@triton.jit
+def _decays(weights, plane, H, first, length, R: tl.constexpr, L: tl.constexpr):
+    """A chunk's sums of decays by row, and its weights within itself (R * L, L)."""
+    slots, row = tl.arange(0, L), tl.arange(0, R * L)
+    slot = row % L
+    tokens = first + slots
+    valid = tokens < length
+    c = tl.load(weights + tl.minimum(first + slot, length - 1) * H)
+    source = tl.load(weights + plane + tokens * H, valid, float("inf"))
+    own = tl.load(weights + 2 * plane + tokens * H, valid, float("-inf"))
+    weight = tl.where(slot[:, None] > slots[None, :], c[:, None] - source[None, :], float("-inf"))
+    return c, tl.exp2(tl.where(slot[:, None] == slots[None, :], own[None, :], weight))
+
+
+@triton.jit
+def _give(
+    out, z, stride, mimo_z, mimo_o, y, ranked, H, first, length,
+    R: tl.constexpr, P: tl.constexpr, L: tl.constexpr, BP: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """Gate a chunk's outputs (R * L, BP), sum them over the ranks and store them."""
+    dtype: tl.constexpr = y.dtype.element_ty
+    tokens, lanes = first + tl.arange(0, L), tl.arange(0, BP)[None, :]
+    if KEEP:
+        row = tl.arange(0, R * L)
+        row_tokens = first + row % L
+        at = (row_tokens * (H * R) + row // L)[:, None] * P + lanes
+        tl.store(ranked + at, out.to(dtype), (row_tokens < length)[:, None] & (lanes < P))
+    half = 0.5 * _tile(z, stride, tl.minimum(tokens, length - 1), P, BP)
+    gate = _gates(half, mimo_z, mimo_o, dtype, 1, R, P)
+    if R == 1:
+        out *= gate
+    else:  # multiplied where a thread has all ranks of a number
+        out = tl.sum(tl.permute(tl.reshape(out, (R, L, BP)), (1, 2, 0)) * gate, 2)
+    tl.store(y + (tokens * (H * P))[:, None] + lanes, out.to(dtype), (tokens < length)[:, None] & (lanes < P))
+
+
+@triton.jit
+def _segments(
+    C, B, x, z, weights, turned, C_bias, B_bias, mimo_x, mimo_z, mimo_o, D,
+    stride_C, stride_B, stride_x, stride_z, plane, segments, order, entering, y, left, ranked, states,
+    H: tl.constexpr, R: tl.constexpr, N: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
+    L: tl.constexpr, HALF: tl.constexpr, BP: tl.constexpr,
+    ALL: tl.constexpr, RESUMED: tl.constexpr, INITIAL: tl.constexpr, SPLIT: tl.constexpr,
+    LONG: tl.constexpr, ORDERED: tl.constexpr, STATES: tl.constexpr,
+    KEEP: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A segment's outputs, and with KEEP what their gradients need; with STATES what it leaves of its own tokens.
+
+    With SPLIT the second chunk reads the first as it reads itself, so that segments of two chunks need no state; those
+    of more, LONG, make one for the chunks that follow. What a token gets does not depend on those after it.
+    """
+    head, segment = tl.program_id(0) % H, tl.program_id(0) // H
+    if ORDERED:
+        segment = tl.load(order + segment)
+    start = tl.load(segments + 4 * segment).to(tl.int64)
+    length = tl.load(segments + 4 * segment + 1)
+    index = tl.load(segments + 4 * segment + 2)
+    number = tl.load(segments + 4 * segment + 3)
+    is_long = (length > 2 * L) | (number >= 0)
+    if ALL:
+        number = segment
+    if length == 0 or (SPLIT and is_long != LONG) or (STATES and number < 0):
+        return
+    compute: tl.constexpr = x.dtype.element_ty
+    C += start * stride_C
+    B += start * stride_B
+    x += start * stride_x + head * P
+    z += start * stride_z + head * P
+    weights += start * H + head
+    turned += (start * H + head) * (2 * S)
+    y += (start * H + head) * P
+    ranked += (start * H + head) * (R * P)
+    C_bias += head * R * N
+    B_bias += head * R * N
+    mimo_x += head * R * P
+    mimo_z += head * R * P
+    mimo_o += head * R * P
+    slots, row = tl.arange(0, L), tl.arange(0, R * L)
+    rank, slot = row // L, row % L
+    columns, lanes = tl.arange(0, 2 * HALF), tl.arange(0, BP)
+    in_state = (columns % HALF * 2 + columns // HALF)[:, None] * BP + lanes[None, :]
+    at_state = (number * H + head).to(tl.int64) * (2 * HALF * BP) + in_state
+    states += (start // L * H + head) * (2 * HALF * BP)
+    reads = (INITIAL or index > 0) if RESUMED else False
+    # D lets a rank of a token read the same rank of the same token.
+    skip = tl.where(slot[:, None] == slots[None, :], tl.load(D + head).to(tl.float32), 0.0)
+    skip = skip[:, None, :] * tl.where(rank[:, None] == tl.arange(0, R)[None, :], 1.0, 0.0)[:, :, None]
+
+    state = tl.zeros((2 * HALF, BP), tl.float32)
+    if RESUMED and reads:
+        state = tl.load(entering + at_state)
+    first = 0
+    if SPLIT:
+        tokens, row_tokens = tl.minimum(slots, length - 1), tl.minimum(slot, length - 1)
+        cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
+        k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
+        q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
+        v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
+        c, weight = _decays(weights, plane, H, 0, length, R, L)
+        out = tl.zeros((R * L, BP), tl.float32)
+        if RESUMED and reads:
+            out = product(q, state, out, compute, PRECISION) * tl.exp2(c)[:, None]
+        out = _attended(q, k, v.to(compute), weight, skip, out, R, L, PRECISION)
+        _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, 0, length, R, P, L, BP, KEEP)
+        if length > L:
+            total = tl.load(weights + (L - 1) * H)
+            source = tl.load(weights + plane + slots * H)
+            if KEEP or LONG:
+                remaining = tl.exp2(total - tl.load(weights + plane + slot * H))[:, None]
+                after = product(tl.trans(k), v * remaining, state * tl.exp2(total), compute, PRECISION)
+                if KEEP:
+                    tl.store(states + H * (2 * HALF * BP) + in_state, after.to(compute))
+            tokens, row_tokens = tl.minimum(L + slots, length - 1), tl.minimum(L + slot, length - 1)
+            cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
+            q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
+            own_k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
+            c, weight = _decays(weights, plane, H, L, length, R, L)
+            c += total
+            out = tl.zeros((R * L, BP), tl.float32)
+            if RESUMED and reads:
+                out = product(q, state, out, compute, PRECISION) * tl.exp2(c)[:, None]
+            before = tl.exp2(c[:, None] - source[None, :])
+            out = _attended(q, k, v.to(compute), before, 0.0, out, R, L, PRECISION)
+            v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
+            out = _attended(q, own_k, v.to(compute), weight, skip, out, R, L, PRECISION)
+            _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, L, length, R, P, L, BP, KEEP)
+            if LONG:
+                total = tl.load(weights + (tl.minimum(2 * L, length) - 1) * H)
+                remaining = tl.load(weights + plane + (L + slot) * H, L + slot < length, float("inf"))
+                remaining = tl.exp2(total - remaining)[:, None]
+                state = product(tl.trans(own_k), v * remaining, after * tl.exp2(total), compute, PRECISION)
+        if not LONG:
+            return
+        first = 2 * L
+        reads = True
+
+    # Not `for`: there the compiler carries the state twice.
+    while first < length:
+        tokens, row_tokens = tl.minimum(first + slots, length - 1), tl.minimum(first + slot, length - 1)
+        cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
+        k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
+        v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
+        if not STATES:
+            if KEEP and first > 0:
+                tl.store(states + (first // L * H).to(tl.int64) * (2 * HALF * BP) + in_state, state.to(compute))
+            q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
+            c, weight = _decays(weights, plane, H, first, length, R, L)
+            out = tl.zeros((R * L, BP), tl.float32)
+            if reads:
+                out = product(q, state, out, compute, PRECISION) * tl.exp2(c)[:, None]
+            out = _attended(q, k, v.to(compute), weight, skip, out, R, L, PRECISION)
+            _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, first, length, R, P, L, BP, KEEP)
+        if STATES or first + L < length:
+            total = tl.load(weights + (tl.minimum(first + L, length) - 1) * H)
+            remaining = tl.load(weights + plane + (first + slot) * H, first + slot < length, float("inf"))
+            remaining = tl.exp2(total - remaining)[:, None]
+            state = product(tl.trans(k), v * remaining, state * tl.exp2(total), compute, PRECISION)
+        reads = True
+        first += L
+    if STATES:
+        tl.store(left + at_state, state)
+
+
+@triton.jit
+def _scan(
+    B, x, dt, trap, B_bias, mimo_x, stride_B, stride_x, stride_dt, stride_trap,
+    segments, first_segments, long_sequences, left, turns, decay, entering,
+    angle_in, ssm_in, k_in, x_in, angle_out, ssm_out, k_out, x_out,
+    H, R: tl.constexpr, N: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
+    HALF: tl.constexpr, BP: tl.constexpr, PART: tl.constexpr,
+    ALL: tl.constexpr, INITIAL: tl.constexpr, FINAL: tl.constexpr,
+):  # fmt: skip
+    """The states the segments of a sequence start with, for PART rows of the state, and the sequence's last state."""
+    sequence, head = tl.program_id(0) // H, tl.program_id(0) % H
+    if not ALL:
+        sequence = tl.load(long_sequences + sequence)
+    begin, end = tl.load(first_segments + sequence), tl.load(first_segments + sequence + 1)
+    pairs, ranks = tl.arange(0, HALF), tl.arange(0, R)
+    lanes = tl.program_id(1) * PART + tl.arange(0, PART)
+    inside, turned = (lanes < P)[None, :], pairs < S
+    paired = (pairs < N // 2)[:, None]
+    place = (sequence * H + head).to(tl.int64)
+    at_ssm = place * P * N + lanes[None, :] * N + pairs[:, None]
+    at_k = ranks[:, None] * N + pairs[None, :]
+    k_mask = (pairs < N // 2)[None, :]
+    B_bias += head * R * N
+    bias_first = tl.load(B_bias + at_k, k_mask, 0.0).to(tl.float32)
+    bias_second = tl.load(B_bias + at_k + N // 2, k_mask, 0.0).to(tl.float32)
+    weights = tl.load(mimo_x + head * R * P + ranks[:, None] * P + lanes[None, :], inside, 0.0).to(tl.float32)
+    at_k += place * R * N
+
+    theta = tl.zeros((HALF,), tl.float32)
+    h_first = tl.zeros((HALF, PART), tl.float32)
+    h_second = tl.zeros((HALF, PART), tl.float32)
+    k_first = tl.zeros((R, HALF), tl.float32)
+    k_second = tl.zeros((R, HALF), tl.float32)
+    x_last = tl.zeros((PART,), tl.float32)
+    if INITIAL:
+        theta = without_turns(tl.load(angle_in + place * S + pairs, turned, 0.0).to(tl.float32))
+        h_first = tl.load(ssm_in + at_ssm, paired & inside, 0.0).to(tl.float32)
+        h_second = tl.load(ssm_in + at_ssm + N // 2, paired & inside, 0.0).to(tl.float32)
+        k_first = tl.load(k_in + at_k, k_mask, 0.0).to(tl.float32)
+        k_second = tl.load(k_in + at_k + N // 2, k_mask, 0.0).to(tl.float32)
+        x_last = tl.load(x_in + place * P + lanes, lanes < P, 0.0).to(tl.float32)
+    for segment in range(begin, end):
+        start = tl.load(segments + 4 * segment).to(tl.int64)
+        stop = start + tl.load(segments + 4 * segment + 1)
+        number = segment if ALL else tl.load(segments + 4 * segment + 3)
+        scratch = (number * H + head).to(tl.int64)
+        if INITIAL or segment > begin:
+            opening = openings(dt + head, trap + head, stride_dt, stride_trap, start, stop)
+            v = (x_last[None, :] * weights * opening)[:, None, :]
+            h_first += tl.sum(k_first[:, :, None] * v, 0)
+            h_second += tl.sum(k_second[:, :, None] * v, 0)
+        cos, sin = rotation(theta)
+        cos, sin = cos[:, None], sin[:, None]
+        at = scratch * (2 * HALF * BP) + 2 * pairs[:, None] * BP + lanes[None, :]
+        tl.store(entering + at, h_first * cos + h_second * sin)
+        tl.store(entering + at + BP, h_second * cos - h_first * sin)
+        own_first, own_second = tl.load(left + at), tl.load(left + at + BP)
+        kept = tl.exp2(tl.load(decay + segment * H + head))
+        h_first = h_first * kept + (own_first * cos - own_second * sin)
+        h_second = h_second * kept + (own_first * sin + own_second * cos)
+        theta = without_turns(theta + tl.load(turns + (segment * H + head) * S + pairs, turned, 0.0))
+        cos, sin = rotation(theta)
+        cos, sin = cos[None, :], sin[None, :]
+        row = B + (stop - 1) * stride_B + ranks[:, None] * N + pairs[None, :]
+        first = tl.load(row, k_mask, 0.0).to(tl.float32) + bias_first
+        second = tl.load(row + N // 2, k_mask, 0.0).to(tl.float32) + bias_second
+        k_first = first * cos - second * sin
+        k_second = first * sin + second * cos
+        x_last = tl.load(x + (stop - 1) * stride_x + head * P + lanes, lanes < P, 0.0).to(tl.float32)
+    if FINAL:
+        tl.store(ssm_out + at_ssm, h_first, paired & inside)
+        tl.store(ssm_out + at_ssm + N // 2, h_second, paired & inside)
+        tl.store(x_out + place * P + lanes, x_last, lanes < P)
+        if tl.program_id(1) == 0:
+            tl.store(angle_out + place * S + pairs, theta, turned)
+            tl.store(k_out + at_k, k_first, k_mask)
+            tl.store(k_out + at_k + N // 2, k_second, k_mask)
+
+
+class Forward(NamedTuple):
+    """What a forward pass gives, and what a backward pass needs of it.
+
+    Attributes:
+        y: (T, H, P) in x's dtype, contiguous.
+        final: states in float32, if asked for.
+        timeline: of the batch.
+        entering: float32 (numbers, H, 2 * HALF, BP): what the segments start with, for those of long sequences or, with
+            states, for all; in the frame that has turned as far as the segment's start, with the share of the token
+            before that the segment's first token takes. None where all start from nothing.
+        ranked: (T, H, R, P) in x's dtype: each rank's output before the gate. Kept for the gradients.
+        states: (about T / L, H, 2 * HALF, BP) in x's dtype: what the chunks but each segment's first start with, that
+            of a chunk which is c chunks after its segment's start s at s // L + c. Kept for the gradients.
+    """
+
+    y: Tensor
+    final: Mamba3State | None
+    timeline: Timeline
+    entering: Tensor | None
+    ranked: Tensor | None
+    states: Tensor | None
+
+
+class _Aside:
+    """A stream beside the current one, whose launches start as soon as the current one's up to here have ended."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._current = torch.cuda.current_stream(device)
+        self._stream = _urgent_stream(device)
+        self._stream.wait_stream(self._current)
+
+    def __enter__(self) -> None:
+        torch.cuda.set_stream(self._stream)
+
+    def __exit__(self, *_: object) -> None:
+        torch.cuda.set_stream(self._current)
+        self._current.wait_stream(self._stream)
+
+
+@cache
+def _urgent_stream(device: torch.device) -> torch.cuda.Stream:
+    # Of high priority: else its few programs would queue behind the many of the current stream.
+    return torch.cuda.Stream(device, priority=-1)
+
+
+def _options(dtype: torch.dtype, tile: int, long: bool) -> dict[str, int | bool]:
+    """How `_segments` is compiled, with tiles of at most that many numbers.
+
+    Few registers let more programs share a multiprocessor: four of short segments, three of long ones.
+    """
+    options = {"PACKED": dtype == torch.bfloat16, "num_warps": 4, "num_stages": 1}
+    if dtype == torch.bfloat16 and tile <= 64 * 64:
+        options["maxnreg"] = 168 if long else 128
+    return options
+
+
+def mamba3_mimo_forward(
+    C: Tensor,
+    B: Tensor,
+    x: Tensor,
+    z: Tensor,
+    adt: Tensor,
+    dt: Tensor,
+    trap: Tensor,
+    angles: Tensor,
+    C_bias: Tensor,
+    B_bias: Tensor,
+    mimo_x: Tensor,
+    mimo_z: Tensor,
+    mimo_o: Tensor,
+    D: Tensor,
+    packing: Packing,
+    initial_state: Mamba3State | None = None,
+    return_final_state: bool = False,
+    keep: bool = False,
+) -> Forward:
+    """The operation of `kernels.mamba3_mimo` on arguments that have passed its checks, without autograd.
+
+    Tokens may be any distance apart, but each token's numbers must be contiguous. Nothing is synchronised; without long
+    sequences and states it is two or three launches, which a CUDA graph can hold. With `keep` the gradients can be
+    computed.
+    """
+    T, R, N = C.shape
+    H, P = x.shape[1:]
+    S = angles.shape[1]
+    blocks = Blocks.of(R, N, P)
+    m, n, device = packing.segments.shape[0], packing.n_sequences, x.device
+    # The kernels read weights again and again: of half the bytes, they are read in half the time.
+    C_bias, B_bias, mimo_x, mimo_z, mimo_o = (t.to(x.dtype) for t in (C_bias, B_bias, mimo_x, mimo_z, mimo_o))
+    times = timeline(adt, dt, trap, angles, packing, blocks.L, x.dtype)
+    y = torch.empty(T, H, P, dtype=x.dtype, device=device)
+    everything = initial_state is not None or return_final_state
+    resumed = everything or packing.n_long > 0
+    sizes = {"R": R, "N": N, "P": P, "S": S, "HALF": blocks.HALF, "BP": blocks.BP, "ALL": everything}
+
+    ranked = states = None
+    if keep:
+        ranked = torch.empty(T, H, R, P, dtype=x.dtype, device=device)
+        states = torch.empty(T // blocks.L + 1, H, 2 * blocks.HALF, blocks.BP, dtype=x.dtype, device=device)
+
+    tile = max(R * blocks.L, 2 * blocks.HALF) * max(R * blocks.L, 2 * blocks.HALF, blocks.BP)
+
+    split = tile <= 64 * 64
+    n_long = packing.longer_than(2 * blocks.L) if split else m
+
+    def run_segments(
+        count: int, order: Tensor | None, entering: Tensor, left: Tensor, long: bool, states_only: bool = False
+    ) -> None:
+        if count:
+            reads = resumed and not states_only and (long or everything)
+            _segments[(count * H,)](
+                C, B, x, z, times.weights, times.turned, C_bias, B_bias, mimo_x, mimo_z, mimo_o, D,
+                C.stride(0), B.stride(0), x.stride(0), z.stride(0), T * H,
+                packing.segments, order, entering, y, left,
+                y if ranked is None else ranked, y if states is None else states,
+                H, **sizes, L=blocks.L, RESUMED=reads, INITIAL=initial_state is not None,
+                SPLIT=split and not states_only, LONG=long, ORDERED=order is not None, STATES=states_only,
+                KEEP=keep and not states_only, PRECISION=dot_precision(x.dtype), **_options(x.dtype, tile, long),
+            )  # fmt: skip
+
+    # The few long segments wait for each other, and most of the device for them, unless the others run meanwhile.
+    overlaps = resumed and not everything and split and n_long < m and device.type == "cuda"
+    aside = _Aside(device) if overlaps else nullcontext()
+    if split and not everything:
+        run_segments(m, None, y, y, long=False)
+    order = packing.longest_first if split else None
+    if not resumed:
+        run_segments(n_long, order, y, y, long=True)
+        return Forward(y, None, times, None, ranked, states)
+
+    shape = (m if everything else packing.n_long, H, 2 * blocks.HALF, blocks.BP)
+    entering, left = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
+    final = None
+    if return_final_state:
+        shapes = ((S,), (P, N), (R, N), (P,))
+        final = Mamba3State(*(torch.empty(n, H, *s, dtype=torch.float32, device=device) for s in shapes))
+    with aside:
+        if everything:
+            run_segments(m, None, entering, left, long=True, states_only=True)
+        else:
+            run_segments(packing.n_long, packing.long_segments, entering, left, long=True, states_only=True)
+        given = (y, y, y, y) if initial_state is None else tuple(t.contiguous() for t in initial_state)
+        part = min(blocks.BP, 16)
+        sequences = n if packing.long_sequences is None or everything else len(packing.long_sequences)
+        if sequences:
+            _scan[(sequences * H, blocks.BP // part)](
+                B, x, dt, trap, B_bias, mimo_x, B.stride(0), x.stride(0), dt.stride(0), trap.stride(0),
+                packing.segments, packing.first_segments, packing.long_sequences,
+                left, times.turns, times.decay, entering, *given, *(final or (y, y, y, y)), H,
+                **sizes, PART=part, INITIAL=initial_state is not None, FINAL=return_final_state,
+                num_warps=1, num_stages=1,
+            )  # fmt: skip
+        if split and everything:
+            run_segments(m, None, entering, left, long=False)
+        run_segments(n_long, order, entering, left, long=True)
+    return Forward(y, final, times, entering, ranked, states)

@@ -1,0 +1,346 @@
+"""The Triton kernels give what the recurrence gives, whatever shares the batch and wherever a sequence is cut.
+
+Without a GPU they are interpreted on the CPU, with fewer shapes.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kernels import Mamba3State, mamba3_mimo
+from kernels.packing import SEGMENT, Packing
+from tests.kernels.inputs import Sizes, assert_close, random_arguments, random_state
+from tests.kernels.recurrence import mamba3_mimo_recurrence
+from tests.kernels.test_golden import OPERATIONS, section
+from tests.shared import needs_shared
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+ON_GPU = torch.cuda.is_available()
+PER_TOKEN = ("C", "B", "x", "z", "adt", "dt", "trap", "angles")
+PRECISIONS = [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
+SMALL = Sizes(heads=1, headdim=16, d_state=16, rank=2)
+# Every size from 16 to 128 and every rank, powers of two and others, both rope fractions.
+SIZES = [
+    Sizes(heads, headdim, d_state, rank, rope_fraction)
+    for heads, headdim, d_state, rank, rope_fraction in [
+        (2, 16, 128, 1, 0.5),
+        (1, 24, 16, 2, 1.0),
+        (1, 48, 24, 4, 0.5),
+        (1, 64, 64, 4, 0.5),
+        (1, 96, 48, 8, 1.0),
+        (1, 128, 96, 2, 0.5),
+        (1, 128, 128, 8, 1.0),
+        (1, 64, 32, 1, 1.0),
+    ]
+]
+# Both at every size where that is quick, and else in turns.
+STARTS = [
+    pytest.param(sizes, continued, id=f"{sizes}-{'continued' if continued else 'afresh'}")
+    for i, sizes in enumerate(SIZES)
+    for continued in (False, True)
+    if ON_GPU or continued == bool(i % 2)
+]
+# Around the ends of chunks and segments.
+EDGES = [0, 1, 15, 16, 17, 0, 31, 32, 33, 127, 128, 129, 300, 0]
+
+
+def on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.to(device) for name, t in tensors.items()}
+
+
+def state_on(device: torch.device, state: Mamba3State | None) -> Mamba3State | None:
+    return None if state is None else Mamba3State(*(t.to(device) for t in state))
+
+
+def run(
+    arguments: dict[str, Tensor], state: Mamba3State | None = None, packing: Packing | None = None
+) -> tuple[Tensor, Mamba3State]:
+    """Outputs and final states of the Triton kernels."""
+    given = arguments if packing is None else arguments | {"cu_seqlens": packing}
+    y, final = mamba3_mimo(**given, initial_state=state, return_final_state=True, backend="triton")  # type: ignore[arg-type]
+    assert final is not None
+    return y, final
+
+
+def sequences_of(arguments: dict[str, Tensor], chosen: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    """The same layer's arguments for these spans of tokens, each a sequence."""
+    tokens = [t for start, stop in chosen for t in range(start, stop)]
+    bounds = torch.tensor([0, *(stop - start for start, stop in chosen)]).cumsum(0).int()
+    part = {name: arguments[name][tokens] for name in PER_TOKEN}
+    return arguments | part | {"cu_seqlens": bounds.to(arguments["x"].device)}
+
+
+def assert_same_bits(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name, tensor in expected.items():
+        assert torch.equal(result[name], tensor), name
+
+
+def gradients(
+    arguments: dict[str, Tensor], state: Mamba3State | None, y: Tensor, final: Mamba3State, seed: int = 7
+) -> dict[str, Tensor]:
+    """Of a sum of all results with random weights, by every float input that asks for one."""
+    g = torch.Generator().manual_seed(seed)
+    loss = torch.zeros((), dtype=torch.float64, device=y.device)
+    for result in (y, *final):
+        # As x is rounded, so that y's gradient is the same numbers whatever the type of y.
+        weights = torch.randn(result.shape, generator=g).to(y.device, arguments["x"].dtype)
+        loss = loss + (result.double() * weights.double()).sum()
+    named = dict(arguments) | ({} if state is None else {f"state.{n}": t for n, t in state._asdict().items()})
+    leaves = {name: t for name, t in named.items() if t.requires_grad}
+    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+
+def require_gradients(arguments: dict[str, Tensor], state: Mamba3State | None) -> None:
+    for tensor in (*arguments.values(), *(() if state is None else state)):
+        tensor.requires_grad_(tensor.is_floating_point())
+
+
+def check_against_recurrence(
+    arguments: dict[str, Tensor], state: Mamba3State | None, device: torch.device, bound: float
+) -> None:
+    """Results, final states and all gradients, within `bound` of the recurrence in float64 on the same numbers."""
+    require_gradients(arguments, state)
+    expected_y, expected_final = mamba3_mimo_recurrence(arguments, state)
+    expected = {"y": expected_y} | expected_final._asdict()
+    expected_gradients = gradients(arguments, state, expected_y, expected_final)
+
+    arguments = {name: t.detach() for name, t in on(device, arguments).items()}
+    state = None if state is None else Mamba3State(*(t.detach().to(device) for t in state))
+    require_gradients(arguments, state)
+    y, final = run(arguments, state)
+    results = {"y": y} | final._asdict()
+    found = gradients(arguments, state, y, final)
+
+    assert y.dtype == arguments["x"].dtype
+    assert final.ssm.dtype == torch.float32
+    for name, tensor in expected.items():
+        assert_close(name, results[name].cpu(), tensor, bound)
+    assert found.keys() == expected_gradients.keys()
+    for name, tensor in expected_gradients.items():
+        assert found[name].dtype == (arguments | ({} if state is None else _named(state)))[name].dtype
+        assert_close(f"{name} gradient", found[name].cpu(), tensor, bound)
+
+
+def _named(state: Mamba3State) -> dict[str, Tensor]:
+    return {f"state.{name}": t for name, t in state._asdict().items()}
+
+
+@needs_shared
+@pytest.mark.parametrize("path", OPERATIONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("dtype", "bound"), PRECISIONS, ids=["f32", "bf16"])
+def test_results_final_states_and_gradients_are_those_of_the_golden_files(
+    path: Path, dtype: torch.dtype, bound: float, device: torch.device
+) -> None:
+    vectors = load_file(path)
+    inputs = on(device, section(vectors, "in.", dtype))
+    dy = inputs.pop("dy", None)
+    initial = on(device, section(vectors, "init.", torch.float32))
+    state = Mamba3State(**initial) if initial else None
+    # The rounding of the inputs alone moves some gradients by more than the bound, so bfloat16 has results only here.
+    if dy is not None and dtype == torch.float32:
+        require_gradients(inputs, state)
+    y, final = run(inputs, state)
+    results = {"out.y": y} | {f"final.{name}": t for name, t in final._asdict().items()}
+    if dy is not None and dtype == torch.float32:
+        (y * dy).sum().backward()
+        named = inputs | {f"init.{name}": tensor for name, tensor in initial.items()}
+        results |= {f"grad.{name}": t.grad for name, t in named.items() if t.grad is not None}
+        assert results.keys() == {name for name in vectors if name.startswith(("out.", "final.", "grad."))}
+    for name, result in results.items():
+        label = f"{name} gradient" if name.startswith("grad.") else name  # not compared around the circle
+        assert_close(label, result.cpu(), vectors[name], bound)
+
+
+@pytest.mark.parametrize(("sizes", "continued"), STARTS)
+@pytest.mark.parametrize(("dtype", "bound"), PRECISIONS, ids=["f32", "bf16"])
+def test_results_final_states_and_gradients_are_those_of_the_recurrence(
+    sizes: Sizes, continued: bool, dtype: torch.dtype, bound: float, device: torch.device
+) -> None:
+    lengths = [19, 0, 1, 70, SEGMENT + 40] if ON_GPU else [19, 0, 1, 40]
+    arguments = random_arguments(sizes, lengths, dtype=dtype)
+    state = random_state(sizes, len(lengths)) if continued else None
+    wide = (sizes.rank > 4) + (sizes.d_state > 64)
+    if ON_GPU and wide > (0 if dtype == torch.float32 else 1):
+        pytest.skip("no gradients of these sizes in Triton: their tiles do not fit into shared memory")
+    check_against_recurrence(arguments, state, device, bound)
+
+
+@pytest.mark.parametrize("continued", [False, True], ids=["afresh", "continued"])
+def test_lengths_around_the_ends_of_chunks_and_segments_give_what_the_recurrence_gives(
+    continued: bool, device: torch.device
+) -> None:
+    state = random_state(SMALL, len(EDGES)) if continued else None
+    check_against_recurrence(random_arguments(SMALL, EDGES, seed=3), state, device, 1e-5)
+
+
+@pytest.mark.parametrize("continued", [False, True], ids=["afresh", "continued"])
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0]], ids=str)
+def test_without_tokens_states_stay_what_they_were(lengths: list[int], continued: bool, device: torch.device) -> None:
+    state = state_on(device, random_state(SMALL, len(lengths))) if continued else None
+    y, final = run(on(device, random_arguments(SMALL, lengths)), state)
+    assert y.shape == (0, SMALL.heads, SMALL.headdim)
+    for name, result in final._asdict().items():
+        expected = torch.zeros_like(result) if state is None else getattr(state, name)
+        assert_close(name, result, expected, 1e-6)
+        assert result.shape[0] == len(lengths)
+
+
+def test_results_are_the_same_without_final_states_and_without_gradients(device: torch.device) -> None:
+    arguments = on(device, random_arguments(SMALL, [20, 0, SEGMENT + 9]))
+    y, _ = run(arguments)
+    alone, none = mamba3_mimo(**arguments, backend="triton")
+    assert none is None
+    assert torch.equal(alone, y)
+    require_gradients(arguments, None)
+    differentiable, _ = mamba3_mimo(**arguments, backend="triton")
+    assert differentiable.requires_grad
+    assert torch.equal(differentiable.detach(), y)
+
+
+def test_gradients_are_those_of_the_inputs_that_ask_for_them(device: torch.device) -> None:
+    arguments = on(device, random_arguments(SMALL, [9, 20]))
+    asking = ("z", "dt", "mimo_x")
+    require_gradients(arguments, None)
+    expected = gradients(arguments, None, *run(arguments))
+    arguments = {name: t.detach().requires_grad_(name in asking) for name, t in arguments.items()}
+    found = gradients(arguments, None, *run(arguments))
+    assert_same_bits(found, {name: expected[name] for name in asking})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_a_second_run_gives_the_same_bits_gradients_included(dtype: torch.dtype, device: torch.device) -> None:
+    sizes = Sizes(8, 64, 64, 4) if ON_GPU else SMALL
+    lengths = [20] * 500 + [300] * 10 + [2000] if ON_GPU else [20, 0, SEGMENT + 3]
+    arguments = on(device, random_arguments(sizes, lengths, dtype=dtype))
+    state = state_on(device, random_state(sizes, len(lengths)))
+    require_gradients(arguments, state)
+    runs = []
+    for _ in range(2):
+        y, final = run(arguments, state)
+        runs.append(
+            {"y": y} | final._asdict() | {f"grad.{n}": t for n, t in gradients(arguments, state, y, final).items()}
+        )
+    assert_same_bits(runs[1], runs[0])
+
+
+@pytest.mark.parametrize("continued", [False, True], ids=["afresh", "continued"])
+def test_a_sequence_gets_the_same_bits_alone_in_other_batches_and_in_any_order(
+    continued: bool, device: torch.device
+) -> None:
+    sizes = Sizes(8, 64, 64, 4) if ON_GPU else SMALL
+    lengths = [3, 19, 0, SEGMENT, 2 * SEGMENT + 5, 26, 1] + ([26] * 100 + [1500] if ON_GPU else [])
+    arguments = on(device, random_arguments(sizes, lengths))
+    state = state_on(device, random_state(sizes, len(lengths))) if continued else None
+    spans = list(pairwise(arguments["cu_seqlens"].tolist()))
+
+    def of(chosen: list[int]) -> list[dict[str, Tensor]]:
+        """Results of each sequence, run in this batch."""
+        picked = None if state is None else Mamba3State(*(t[chosen] for t in state))
+        y, final = run(sequences_of(arguments, [spans[i] for i in chosen]), picked)
+        outputs = torch.split(y, [lengths[i] for i in chosen])
+        return [{"y": out} | {n: t[k] for n, t in final._asdict().items()} for k, out in enumerate(outputs)]
+
+    together = of(list(range(len(lengths))))
+    for i in (1, 3, 4, len(lengths) - 1):
+        assert_same_bits(of([i])[0], together[i])
+    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(5)).tolist()
+    for i, result in zip(order, of(order), strict=True):
+        assert_same_bits(result, together[i])
+    assert_same_bits(of([4, 0])[0], together[4])
+
+
+@pytest.mark.parametrize("cut", [0, 16, 100, SEGMENT, SEGMENT + 1, 2 * SEGMENT], ids="cut at {}".format)
+def test_a_sequence_may_be_cut_anywhere_and_its_state_carried(cut: int, device: torch.device) -> None:
+    """Within rounding, and at the end of a segment bit for bit."""
+    sizes = Sizes(4, 64, 64, 4) if ON_GPU else SMALL
+    length = 2 * SEGMENT + 20
+    arguments = on(device, random_arguments(sizes, [length, 7]))
+    state = state_on(device, random_state(sizes, 2))
+    whole, whole_final = run(arguments, state)
+    # The other sequence goes in one piece, with the first part.
+    head, middle = run(sequences_of(arguments, [(0, cut), (length, length + 7)]), state)
+    tail, last = run(sequences_of(arguments, [(cut, length), (0, 0)]), middle)
+
+    results = {"y": torch.cat((head[:cut], tail, head[cut:]))} | last._asdict()
+    expected = {"y": whole} | whole_final._asdict()
+    if cut % SEGMENT == 0:
+        assert_same_bits(results, expected)
+    for name, tensor in expected.items():
+        assert_close(name, results[name], tensor, 1e-5)
+
+
+def test_a_packing_is_as_good_as_the_bounds_it_was_made_from(device: torch.device) -> None:
+    arguments = on(device, random_arguments(SMALL, [20, 0, SEGMENT + 9]))
+    y, final = run(arguments)
+    packed, packed_final = run(arguments, packing=Packing.of(arguments["cu_seqlens"].cpu(), device))
+    assert_same_bits({"y": packed} | packed_final._asdict(), {"y": y} | final._asdict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_views_into_one_projection_are_as_good_as_tensors_of_their_own(
+    dtype: torch.dtype, device: torch.device
+) -> None:
+    """A layer passes slices of its projection, whose rows are far apart, and gets gradients of the projection."""
+    names = ("z", "x", "B", "C", "dt", "adt", "trap", "angles")
+    arguments = on(device, random_arguments(Sizes(heads=2, rank=4), [3, 20], dtype=dtype))
+    require_gradients(arguments, None)
+    y, final = run(arguments)
+    expected = gradients(arguments, None, y, final)
+
+    rows = torch.cat([arguments[name].detach().flatten(1) for name in names], 1).requires_grad_()
+    views = torch.split(rows, [arguments[name][0].numel() for name in names], 1)
+    shaped = {name: view.unflatten(1, arguments[name].shape[1:]) for name, view in zip(names, views, strict=True)}
+    sliced_y, sliced_final = run(arguments | shaped)
+    assert_same_bits({"y": sliced_y} | sliced_final._asdict(), {"y": y} | final._asdict())
+    found = gradients({"x": rows}, None, sliced_y, sliced_final)["x"]
+    assert torch.equal(found, torch.cat([expected[name].flatten(1) for name in names], 1))
+
+
+def test_inputs_may_be_of_different_types(device: torch.device) -> None:
+    """As a layer in bfloat16 passes them: its projection rounded, steps and some weights not."""
+    arguments = random_arguments(SMALL, [19, 40])
+    rounded = ("C", "B", "x", "z", "trap", "angles", "mimo_x", "D")
+    arguments |= {name: arguments[name].bfloat16() for name in rounded}
+    check_against_recurrence(arguments, random_state(SMALL, 2), device, 1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # NumPy's, where the kernels are interpreted
+def test_gates_and_trapezoids_beyond_the_range_of_exp_have_finite_gradients(device: torch.device) -> None:
+    arguments = random_arguments(SMALL, [20])
+    for name in ("z", "trap"):
+        arguments[name] = arguments[name] * 1e4
+    expected, _ = mamba3_mimo_recurrence(arguments)
+    arguments = on(device, arguments)
+    require_gradients(arguments, None)
+    y, final = run(arguments)
+    assert_close("y", y.cpu(), expected, 1e-5)
+    for name, gradient in gradients(arguments, None, y, final).items():
+        assert bool(gradient.isfinite().all()), name
+
+
+def test_rotations_stay_exact_over_thousands_of_tokens(device: torch.device) -> None:
+    arguments = random_arguments(SMALL, [5000 if ON_GPU else 1500])
+    arguments["angles"] = arguments["angles"].abs()  # thousands of radians
+    _, expected = mamba3_mimo_recurrence(arguments)
+    _, final = run(on(device, arguments))
+    assert 0 <= float(final.angle.min()) <= float(final.angle.max()) <= 2 * torch.pi
+    assert_close("angle", final.angle.cpu(), expected.angle, 1e-5)
+    assert_close("ssm", final.ssm.cpu(), expected.ssm, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_what_a_token_gets_does_not_depend_on_those_after_it(dtype: torch.dtype, device: torch.device) -> None:
+    sizes = Sizes(heads=1, headdim=16, d_state=16, rank=4)
+    arguments = random_arguments(sizes, [300], dtype=dtype)
+    whole, _ = run(on(device, arguments))
+    for length in (1, 15, 16, 17, 30, 32, 33, 100, SEGMENT, SEGMENT + 1, 290):
+        per_token = ("C", "B", "x", "z", "adt", "dt", "trap", "angles")
+        start = arguments | {name: arguments[name][:length] for name in per_token}
+        part, _ = run(on(device, start | {"cu_seqlens": torch.tensor([0, length]).int()}))
+        assert torch.equal(part, whole[:length]), length
