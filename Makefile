@@ -9,7 +9,7 @@ MVN ?= mvn
 CHECKED := kernels detector worker tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka demo test lint format bench demo-checkpoint lock clean
+.PHONY: help setup kafka demo test faults gpu-test lint format soak bench demo-checkpoint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -34,6 +34,15 @@ demo: $(READY) ## score generated logs with the shipped checkpoint, no Kafka nee
 test: setup ## run every test (a real Kafka broker included)
 	$(BIN)/python -m pytest
 
+faults: setup ## show every fault the worker survives, at full size; prints a table
+	$(BIN)/python -m pytest tests/faults --faults=full --faults-table=benchmarks/results/faults.md
+
+# A machine with a GPU may bring a PyTorch of its own: where there is no .venv, $(PYTHON) runs the tests with what it has.
+gpu-test: ## run the tests of kernels, detector and worker on a CUDA device
+	@python=$$(test -e $(READY) && echo $(BIN)/python || echo $(PYTHON)); \
+	$$python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-test: PyTorch finds no CUDA device here")' && \
+	$$python -m pytest tests/kernels tests/detector tests/worker/test_devices.py
+
 lint: $(READY) ## check style and types; changes nothing
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
@@ -43,8 +52,11 @@ format: $(READY) ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix-only --quiet $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
+soak: setup ## run a worker for MINUTES=30 and see whether its memory stays flat
+	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30)
+
 bench: setup ## run the benchmarks; each prints a table and writes JSON
-	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+	set -e; for name in $(filter-out soak,$(basename $(notdir $(wildcard benchmarks/*.py)))); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 demo-checkpoint: $(READY) ## train checkpoints/demo anew on generated logs
 	$(BIN)/python -m worker.demo_checkpoint

@@ -151,6 +151,8 @@ def _consumer(bootstrap: str, topic: str) -> Consumer:
             "group.id": "baseline",
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
+            # As the worker's: librdkafka's own second is the most that its default measures.
+            "fetch.queue.backoff.ms": 20,
         }
     )
     consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])

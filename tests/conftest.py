@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.broker.kafka import KafkaBroker
 
 # As `logmamba` itself does, and before PyTorch is loaded: small models are slower on two busy cores than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """One real Kafka broker for the whole run; a test uses topics and an application id of its own."""
+    # Here, since the tests of the kernels also run where there is no Kafka client.
+    from tests.broker.kafka import KafkaBroker, require_kafka
+
+    require_kafka()
+    broker = KafkaBroker(tmp_path_factory.mktemp("kafka")).start()
+    yield broker
+    broker.stop()

@@ -148,7 +148,8 @@ def score(
     from worker.score_files import score_files
     from worker.scorer import load_scorer
 
-    settings = load_settings(config, [*overrides, f"model.checkpoint={checkpoint}"])
+    settings = load_settings(config, overrides)
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": checkpoint})})
     with _reading(inputs) as advance:
         done = score_files(settings, load_scorer(settings), inputs, output, advance)
     _err.print(

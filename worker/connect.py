@@ -82,13 +82,17 @@ class ClientProperties:
             "max.poll.interval.ms": self.settings.max_poll_interval_ms,
             "session.timeout.ms": 45_000,
             "queued.max.messages.kbytes": 65_536,
+            # How soon a full queue is filled again: librdkafka's own second leaves a fast worker without records.
+            "fetch.queue.backoff.ms": 20,
             "group.protocol": "classic",
         }
         return self._with(defaults, _PRODUCER_ONLY) | {"group.id": self.settings.group_id}
 
     def reader(self) -> dict[str, object]:
         """For reading single partitions; the group's name is required by the client and never joined."""
-        return self._with({"queued.max.messages.kbytes": 16_384}, _PRODUCER_ONLY | {"group.instance.id"}) | {
+        # What it reads is there already: a request that waits for more holds up the one for the next partition.
+        defaults: dict[str, object] = {"queued.max.messages.kbytes": 16_384, "fetch.wait.max.ms": 10}
+        return self._with(defaults, _PRODUCER_ONLY | {"group.instance.id"}) | {
             "group.id": f"{self.settings.group_id}-reader"
         }
 
@@ -101,7 +105,11 @@ class ClientProperties:
         """For scores, dead letters and snapshots."""
         defaults = {
             "message.max.bytes": self.settings.message_max_bytes,
+            # What waits to be written bounds the memory of a blocked output; librdkafka's own default is 1 GiB.
+            "queue.buffering.max.kbytes": max(65_536, 2 * self.settings.message_max_bytes // 1024),
             "transaction.timeout.ms": self.settings.transaction_timeout_ms,
+            # The other half is for aborting what could not be delivered.
+            "message.timeout.ms": self.settings.transaction_timeout_ms // 2,
             "linger.ms": 5,
             "compression.type": "lz4",
             # Same partition for a key as the Java clients choose, so that other producers' keyed records fit.
@@ -140,6 +148,7 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
         _log.info("topic_created", topic=name)
     headers = settings.sessions.key.source == "header"
     metrics.watch_score_cache(lambda: scorer.cache_hits, lambda: scorer.cache_misses)
+    metrics.watch_batches_split(lambda: scorer.batches_split)
     pipeline = Pipeline(settings, scorer, metrics)
     source = KafkaSource(properties.consumer(), settings.input.topics, with_headers=headers)
     store = StateStore(

@@ -336,16 +336,13 @@ class Decoder:
         found = pattern.extract(lines.texts).dictionary_encode()
         texts: list[str] = found.dictionary.to_pylist()
         which = found.indices.to_numpy()
-        values = np.full(len(texts), NO_TIME, np.int64)
-        for number, text in enumerate(texts):
-            time = self._time_format.parse(text) if text else NO_TIME
-            if time is None:
-                told = f"{text[:100]!r} is not a time in the format {self._time_format.layout!r}"
-                for row in lines.rows[which == number].tolist():
-                    self._fault_time(state, row, told)
-            else:
-                values[number] = time
+        read = [time if text else NO_TIME for text, time in zip(texts, self._time_format.parse_all(texts), strict=True)]
+        values = np.array([NO_TIME if time is None else time for time in read], np.int64)
         times: _Rows = values[which]
+        if None in read:
+            for line in np.flatnonzero(np.array([time is None for time in read])[which]).tolist():
+                told = f"{texts[which[line]][:100]!r} is not a time in the format {self._time_format.layout!r}"
+                self._fault_time(state, int(lines.rows[line]), told)
         if "" not in texts:
             return times
         source = _nearest((which != texts.index("")).tolist(), lines.rows)

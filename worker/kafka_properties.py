@@ -68,7 +68,9 @@ _COMMON = (
     "broker.address.family", "client.dns.lookup", "debug", "log_level",
 )  # fmt: skip
 
-_SECRET = re.compile(r"password|passphrase|secret|private\.key|key\.pem|credentials?$|^sasl\.oauthbearer\.config$")
+_SECRET = re.compile(
+    r"password|passphrase|secret|private\.key|key\.pem|credentials?$|^sasl\.oauthbearer\.config$", re.IGNORECASE
+)
 # Setting one of these acts on the process, or on the network.
 _NOT_PROBED = frozenset({"debug", "log_level", "bootstrap.servers"})
 _BROKER = r"([A-Za-z_]+://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
@@ -160,7 +162,10 @@ def check_properties(value: object) -> KafkaProperties:
     if servers is None:
         problems.append(Problem(("bootstrap.servers",), "is missing; allowed: host:port, with commas"))
     elif not isinstance(servers, str) or not _BROKERS.fullmatch(servers):
-        problems.append(Problem(("bootstrap.servers",), "is no list of brokers; allowed: host:port, with commas"))
+        shown = "@" not in str(servers)  # as in user:password@host
+        problems.append(
+            Problem(("bootstrap.servers",), "is no list of brokers; allowed: host:port, with commas", shown)
+        )
     if problems:
         refuse(*problems)
     return KafkaProperties(value)

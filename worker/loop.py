@@ -3,16 +3,20 @@
 Everything happens in one thread. Rebalance callbacks run inside `Source.poll`, at the top of the loop, where every
 record polled so far is processed and its outputs are in the open transaction: so a revoke can commit at once.
 
-Time between two polls is bounded, so the group never takes a busy worker for a dead one: a batch is shrunk until it
-takes about `_BATCH_TARGET_S`, and waiting for the producer's queue, a snapshot or a commit gives up after
-`transaction.timeout.ms` each, which the settings keep at a quarter of `max.poll.interval.ms` or less. While the loop
-waits nothing is polled, so the client's bounded queue fills and fetching stops.
+The group never takes a busy worker for a dead one. When the scorer is behind, batches shrink until one takes about
+`_BATCH_TARGET_S`. When many sessions end at once, or the broker is slow to take the outputs, the pipeline and the sink
+call `_keep_alive` meanwhile: partitions are paused and polling goes on. Partitions that go away in such a poll do so in
+the middle of a batch, some of whose outputs are sent and some not, so everything since the last commit is given up.
+What is left between two polls are the commit itself (half of `transaction.timeout.ms`, which the settings keep at a
+quarter of `max.poll.interval.ms` or less), an abort (a minute when the client has to be replaced) and reading what is
+committed (90 s).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,8 +35,14 @@ _BATCH_TARGET_S = 1.0
 _MIN_BATCH = 100
 _LONGEST_BACKOFF_S = 5.0
 _STATUS_INTERVAL_S = 1.0
+_SNAPSHOT_SHARE = 0.05  # of the worker's time; snapshots that would take more come less often than asked
 
 _log = structlog.get_logger(__name__)
+
+
+# Whether rebalance callbacks can come, and from where: not while working; from a poll between two batches; from a poll
+# in the middle of one.
+_Doing = Literal["working", "polling", "waiting"]
 
 
 @dataclass(slots=True)
@@ -43,6 +53,7 @@ class _Progress:
     pointer: SnapshotPointer | None  # the newest committed snapshot; None when the next commit must write one
     snapshot_at: float  # monotonic seconds
     quiet_since: float  # monotonic seconds of the latest record
+    snapshots_took: tuple[float, float] = (0.0, 0.0)  # seconds, the two latest
 
 
 class Worker:
@@ -83,9 +94,12 @@ class Worker:
         self._progress: dict[Partition, _Progress] = {}
         self._unsent_commit = False  # outputs are in the open transaction
         self._rebuild_needed = False
+        self._doing: _Doing = "working"
+        self._stopping: Callable[[], bool] = lambda: False
         self._joined = False
         self._batch_records = settings.worker.batch_records
         self._committed_at = self._published_at = clock()
+        sink.while_waiting = pipeline.while_scoring = self._keep_alive
 
     def status(self) -> WorkerStatus:
         """The state as of about a second ago; safe to call from other threads."""
@@ -97,20 +111,42 @@ class Worker:
         Raises:
             RunError: the worker cannot go on; nothing that is not committed was published.
         """
+        self._stopping = stopping
+        try:
+            self._work()
+        except Exception:
+            # The group need not wait for the session to time out, and nobody's transaction for ours.
+            self._rebuild_needed = True  # nothing more is committed
+            try:
+                self._leave()
+            except Exception as error:
+                _log.warning("leaving_failed", reason=str(error))
+            raise
+        self._leave()
+
+    def _work(self) -> None:
         self._source.subscribe(self)
-        aborts = 0
-        while not stopping():
+        aborts = commits = 0
+        while not self._stopping():
             try:
                 self._turn()
-                aborts = 0
             except TransactionAborted as error:
-                aborts += 1
+                aborts = aborts + 1 if self._totals["commits"] == commits else 1
+                commits = self._totals["commits"]
                 _log.warning("transaction_aborted", reason=str(error), in_a_row=aborts)
                 self._abort()
                 if aborts > 1:
                     time.sleep(min(0.1 * 2**aborts, _LONGEST_BACKOFF_S))
-        self._commit(snapshots=tuple(self._progress), timeout_s=self._settings.worker.shutdown_timeout_ms / 1000)
-        self._source.close()
+        try:
+            self._commit(snapshots=tuple(self._progress), timeout_s=self._settings.worker.shutdown_timeout_ms / 1000)
+        except TransactionAborted as error:
+            # As after a crash: the next worker goes on from what is committed.
+            _log.warning("last_commit_aborted", reason=str(error))
+            self._abort()
+
+    def _leave(self) -> None:
+        with self._while_doing("polling"):
+            self._source.close()
         self._sink.close()
 
     # -- one turn of the loop --------------------------------------------------------------------------------------
@@ -119,11 +155,11 @@ class Worker:
         self._metrics.heartbeat()
         if self._clock() - self._published_at >= _STATUS_INTERVAL_S:
             self._publish_status()
+        with self._while_doing("polling"):
+            batch = self._source.poll(self._batch_records, self._settings.worker.linger_ms / 1000)
         if self._rebuild_needed:
             self._rebuild()
-        batch = self._source.poll(self._batch_records, self._settings.worker.linger_ms / 1000)
-        if self._rebuild_needed:
-            return  # a revoke aborted: what was polled will be polled again from the committed positions
+            return  # what was polled will be polled again from the committed positions
         # A rebalance within the poll may leave records behind of a partition that is another worker's now.
         batch = [records for records in batch if Partition(records.topic, records.partition) in self._progress]
         if batch:
@@ -138,6 +174,28 @@ class Worker:
         if self._clock() - self._committed_at >= self._settings.worker.commit_interval_ms / 1000:
             self._commit()
 
+    def _keep_alive(self) -> None:
+        """Called while outputs wait for the broker, or many sessions for the scorer.
+
+        Raises:
+            TransactionAborted: partitions have gone away; the outputs must not be committed.
+        """
+        if self._doing != "working":
+            return  # a revoke commits from within a poll
+        self._metrics.heartbeat()
+        with self._while_doing("waiting"):
+            self._source.keep_alive()
+        if self._rebuild_needed:
+            raise TransactionAborted("partitions went away in the middle of a batch")
+
+    @contextmanager
+    def _while_doing(self, doing: _Doing) -> Iterator[None]:
+        before, self._doing = self._doing, doing
+        try:
+            yield
+        finally:
+            self._doing = before
+
     def _adapt(self, records: int, took_s: float) -> None:
         """Take smaller batches from here on when the scorer is behind, larger ones when it has caught up."""
         if took_s > _BATCH_TARGET_S:
@@ -149,7 +207,7 @@ class Worker:
         """Close the sessions of partitions that are fully consumed and have been quiet for `idle_flush`."""
         idle_flush_ms = self._settings.sessions.idle_flush_ms
         now = self._clock()
-        for partition, end in self._source.fully_consumed().items():
+        for partition, end in tuple(self._source.fully_consumed().items()):
             progress = self._progress.get(partition)
             if progress is None:
                 continue
@@ -182,15 +240,13 @@ class Worker:
         began = self._clock()
         offsets: dict[Partition, Committed] = {}
         pointers: dict[Partition, SnapshotPointer] = {}
-        for partition, progress in self._progress.items():
+        snapshot_interval_s = self._snapshot_interval_s()
+        for partition, progress in tuple(self._progress.items()):  # more may come while a snapshot waits
             if self._pipeline.replaying(partition):
                 continue
             position = self._pipeline.position(partition)
             pointer = progress.pointer
-            due = (
-                partition in snapshots
-                or began - progress.snapshot_at >= self._settings.state.snapshot_interval_ms / 1000
-            )
+            due = partition in snapshots or began - progress.snapshot_at >= snapshot_interval_s
             if pointer is None or (due and pointer.position != position):
                 pointer = pointers[partition] = self._write_snapshot(partition, position)
             if position != progress.committed or partition in pointers:
@@ -207,13 +263,25 @@ class Worker:
             self._progress[partition].pointer = pointer
             self._progress[partition].snapshot_at = self._committed_at
 
+    def _snapshot_interval_s(self) -> float:
+        """How often each partition is saved: as often as asked, unless all of them together would then cost too much.
+
+        Of the two latest snapshots of a partition the quicker one counts: one that had to wait for a broker's restart
+        says nothing of the next.
+        """
+        cost_s = sum(min(progress.snapshots_took) for progress in self._progress.values())
+        return max(self._settings.state.snapshot_interval_ms / 1000, cost_s / _SNAPSHOT_SHARE)
+
     def _write_snapshot(self, partition: Partition, position: int) -> SnapshotPointer:
         began = self._clock()
         parts = self._store.messages(partition, position, self._pipeline.state(partition))
         first = self._sink.send_snapshot(parts)
         self._sink.send(self._store.stale_parts(partition, len(parts)))
         self._unsent_commit = True
-        self._metrics.snapshot(sum(len(part.value or b"") for part in parts), self._clock() - began)
+        took = self._clock() - began
+        progress = self._progress[partition]
+        progress.snapshots_took = (progress.snapshots_took[1], took)
+        self._metrics.snapshot(sum(len(part.value or b"") for part in parts), took)
         return self._store.pointer(partition, position, first, len(parts))
 
     def _publish_status(self) -> None:
@@ -240,14 +308,18 @@ class Worker:
         self._publish_status()
 
     def on_revoked(self, partitions: Sequence[Partition]) -> None:
-        """Commit what is done, then let the partitions go; past the budget, abort."""
+        """Commit what is done, then let the partitions go; past the budget, or amid a batch, abort."""
+        began = self._clock()
         try:
+            if self._doing == "waiting":
+                raise TransactionAborted("outputs of a batch are still to be sent")
             self._commit(snapshots=partitions, timeout_s=self._revoke_budget_s)
         except TransactionAborted as error:
             _log.warning("revoke_aborted", reason=str(error))
             self._abort()
         self._drop(partitions)
-        _log.info("partitions_revoked", partitions=[str(each) for each in partitions])
+        took_s = round(self._clock() - began, 3)
+        _log.info("partitions_revoked", partitions=[str(each) for each in partitions], seconds=took_s)
 
     def on_lost(self, partitions: Sequence[Partition]) -> None:
         """Give up everything since the last commit: part of it belongs to another worker now."""
@@ -256,6 +328,8 @@ class Worker:
         self._drop(partitions)
 
     def _abort(self) -> None:
+        if self._rebuild_needed:
+            return  # nothing was sent since the last one
         self._sink.abort()
         self._totals["aborts"] += 1
         self._metrics.aborted()
@@ -273,7 +347,7 @@ class Worker:
             return {}
         offsets = {}
         now = self._clock()
-        for partition, committed in self._source.committed(partitions).items():
+        for partition, committed in self._source.committed(partitions, self._stopping).items():
             start = self._store.start(partition, committed)
             self._pipeline.open(partition, start.position, start.live_from, start.state)
             self._progress[partition] = _Progress(

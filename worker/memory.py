@@ -62,20 +62,24 @@ class MemoryBroker:
         """(offset of the oldest record, offset after the newest)."""
         return self._low.get(partition, 0), len(self._logs[partition])
 
-    def read(self, partition: Partition, start: int, end: int) -> Iterator[Records]:
-        """The records in [start, end)."""
-        records = self.slice(partition, start, end)
+    def read(self, partition: Partition, start: int, end: int, *, committed: bool = True) -> Iterator[Records]:
+        """The records in [start, end), with or without those of open and aborted transactions."""
+        records = self.slice(partition, start, end, committed=committed)
         if records.offsets:
             yield records
 
-    def slice(self, partition: Partition, start: int, end: int) -> Records:
+    def slice(self, partition: Partition, start: int, end: int, *, committed: bool = True) -> Records:
         """The records in [start, end) as columns."""
-        end = min(end, len(self._logs[partition]))
-        rows = self._logs[partition][start:end]
+        found = [
+            (offset, row)
+            for offset, row in enumerate(self._logs[partition][start:end], start)
+            if row.committed or not committed
+        ]
+        rows = [row for _, row in found]
         return Records(
             topic=partition.topic,
             partition=partition.partition,
-            offsets=list(range(start, start + len(rows))),
+            offsets=[offset for offset, _ in found],
             values=[row.value for row in rows],
             keys=[row.key for row in rows],
             timestamps=[row.timestamp for row in rows],
@@ -94,7 +98,7 @@ class MemorySource:
     """A group member that owns the partitions the test gives it (`worker.protocols.Source`).
 
     Attributes:
-        assign_next, revoke_next, lose_next: what the next poll tells the listener first.
+        assign_next, revoke_next, lose_next: what the next `poll` or `keep_alive` tells the listener.
     """
 
     broker: MemoryBroker
@@ -108,6 +112,17 @@ class MemorySource:
         self._listener = listener
 
     def poll(self, max_records: int, timeout_s: float) -> list[Records]:  # noqa: ARG002  nothing to wait for
+        self.keep_alive()
+        batch = []
+        for partition, position in self._positions.items():
+            records = self.broker.slice(partition, position, position + max_records)
+            if records.offsets:
+                max_records -= len(records.offsets)
+                self._positions[partition] = records.offsets[-1] + 1
+                batch.append(records)
+        return batch
+
+    def keep_alive(self) -> None:
         assert self._listener is not None, "poll before subscribe"
         for staged, tell in (
             (self.lose_next, self._listener.on_lost),
@@ -118,14 +133,6 @@ class MemorySource:
                 partitions = tuple(staged)
                 staged.clear()
                 tell(partitions)
-        batch = []
-        for partition, position in self._positions.items():
-            records = self.broker.slice(partition, position, position + max_records)
-            if records.offsets:
-                max_records -= len(records.offsets)
-                self._positions[partition] = records.offsets[-1] + 1
-                batch.append(records)
-        return batch
 
     def fully_consumed(self) -> Mapping[Partition, int]:
         ends = {partition: self.broker.watermarks(partition)[1] for partition in self._positions}
@@ -134,7 +141,11 @@ class MemorySource:
     def end_offset(self, partition: Partition) -> int | None:
         return self.broker.watermarks(partition)[1]
 
-    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed | None]:
+    def committed(
+        self,
+        partitions: Sequence[Partition],
+        stopping: Callable[[], bool],  # noqa: ARG002  nothing to wait for
+    ) -> dict[Partition, Committed | None]:
         return {partition: self.broker.committed.get(partition) for partition in partitions}
 
     def start(self, offsets: Mapping[Partition, int]) -> None:
@@ -160,12 +171,15 @@ class MemorySink:
 
     Attributes:
         fail_next_commit: raised by the next commit, once, before anything becomes visible.
+        stalls: how many of the next messages have to wait before they are written.
     """
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self._open: list[_Stored] = []
         self.fail_next_commit: Exception | None = None
+        self.stalls = 0
+        self.while_waiting: Callable[[], None] = lambda: None
 
     def send(self, messages: Iterable[Message]) -> None:
         for message in messages:
@@ -194,6 +208,9 @@ class MemorySink:
         self.abort()
 
     def _store(self, message: Message) -> int:
+        if self.stalls:
+            self.stalls -= 1
+            self.while_waiting()
         stored = _Stored(message.key, message.value, 0, list(message.headers), None)
         self._open.append(stored)
         return self._broker.store(Partition(message.topic, message.partition or 0), stored)

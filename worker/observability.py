@@ -48,7 +48,8 @@ def configure_logging(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Its own way of showing an exception shows what local variables hold: raw lines, or a password.
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if for_people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]
     )
@@ -223,6 +224,10 @@ class Metrics:
         """Report these running totals of the scorer's cache whenever the metrics are read."""
         self.registry.register(_ScoreCache(hits, misses))
 
+    def watch_batches_split(self, total: Callable[[], int]) -> None:
+        """Report this running total of the scorer whenever the metrics are read."""
+        self.registry.register(_BatchesSplit(total))
+
 
 class _ScoreCache(Collector):
     def __init__(self, hits: Callable[[], int], misses: Callable[[], int]) -> None:
@@ -233,3 +238,13 @@ class _ScoreCache(Collector):
         for result, total in self._totals.items():
             family.add_metric([result], total())
         yield family
+
+
+class _BatchesSplit(Collector):
+    def __init__(self, total: Callable[[], int]) -> None:
+        self._total = total
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "logmamba_batches_split", "Batches that did not fit the device's memory", value=self._total()
+        )

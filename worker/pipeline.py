@@ -7,9 +7,12 @@ its partition is live. That one rule makes the replay after a restart silent.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+import structlog
 
 from detector.canonical import Mask
 from detector.tokenizer import Tokenizer
@@ -29,6 +32,11 @@ _RAISED: Mapping[Severity, int] = {"normal": 0, "warning": _WARNED, "critical": 
 # A severity is judged by the digits that are shown; further than this below a threshold no score is rounded up to it.
 _ROUNDING = 1e-6
 
+_SCORED_AT_ONCE = 2_000  # sessions; a few forward passes of short ones
+_CALL_EVERY_S = 2.0
+
+_log = structlog.get_logger(__name__)
+
 
 class Output(NamedTuple):
     """A score record, or a dead letter (which has no severity), before it has a topic."""
@@ -46,6 +54,8 @@ class _Open:
     sessions: Sessions
     position: int  # offset after the last record that was processed
     live_from: int  # outputs with an earlier cause are already published
+    replay_from: int
+    opened_at: float  # monotonic seconds
 
 
 @dataclass(slots=True)
@@ -65,6 +75,10 @@ class Pipeline:
         settings: of the application.
         scorer: scores event sequences; its vocabulary makes the tokens.
         metrics: what is counted.
+
+    Attributes:
+        while_scoring: called every few seconds while many sessions are scored. What it raises ends `process` or
+            `flush`, after which partitions have to be opened anew.
 
     Raises:
         SettingsError: `sessions.end_events` or `tokenizer.masks` do not fit the checkpoint.
@@ -91,6 +105,7 @@ class Pipeline:
             worker=settings.instance,
         )
         self._open: dict[Partition, _Open] = {}
+        self.while_scoring: Callable[[], None] = lambda: None
 
     # -- partitions ------------------------------------------------------------------------------------------------
 
@@ -98,7 +113,8 @@ class Pipeline:
         self, partition: Partition, position: int = 0, live_from: int = 0, state: SessionsState | None = None
     ) -> None:
         """Begin, or begin again, with a partition: `state` was open at `position`, outputs start at `live_from`."""
-        self._open[partition] = _Open(Sessions(self._rules, state), position, live_from)
+        now = time.monotonic()
+        self._open[partition] = _Open(Sessions(self._rules, state), position, live_from, position, now)
 
     def drop(self, partition: Partition) -> None:
         """Forget a partition and its sessions."""
@@ -126,7 +142,7 @@ class Pipeline:
         """Nothing is left before `end`: a replay whose last records no longer exist is over."""
         opened = self._open[partition]
         if opened.position < opened.live_from <= end:
-            opened.position = opened.live_from
+            self._advance(partition, opened, opened.live_from)
 
     # -- records in, outputs out -----------------------------------------------------------------------------------
 
@@ -150,7 +166,7 @@ class Pipeline:
                 if records.offsets[0] < opened.position:
                     raise RunError(f"{partition}: offset {records.offsets[0]} came again after {opened.position - 1}")
                 closed = opened.sessions.process(events.keys, events.tokens, events.times, events.offsets)
-                opened.position = records.offsets[-1] + 1
+                self._advance(partition, opened, records.offsets[-1] + 1)
                 if opened.position <= opened.live_from:
                     self._metrics.replayed(len(records.offsets))
                     continue
@@ -168,6 +184,15 @@ class Pipeline:
     def score_closed(self, partition: Partition, closed: Sequence[ClosedSession]) -> list[Output]:
         """Outputs of sessions that were formed elsewhere (parsed sessions)."""
         return self._outputs([_Job(partition, 0, list(closed))])
+
+    @staticmethod
+    def _advance(partition: Partition, opened: _Open, position: int) -> None:
+        if opened.position < opened.live_from <= position:
+            took = round(time.monotonic() - opened.opened_at, 3)
+            _log.info(
+                "partition_live", partition=str(partition), replayed=opened.live_from - opened.replay_from, seconds=took
+            )
+        opened.position = position
 
     def _decoder_events(self, batch: Sequence[Records]) -> list[Events]:
         unknown = self._tokenizer.unknown_lines
@@ -200,7 +225,7 @@ class Pipeline:
         if not sequences:
             return []
         with self._metrics.stage("score"):
-            scores = iter(self._scorer.score(sequences))
+            scores = self._score(sequences)
         with self._metrics.stage("encode"):
             headers = self._encoder.headers()
             outputs: list[Output] = []
@@ -218,6 +243,17 @@ class Pipeline:
                 rows.sort(key=_cause)
                 outputs += [row[3] for row in rows]
         return outputs
+
+    def _score(self, sequences: Sequence[bytes]) -> Iterator[EventScores]:
+        """In parts, since one record may close every session of its partition: scores do not depend on the batch."""
+        scores: list[EventScores] = []
+        called = time.monotonic()
+        for start in range(0, len(sequences), _SCORED_AT_ONCE):
+            if time.monotonic() - called >= _CALL_EVERY_S:
+                self.while_scoring()
+                called = time.monotonic()
+            scores += self._scorer.score(sequences[start : start + _SCORED_AT_ONCE])
+        return iter(scores)
 
     def _final(self, partition: Partition, closed: ClosedSession, scores: EventScores, headers: Headers) -> Output:
         session = closed.session

@@ -44,7 +44,7 @@ class Message(NamedTuple):
 
 
 class Rebalance(Protocol):
-    """What a source tells about its partitions, from within `poll`."""
+    """What a source tells about its partitions, from within `poll`, `keep_alive` or `close`."""
 
     def on_assigned(self, partitions: Sequence[Partition]) -> None:
         """These partitions are ours now; `Source.start` must be called for them."""
@@ -65,18 +65,27 @@ class TopicReader(Protocol):
     def watermarks(self, partition: Partition) -> tuple[int, int]:
         """(offset of the oldest record, offset after the newest)."""
 
-    def read(self, partition: Partition, start: int, end: int) -> Iterable[Records]:
-        """The records in [start, end) in order, in batches; stops at the end of the partition."""
+    def read(self, partition: Partition, start: int, end: int, *, committed: bool = True) -> Iterable[Records]:
+        """The records in [start, end) in order, in batches; stops at the end of the partition.
+
+        With `committed`, what an aborted transaction wrote is left out, and an open one counts as the end.
+        """
 
 
 class Source(Protocol):
     """A member of a consumer group."""
 
     def subscribe(self, listener: Rebalance) -> None:
-        """Join the group; partitions come and go through `listener` during `poll`."""
+        """Join the group; partitions come and go through `listener`."""
 
     def poll(self, max_records: int, timeout_s: float) -> list[Records]:
         """At most `max_records` records, at most one `Records` a partition, after at most `timeout_s`."""
+
+    def keep_alive(self) -> None:
+        """Poll without taking records, which keeps the membership and serves rebalances.
+
+        The partitions are paused until the next `poll`.
+        """
 
     def fully_consumed(self) -> Mapping[Partition, int]:
         """End offsets of the partitions whose last poll reached their end."""
@@ -84,14 +93,24 @@ class Source(Protocol):
     def end_offset(self, partition: Partition) -> int | None:
         """Offset after the partition's newest record as last heard, without asking; None when not heard yet."""
 
-    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed | None]:
-        """What the group has committed, once no transaction that may change it is open."""
+    def committed(
+        self, partitions: Sequence[Partition], stopping: Callable[[], bool]
+    ) -> dict[Partition, Committed | None]:
+        """What the group has committed, once no transaction that may change it is open.
+
+        Raises:
+            TransactionAborted: `stopping()` while it waited for one.
+        """
 
     def start(self, offsets: Mapping[Partition, int]) -> None:
         """Begin to deliver newly assigned partitions, from these offsets."""
 
     def seek(self, offsets: Mapping[Partition, int]) -> None:
-        """Deliver partitions that are already started from these offsets next."""
+        """Deliver partitions that are already started from these offsets next.
+
+        Raises:
+            TransactionAborted: it cannot be done now; it can be tried again after the next `poll`.
+        """
 
     def forget(self, partitions: Sequence[Partition]) -> None:
         """Stop delivering partitions that were revoked or lost."""
@@ -104,7 +123,13 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Writes messages and the offsets that caused them, atomically."""
+    """Writes messages and the offsets that caused them, atomically.
+
+    Attributes:
+        while_waiting: called about every second while messages wait to be written. What it raises ends the call.
+    """
+
+    while_waiting: Callable[[], None]
 
     def send(self, messages: Iterable[Message]) -> None:
         """Add messages to the open transaction (one is begun when none is open)."""
@@ -121,7 +146,8 @@ class Sink(Protocol):
         """Commit what was sent together with the input offsets.
 
         Raises:
-            TransactionAborted: nothing of it is visible; the caller restores from what is committed.
+            TransactionAborted: not committed as far as is known; the caller calls `abort` and restores from what is
+                committed.
             RunError: the worker must stop (fenced by another instance, not allowed, out of retries).
         """
 
@@ -166,6 +192,10 @@ class Scorer(Protocol):
     @property
     def cache_misses(self) -> int:
         """Sequences the model was run on so far."""
+
+    @property
+    def batches_split(self) -> int:
+        """Batches that did not fit the device's memory so far, and were split."""
 
     def score(self, sequences: Sequence[bytes]) -> Sequence[EventScores]:
         """Scores of each sequence of int64 tokens in native byte order."""

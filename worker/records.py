@@ -40,7 +40,7 @@ def iso_time(milliseconds: int | None) -> str | None:
     return second and f"{second}.{rest:03d}Z"
 
 
-@lru_cache(65_536)
+@lru_cache(4_096)  # sessions that close together began and ended at like times
 def _iso_second(seconds: int) -> str | None:
     try:
         return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:-6]

@@ -6,10 +6,11 @@ restored from the snapshot, read again from P, and is live from X on (ARCHITECTU
 
 from __future__ import annotations
 
-import itertools
+import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import structlog
 
 from detector.vocabulary import Vocabulary
@@ -99,6 +100,7 @@ class StateStore:
         Raises:
             RunError: the position or the snapshot is gone and `input.on_lost_offsets` is `fail`.
         """
+        began = time.monotonic()
         low, high = self._reader.watermarks(partition)
         if committed is None:
             if self._has_snapshot(partition):
@@ -126,6 +128,7 @@ class StateStore:
             committed=committed.offset,
             snapshot=pointer.position,
             open_sessions=len(state.keys),
+            seconds=round(time.monotonic() - began, 3),
         )
         return Start(pointer.position, committed.offset, state, pointer)
 
@@ -145,7 +148,7 @@ class StateStore:
             raise SnapshotError(f"{place}: offset {pointer.first_offset} is outside {low} to {high}")
         wanted = [self._key(partition, number) for number in range(pointer.parts)]
         parts: list[bytes] = []
-        for records in self._reader.read(place, pointer.first_offset, high):
+        for records in self._reader.read(place, pointer.first_offset, high, committed=False):
             for key, value in zip(records.keys or (), records.values, strict=True):
                 if key == wanted[len(parts)]:
                     parts.append(value or b"")
@@ -173,31 +176,27 @@ class StateStore:
         )
         if same or not state.keys:
             return state
-        ends = list(itertools.accumulate(state.lengths))
-        starts = [end - length for end, length in zip(ends, state.lengths, strict=True)]
-        first = state.offsets[0]  # sessions are in the order of their opening
+        ends, first = state.ends(), int(state.offsets[0])  # sessions are in the order of their opening
         was = snapshot.vocabulary
         _log.info("vocabulary_changed", partition=str(partition), rereads_from=first, to=snapshot.position, was=was)
         if first < low:
             raise SnapshotError(
                 f"another vocabulary made it, and the raw records from offset {first} are deleted (oldest: {low})"
             )
-        place = dict(zip(state.keys, starts, strict=True))  # where the key's next event stands in the columns
-        begun = {key: state.offsets[at] for key, at in place.items()}
-        limit = dict(zip(state.keys, ends, strict=True))
+        begun = dict(zip(state.keys, state.offsets[ends - state.lengths].tolist(), strict=True))
+        found: dict[str, list[tuple[int, int]]] = {key: [] for key in state.keys}
         for records in self._reader.read(partition, first, snapshot.position):
             (events,) = self._decoder.decode([records])
             for key, token, offset in zip(events.keys, events.tokens, events.offsets, strict=True):
-                if key in begun and offset >= begun[key]:
-                    at = place[key]
-                    if at == limit[key] or state.offsets[at] != offset:
-                        raise SnapshotError(f"another vocabulary made it, and offset {offset} of {key} has changed")
-                    state.tokens[at] = token
-                    place[key] = at + 1
-        if place != limit:
-            key = next(key for key in place if place[key] != limit[key])
-            raise SnapshotError(f"another vocabulary made it, and raw records of session {key} are missing")
-        return state
+                if offset >= begun.get(key, snapshot.position):
+                    found[key].append((token, offset))
+        # The record of several lines that began a session may have ended the one before it: the latest events count.
+        latest = [found[key][-length:] for key, length in zip(state.keys, state.lengths.tolist(), strict=True)]
+        for key, events_of_key, begin, end in zip(state.keys, latest, ends - state.lengths, ends, strict=True):
+            if [offset for _, offset in events_of_key] != state.offsets[begin:end].tolist():
+                raise SnapshotError(f"another vocabulary made it, and raw records of session {key} have changed")
+        tokens = np.array([token for events_of_key in latest for token, _ in events_of_key], np.int64)
+        return replace(state, tokens=tokens)
 
     def _has_snapshot(self, partition: Partition) -> bool:
         wanted = self._key(partition, 0)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from worker.connect import ClientProperties, connect
+from worker.freed_memory import freed_memory_given_back
 from worker.http_server import serve
 from worker.observability import Metrics, configure_logging
 from worker.scorer import load_scorer
@@ -33,6 +34,7 @@ def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
     scorer = load_scorer(settings)
     metrics = Metrics()
     worker = connect(settings, topics, scorer, metrics)
-    with serve(settings.observability, metrics, worker.status, settings.max_poll_interval_ms / 1000):
+    heartbeat_limit_s = settings.max_poll_interval_ms / 1000
+    with freed_memory_given_back(), serve(settings.observability, metrics, worker.status, heartbeat_limit_s):
         worker.run(stopping)
     _log.info("stopped")

@@ -8,6 +8,9 @@ Stream time never goes back, which keeps the cost of an event constant: sessions
 opening are also in the order of `first_offset` and of `opened_at`, sessions in the order of their latest
 event are also in the order of `last_at`, and one number, a lower bound on the stream time at which any of
 them can expire, tells when to look at the heads of the two orders.
+
+What a restored state holds stays in its columns: a session is made of its row only when it gets an event or closes, so
+that a restart does not wait for a million objects of which most are not touched for minutes.
 """
 
 from __future__ import annotations
@@ -15,14 +18,18 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, fields
+from itertools import chain
 from operator import attrgetter
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, final
+
+import numpy as np
+from numpy.typing import NDArray
 
 NO_TIME: Final = -(2**63)  # the event time of every event of an input without timestamps
 NEVER: Final = 2**63  # later than any stream time
 
+Column = NDArray[np.int64]
 ClosedBy = Literal["gap", "max_age", "end_event", "max_events", "max_open", "idle", "end_of_input"]
 
 # Outputs of one event are published in the order of their ranks. Rank 1 is an early score: after the sessions
@@ -30,6 +37,9 @@ ClosedBy = Literal["gap", "max_age", "end_event", "max_events", "max_open", "idl
 RANK_EXPIRED: Final = 0
 RANK_ENDED: Final = 2
 RANK_EVICTED: Final = 3
+
+SESSION_COLUMNS: Final = ("opened_at", "last_at", "alerted", "evaluated")
+EVENT_COLUMNS: Final = ("tokens", "offsets", "times")
 
 # Token, offset and time of an event lie side by side: an event then touches one array, which is where most of
 # the time goes when many sessions are open.
@@ -48,6 +58,7 @@ class SessionRules:
     end_tokens: frozenset[int]
 
 
+@final
 @dataclass(slots=True, eq=False)
 class Session:
     """The events of one key, from its first to its latest, and what the scorer remembers about them."""
@@ -71,13 +82,19 @@ class Session:
         opened_at: int,
         last_at: int,
         order: int,
+        alerted: int = 0,
+        evaluated: int = 0,
     ) -> Session:
         """A session of events whose tokens, offsets and times lie in one array each.
 
         Raises:
             ValueError: If the three differ in length.
         """
-        return cls(key, _interleave(tokens, offsets, times), opened_at, last_at, order)
+        if not len(tokens) == len(offsets) == len(times):
+            raise ValueError(f"tokens, offsets and times differ in length: {len(tokens)}, {len(offsets)}, {len(times)}")
+        events = array("q", bytes(_FIELDS * len(tokens) * tokens.itemsize))
+        events[0::_FIELDS], events[1::_FIELDS], events[2::_FIELDS] = tokens, offsets, times
+        return cls(key, events, opened_at, last_at, order, alerted, evaluated)
 
     def __len__(self) -> int:
         return len(self.events) // _FIELDS
@@ -112,29 +129,123 @@ class ClosedSession(NamedTuple):
     rank: int  # orders the outputs of one event: RANK_EXPIRED, RANK_ENDED, RANK_EVICTED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SessionsState:
     """Open sessions as columns, in the order of their opening; a copy that later events do not change.
 
     `tokens`, `offsets` and `times` have one item an event, session after session; the other columns have one a
-    session. All but the keys are int64; event times are NO_TIME where the input has none.
+    session. Event times are NO_TIME where the input has none.
     """
 
     stream_time: int | None
     keys: list[str]
-    lengths: array[int]  # events of each session, at least 1
-    opened_at: array[int]
-    last_at: array[int]
-    alerted: array[int]
-    evaluated: array[int]
-    tokens: array[int]
-    offsets: array[int]
-    times: array[int]
+    lengths: Column  # events of each session, at least 1
+    opened_at: Column
+    last_at: Column
+    alerted: Column
+    evaluated: Column
+    tokens: Column
+    offsets: Column
+    times: Column
 
     @classmethod
     def empty(cls, stream_time: int | None = None) -> SessionsState:
         """No open session."""
-        return cls(stream_time, [], *(array("q") for _ in range(8)))
+        return cls(stream_time, [], *(np.empty(0, np.int64) for _ in range(8)))
+
+    @classmethod
+    def of(cls, stream_time: int | None, sessions: Sequence[Session]) -> SessionsState:
+        """These sessions, which are in the order of their opening."""
+        each_events = [session.events for session in sessions]
+        events = np.frombuffer(b"".join(each_events), np.int64).reshape(-1, _FIELDS)
+        rows = chain.from_iterable(map(attrgetter(*SESSION_COLUMNS), sessions))
+        return cls(
+            stream_time,
+            [session.key for session in sessions],
+            np.fromiter(map(len, each_events), np.int64, len(sessions)) // _FIELDS,
+            *np.fromiter(rows, np.int64).reshape(-1, len(SESSION_COLUMNS)).T,
+            *events.T,
+        )
+
+    def ends(self) -> Column:
+        """Where the events of each session end in the columns of events; those of the first begin at 0."""
+        return np.cumsum(self.lengths)
+
+    __hash__ = None  # type: ignore[assignment]  # no more than its columns have one
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SessionsState):
+            return NotImplemented
+        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return all(
+            np.array_equal(mine, theirs) if isinstance(mine, np.ndarray) else mine == theirs for mine, theirs in pairs
+        )
+
+
+class _Rows:
+    """A restored state, whose rows stand for its sessions until one is made of them.
+
+    Attributes:
+        state: what was restored.
+        left: by key, the rows that still stand for a session; in the order of opening.
+    """
+
+    def __init__(self, state: SessionsState) -> None:
+        self.state = state
+        self.left = dict(zip(state.keys, range(len(state.keys)), strict=True))
+        self._ends = state.ends()
+        self._by_last_at = np.argsort(state.last_at, kind="stable")
+        self._looked_at = 0  # how many of _by_last_at are known not to be left
+
+    def make(self, key: str) -> Session:
+        """The session of a row that is left, which it stands for no longer."""
+        row = self.left.pop(key)
+        state, end = self.state, int(self._ends[row])
+        events = slice(end - int(state.lengths[row]), end)
+        return Session.from_columns(
+            key,
+            tokens=array("q", state.tokens[events].tobytes()),
+            offsets=array("q", state.offsets[events].tobytes()),
+            times=array("q", state.times[events].tobytes()),
+            opened_at=int(state.opened_at[row]),
+            last_at=int(state.last_at[row]),
+            order=row + 1,
+            alerted=int(state.alerted[row]),
+            evaluated=int(state.evaluated[row]),
+        )
+
+    def quietest(self) -> tuple[str, int] | None:
+        """Key and `last_at` of the row left whose latest event is the longest ago."""
+        while self._looked_at < len(self._by_last_at):
+            row = int(self._by_last_at[self._looked_at])
+            key = self.state.keys[row]
+            if key in self.left:
+                return key, int(self.state.last_at[row])
+            self._looked_at += 1
+        return None
+
+    def merged(self, made: Sequence[Session], stream_time: int | None) -> SessionsState:
+        """The state of the rows left and of sessions that were made of others or opened since."""
+        old, new = self.state, SessionsState.of(stream_time, made)
+        rows = np.fromiter(self.left.values(), np.int64, len(self.left))
+        order = np.concatenate((rows + 1, np.fromiter(map(attrgetter("order"), made), np.int64, len(made))))
+        place = np.concatenate((rows, len(old.keys) + np.arange(len(made))))[np.argsort(order)]
+        lengths = np.concatenate((old.lengths, new.lengths))
+        begins, lengths = (np.cumsum(lengths) - lengths)[place], lengths[place]
+        ends = np.cumsum(lengths)
+        event_place = np.repeat(begins - (ends - lengths), lengths) + np.arange(ends[-1])
+        keys = old.keys + new.keys
+
+        def picked(names: Sequence[str], place: Column) -> dict[str, Column]:
+            return {name: np.concatenate((getattr(old, name), getattr(new, name)))[place] for name in names}
+
+        return SessionsState(
+            stream_time=stream_time,
+            keys=[keys[each] for each in place.tolist()],
+            lengths=lengths,
+            **picked(SESSION_COLUMNS, place),
+            **picked(EVENT_COLUMNS, event_place),
+        )
 
 
 class Sessions:
@@ -151,18 +262,22 @@ class Sessions:
         self.late_events = 0
         self.skewed_events = 0
         self._rules = rules
-        self._open: OrderedDict[str, Session] = OrderedDict()  # by opening: by first offset, by opened_at
+        # By opening: by first offset, by opened_at. As long as there are _rows, those made of them stand anywhere.
+        self._open: OrderedDict[str, Session] = OrderedDict()
+        # Only of those in _open; the rows left are the quieter ones, since they had no event since the restore.
         self._by_last_at: OrderedDict[Session, None] = OrderedDict()
-        self._opened = 0  # sessions opened so far
+        self._rows = _Rows(SessionsState.empty() if state is None else state)
+        self._oldest_row = 0  # all rows before it are closed
+        self._opened = len(self._rows.left)  # sessions opened so far
         self._next_expiry = -NEVER  # no session expires before this stream time
         if state is not None:
-            self._restore(state)
+            self.stream_time = state.stream_time
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self._rows.left)
 
     def get(self, key: str) -> Session | None:
-        """The open session of a key."""
+        """The open session of a key; None also for a restored one that had no event since."""
         return self._open.get(key)
 
     def process(
@@ -194,12 +309,12 @@ class Sessions:
         rules = self._rules
         skew, end_tokens = rules.max_future_skew_ms, rules.end_tokens
         full, max_open = rules.max_events * _FIELDS, rules.max_open
-        open_sessions, by_last_at = self._open, self._by_last_at
+        open_sessions, by_last_at, rows_left = self._open, self._by_last_at, self._rows.left
         find, touch = open_sessions.get, by_last_at.move_to_end
         stream_time = times[0] if self.stream_time is None else self.stream_time
         next_expiry = self._next_expiry
         late = skewed = 0
-        crowded = len(open_sessions) > max_open  # a restored state may come from rules with a larger one
+        crowded = len(self) > max_open  # a restored state may come from rules with a larger one
         for key, token, time, offset in zip(keys, tokens, times, offsets, strict=True):
             if time > stream_time:
                 if time - stream_time > skew:
@@ -214,11 +329,14 @@ class Sessions:
                 next_expiry = self._next_expiry
 
             session = find(key)
+            if session is None and key in rows_left:
+                session = open_sessions[key] = self._rows.make(key)
+                by_last_at[session] = None
             if session is None:
                 self._opened += 1
                 first = array("q", (token, offset, time))
                 session = Session(key, first, stream_time, stream_time, self._opened)
-                crowded = len(open_sessions) >= max_open
+                crowded = len(open_sessions) + len(rows_left) >= max_open
                 open_sessions[key] = session
                 by_last_at[session] = None
             else:
@@ -233,60 +351,30 @@ class Sessions:
                 self._close(session, offset, "max_events", RANK_ENDED, closed)
             if crowded:
                 crowded = False
-                while len(open_sessions) > max_open:
-                    oldest = next(iter(open_sessions.values()))
-                    self._close(oldest, offset, "max_open", RANK_EVICTED, closed)
+                while len(self) > max_open:
+                    oldest, _ = self._oldest()
+                    self._close(self._session(oldest), offset, "max_open", RANK_EVICTED, closed)
         self.stream_time = stream_time
         self.late_events += late
         self.skewed_events += skewed
+        self._let_go()
         return closed
 
     def flush(self, cause_offset: int, closed_by: Literal["idle", "end_of_input"]) -> list[ClosedSession]:
         """Close every session, by first offset; stream time stays."""
-        closed = [ClosedSession(session, cause_offset, closed_by, RANK_EXPIRED) for session in self._open.values()]
+        sessions = [*map(self._rows.make, list(self._rows.left)), *self._open.values()]
+        sessions.sort(key=attrgetter("order"))
         self._open.clear()
         self._by_last_at.clear()
-        return closed
+        self._let_go()
+        return [ClosedSession(session, cause_offset, closed_by, RANK_EXPIRED) for session in sessions]
 
     def state(self) -> SessionsState:
         """What a snapshot holds: `Sessions(rules, state)` goes on exactly where this one stands."""
         sessions = list(self._open.values())
-        events = array("q", b"".join([session.events for session in sessions]))
-        return SessionsState(
-            stream_time=self.stream_time,
-            keys=[session.key for session in sessions],
-            lengths=array("q", [len(session) for session in sessions]),
-            opened_at=array("q", [session.opened_at for session in sessions]),
-            last_at=array("q", [session.last_at for session in sessions]),
-            alerted=array("q", [session.alerted for session in sessions]),
-            evaluated=array("q", [session.evaluated for session in sessions]),
-            tokens=events[0::_FIELDS],
-            offsets=events[1::_FIELDS],
-            times=events[2::_FIELDS],
-        )
-
-    def _restore(self, state: SessionsState) -> None:
-        events = _interleave(state.tokens, state.offsets, state.times)
-        ends = accumulate(state.lengths)
-        places = [
-            slice(_FIELDS * (end - length), _FIELDS * end) for end, length in zip(ends, state.lengths, strict=True)
-        ]
-        sessions = list(
-            map(
-                Session,
-                state.keys,
-                map(events.__getitem__, places),
-                state.opened_at,
-                state.last_at,
-                range(1, len(places) + 1),
-                state.alerted,
-                state.evaluated,
-            )
-        )
-        self.stream_time = state.stream_time
-        self._open = OrderedDict(zip(state.keys, sessions, strict=True))
-        self._by_last_at = OrderedDict.fromkeys(sorted(sessions, key=attrgetter("last_at")))
-        self._opened = len(sessions)
+        if not self._rows.left:
+            return SessionsState.of(self.stream_time, sessions)
+        return self._rows.merged(sessions, self.stream_time)
 
     def _expire(self, stream_time: int, cause_offset: int, closed: list[ClosedSession]) -> None:
         gap, max_age = self._rules.gap_ms, self._rules.max_age_ms
@@ -294,36 +382,61 @@ class Sessions:
         if gap is not None:
             expired = []
             oldest = stream_time  # a session not open yet is not touched before now
-            for session in self._by_last_at:
-                if stream_time - session.last_at < gap:
-                    oldest = session.last_at
+            while (quietest := self._rows.quietest()) is not None:
+                key, last_at = quietest
+                if stream_time - last_at < gap:
+                    oldest = last_at
                     break
-                expired.append(session)
+                expired.append(self._rows.make(key))
+            else:
+                for session in self._by_last_at:
+                    if stream_time - session.last_at < gap:
+                        oldest = session.last_at
+                        break
+                    expired.append(session)
             for session in sorted(expired, key=attrgetter("order")):
                 self._close(session, cause_offset, "gap", RANK_EXPIRED, closed)
             next_expiry = oldest + gap
         if max_age is not None:
             oldest = stream_time
-            while self._open:
-                session = next(iter(self._open.values()))
-                if stream_time - session.opened_at < max_age:
-                    oldest = session.opened_at
+            while len(self):
+                key, opened_at = self._oldest()
+                if stream_time - opened_at < max_age:
+                    oldest = opened_at
                     break
-                self._close(session, cause_offset, "max_age", RANK_EXPIRED, closed)
+                self._close(self._session(key), cause_offset, "max_age", RANK_EXPIRED, closed)
             next_expiry = min(next_expiry, oldest + max_age)
         self._next_expiry = next_expiry
+
+    def _oldest(self) -> tuple[str, int]:
+        """Key and `opened_at` of the session that was opened first."""
+        restored = self._rows.state
+        while self._oldest_row < len(restored.keys):
+            key = restored.keys[self._oldest_row]
+            if key in self._rows.left or self._is_restored(self._open.get(key)):
+                return key, int(restored.opened_at[self._oldest_row])
+            self._oldest_row += 1
+        key, session = next(iter(self._open.items()))
+        return key, session.opened_at
+
+    def _is_restored(self, session: Session | None) -> bool:
+        return session is not None and session.order <= len(self._rows.state.keys)
+
+    def _session(self, key: str) -> Session:
+        return self._rows.make(key) if key in self._rows.left else self._open[key]
+
+    def _let_go(self) -> None:
+        """Forget the restored state as soon as no row of it is left, and put what was made of it in its place."""
+        if self._rows.left or not self._rows.state.keys:
+            return
+        for key in reversed(self._rows.state.keys):
+            if self._is_restored(self._open.get(key)):
+                self._open.move_to_end(key, last=False)
+        self._rows, self._oldest_row = _Rows(SessionsState.empty()), 0
 
     def _close(
         self, session: Session, cause_offset: int, closed_by: ClosedBy, rank: int, closed: list[ClosedSession]
     ) -> None:
-        del self._open[session.key]
-        del self._by_last_at[session]
+        self._open.pop(session.key, None)  # a session that was made only to be closed is in neither
+        self._by_last_at.pop(session, None)
         closed.append(ClosedSession(session, cause_offset, closed_by, rank))
-
-
-def _interleave(tokens: array[int], offsets: array[int], times: array[int]) -> array[int]:
-    if not len(tokens) == len(offsets) == len(times):
-        raise ValueError(f"tokens, offsets and times differ in length: {len(tokens)}, {len(offsets)}, {len(times)}")
-    events = array("q", bytes(_FIELDS * len(tokens) * tokens.itemsize))
-    events[0::_FIELDS], events[1::_FIELDS], events[2::_FIELDS] = tokens, offsets, times
-    return events

@@ -12,11 +12,14 @@ from typing import TypeAlias
 
 import yaml
 
-from worker.kafka_properties import is_secret
+from worker.kafka_properties import REDACTED, is_secret
 
 _REFERENCE = re.compile(r"(\$?)\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DEEPEST = 16
+_LARGEST_NUMBER = 2**64
+# What PyYAML quotes of a file in its reasons: single characters and kinds of tokens tell no secret, names could.
+_QUOTED = re.compile(r"('[^']'|'<[^>']*>')|['\"].*", re.DOTALL)
 _FROM_FILE = "_file"
 _ABSENT = object()
 
@@ -60,11 +63,22 @@ def read_settings_tree(path: Path | None, overrides: Sequence[str], environment:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that remembers keys which one mapping holds twice."""
+    """Safe YAML that remembers keys which one mapping holds twice, and refuses every value that it cannot read."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.repeated: list[tuple[str, yaml.Mark, yaml.Mark]] = []
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        try:
+            value: object = super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):  # as of 2020-99-99, !!bool maybe, !!timestamp soon
+            raise yaml.constructor.ConstructorError(
+                None, None, "the value is not what it looks like", node.start_mark
+            ) from None
+        if isinstance(value, int) and abs(value) >= _LARGEST_NUMBER:
+            raise yaml.constructor.ConstructorError(None, None, "the number is too large", node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         first: dict[str, yaml.Mark] = {}
@@ -78,23 +92,19 @@ class _Loader(yaml.SafeLoader):
 
 def _read(path: Path, tree: SettingsTree) -> None:
     try:
-        loader = _Loader(path.read_text(encoding="utf-8-sig"))
-        content = loader.get_single_data()
+        content, repeated = _parsed(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         tree.errors.append(((), f"{path}: cannot be read: {error.strerror}"))
         return
     except UnicodeDecodeError as error:
         tree.errors.append(((), f"{path}: is not UTF-8 text (byte {error.start})"))
         return
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        tree.errors.append(((), f"{place}: is not valid YAML: {error.problem or error.context}"))
-        return
     except yaml.YAMLError as error:
-        tree.errors.append(((), f"{path}: is not valid YAML: {' '.join(str(error).split())}"))
+        mark = error.problem_mark or error.context_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        tree.errors.append(((), f"{place}: is not valid YAML: {_reason(error)}"))
         return
-    for key, first, again in loader.repeated:
+    for key, first, again in repeated:
         place = f"{path}:{again.line + 1}:{again.column + 1}"
         tree.errors.append(((), f"{place}: key {key!r} repeats that of line {first.line + 1}"))
     if content is None:
@@ -105,6 +115,28 @@ def _read(path: Path, tree: SettingsTree) -> None:
     tree.written = _with_text_keys(content)
 
 
+def _parsed(text: str) -> tuple[object, list[tuple[str, yaml.Mark, yaml.Mark]]]:
+    """The content of YAML text, and the keys that it repeats with both places.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data(), loader.repeated
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """What is wrong with YAML text, without the names in it: of a secret in the wrong place they could be a part."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        reason = str(error.problem or error.context)
+    else:
+        reason = " ".join(str(error).split())
+    return _QUOTED.sub(lambda quoted: quoted[1] or "…", reason)
+
+
 def _override(override: str, tree: SettingsTree) -> None:
     path, equals, text = override.partition("=")
     # Names of librdkafka's properties hold dots, every other dot leads one level down.
@@ -113,10 +145,9 @@ def _override(override: str, tree: SettingsTree) -> None:
         tree.errors.append(((), f"--set {path[:80]!r} is not an override; allowed: section.key=value"))
         return
     try:
-        value = yaml.safe_load(text)
+        value, _ = _parsed(text)
     except yaml.YAMLError as error:
-        reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else "unreadable characters"
-        tree.errors.append(((), f"--set {path}: the value is not valid YAML: {reason}"))
+        tree.errors.append(((), f"--set {path}: the value is not valid YAML: {_reason(error)}"))
         return
     node = tree.written
     for step in steps[:-1]:
@@ -233,7 +264,7 @@ def _with_text_keys(node: dict[object, object]) -> dict[str, object]:
 
 
 def _kind(content: object) -> str:
-    return "a list" if isinstance(content, list) else f"the single value {_one_line(content)}"
+    return "a list" if isinstance(content, list) else "a single value"
 
 
 def _one_line(value: object, levels: int = 3) -> str:
@@ -242,7 +273,8 @@ def _one_line(value: object, levels: int = 3) -> str:
     elif isinstance(value, dict | list) and not levels:
         text = "…"
     elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{key}: {_one_line(below, levels - 1)}" for key, below in value.items()) + "}"
+        shown = {key: REDACTED if is_secret(str(key)) else _one_line(below, levels - 1) for key, below in value.items()}
+        text = "{" + ", ".join(f"{key}: {below}" for key, below in shown.items()) + "}"
     elif isinstance(value, list):
         text = "[" + ", ".join(_one_line(below, levels - 1) for below in value) + "]"
     else:

@@ -1,8 +1,9 @@
 """A partition's open sessions as bytes, and the pointer to them that a committed offset carries.
 
 A snapshot is an Arrow IPC stream with one row a session, its buffers compressed by zstd, cut into parts that
-fit a Kafka record. Each part begins with the same header but for its own number, so that damage, a missing
-part and a part of another snapshot are told apart:
+fit a Kafka record. A column of integers holds their distances from the least of them, in the fewest bytes that fit:
+the codec's time goes by bytes, and offsets and times of open sessions lie close together. Each part begins with the
+same header but for its own number, so that damage, a missing part and a part of another snapshot are told apart:
 
     magic 8 bytes | format version uint16 | part uint32 | parts uint32 | SHA-256 of the whole stream 32 bytes
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Final
@@ -23,23 +23,22 @@ import orjson
 import pyarrow as pa
 
 from worker.errors import SnapshotError
-from worker.sessions import SessionsState
+from worker.sessions import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 POINTER_VERSION: Final = 1
 
 _MAGIC: Final = b"logmamba"
 _HEADER: Final = struct.Struct(">8sHII32s")
-_SESSION_COLUMNS: Final = ("opened_at", "last_at", "alerted", "evaluated")
-_EVENT_COLUMNS: Final = ("tokens", "offsets", "times")
+_NARROW: Final = (np.uint8, np.uint16, np.uint32)
+_INTEGERS: Final = (*map(pa.from_numpy_dtype, _NARROW), pa.int64())
+_COLUMNS: Final = {  # with the types that each may have
+    "keys": (pa.large_string(),),
+    **dict.fromkeys(SESSION_COLUMNS, _INTEGERS),
+    **dict.fromkeys(EVENT_COLUMNS, tuple(map(pa.large_list, _INTEGERS))),
+}
+_LEAST: Final = b"least"  # in a field's metadata: what is to be added to its integers
 _METADATA: Final = ("position", "stream_time", "vocabulary", "n_templates")
-_SCHEMA: Final = pa.schema(
-    [
-        pa.field("keys", pa.large_string(), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=False) for name in _SESSION_COLUMNS),
-        *(pa.field(name, pa.large_list(pa.int64()), nullable=False) for name in _EVENT_COLUMNS),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,26 +141,28 @@ def decode(parts: Sequence[bytes]) -> Snapshot:
         raise SnapshotError(f"snapshot is damaged: the SHA-256 of its {len(stream)} bytes does not match")
     try:
         return _from_stream(stream)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise SnapshotError(f"snapshot cannot be read: {error}") from error
 
 
 def _to_stream(snapshot: Snapshot) -> pa.Buffer:
     state = snapshot.sessions
-    ends = np.zeros(len(state.keys) + 1, np.int64)
-    np.cumsum(np.frombuffer(state.lengths, np.int64), out=ends[1:])
-    columns = [
-        pa.array(state.keys, pa.large_string()),
-        *(_int64(getattr(state, name)) for name in _SESSION_COLUMNS),
-        *(pa.LargeListArray.from_arrays(ends, _int64(getattr(state, name))) for name in _EVENT_COLUMNS),
-    ]
+    ends = np.append(0, state.ends())
+    columns: list[pa.Array] = [pa.array(state.keys, pa.large_string())]
+    fields = [pa.field("keys", columns[0].type, nullable=False)]
+    for name in (*SESSION_COLUMNS, *EVENT_COLUMNS):
+        column, least = _narrowed(getattr(state, name))
+        if name in EVENT_COLUMNS:
+            column = pa.LargeListArray.from_arrays(ends, column)
+        columns.append(column)
+        fields.append(pa.field(name, column.type, nullable=False, metadata={_LEAST: str(least)}))
     metadata = {
         "position": str(snapshot.position),
         "stream_time": "" if state.stream_time is None else str(state.stream_time),
         "vocabulary": snapshot.vocabulary,
         "n_templates": str(snapshot.n_templates),
     }
-    batch = pa.record_batch(columns, schema=_SCHEMA.with_metadata(metadata))
+    batch = pa.record_batch(columns, schema=pa.schema(fields, metadata))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_batch(batch)
@@ -174,22 +175,27 @@ def _from_stream(stream: bytes) -> Snapshot:
     if len(batches) != 1:
         raise ValueError(f"it holds {len(batches)} batches, expected 1")
     (batch,) = batches
-    if not schema.equals(_SCHEMA):
+    if schema.names != list(_COLUMNS) or any(field.type not in _COLUMNS[field.name] for field in schema):
         raise ValueError(f"its columns are {', '.join(f'{field.name} {field.type}' for field in schema)}")
     batch.validate(full=True)
     metadata = {name.decode(): value.decode() for name, value in (schema.metadata or {}).items()}
     if missing := [name for name in _METADATA if name not in metadata]:
         raise ValueError(f"its metadata lacks {', '.join(missing)}")
-    columns = dict(zip(schema.names, batch.columns, strict=True))
-    lengths = [np.diff(columns[name].offsets) for name in _EVENT_COLUMNS]
+    lengths = [np.diff(batch[name].offsets) for name in EVENT_COLUMNS]
     if any(not np.array_equal(lengths[0], each) for each in lengths[1:]):
-        raise ValueError(f"its sessions have not as many {' as '.join(_EVENT_COLUMNS)}")
+        raise ValueError(f"its sessions have not as many {' as '.join(EVENT_COLUMNS)}")
+
+    def integers(name: str) -> Column:
+        least = (schema.field(name).metadata or {}).get(_LEAST, b"not there")
+        values = batch[name].flatten() if name in EVENT_COLUMNS else batch[name]
+        widened: Column = values.to_numpy() + np.int64(int(least))
+        return widened
+
     state = SessionsState(
         stream_time=int(metadata["stream_time"]) if metadata["stream_time"] else None,
-        keys=columns["keys"].to_pylist(),
-        lengths=_items(lengths[0]),
-        **{name: _items(columns[name]) for name in _SESSION_COLUMNS},
-        **{name: _items(columns[name].flatten()) for name in _EVENT_COLUMNS},
+        keys=batch["keys"].to_pylist(),
+        lengths=lengths[0],
+        **{name: integers(name) for name in (*SESSION_COLUMNS, *EVENT_COLUMNS)},
     )
     return Snapshot(
         position=int(metadata["position"]),
@@ -199,9 +205,12 @@ def _from_stream(stream: bytes) -> Snapshot:
     )
 
 
-def _int64(items: array[int]) -> pa.Array:
-    return pa.Array.from_buffers(pa.int64(), len(items), [None, pa.py_buffer(items)])
-
-
-def _items(values: pa.Array | np.ndarray) -> array[int]:
-    return array("q", np.asarray(values).tobytes())
+def _narrowed(values: Column) -> tuple[pa.Array, int]:
+    """The values' distances from the least of them, in the fewest bytes that fit; and that least value."""
+    least, greatest = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    for narrow in _NARROW:
+        if greatest - least <= np.iinfo(narrow).max:
+            distances = np.empty(len(values), narrow)
+            np.subtract(values, least, out=distances, casting="unsafe")
+            return pa.array(distances), least
+    return pa.array(values), 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import methodcaller
 
 import structlog
@@ -25,8 +26,10 @@ from worker.protocols import Committed, Partition, Rebalance
 # Worst case of a restart: the coordinator waits transaction.timeout.ms for a dead worker's transaction to end, and
 # only then answers what is committed.
 _COMMITTED_TIMEOUT_S = 90.0
+_COMMITTED_SLICE_S = 2.0
 _REQUEST_TIMEOUT_S = 30.0
 _READ_BATCH = 10_000
+_READ_LINGER_S = 0.02  # a restart waits that long once more after the last part of each partition's snapshot
 
 # Of a group's coordinator: it moves, or its transactions are still being decided. The client does not call these
 # retriable, since only its transactional functions say so.
@@ -70,28 +73,31 @@ class KafkaSource:
             }
         )
         self._ends: dict[Partition, int] = {}
+        self._paused = False
+        self._left = False  # the group, to join it anew once the partitions are handed back
 
     def subscribe(self, listener: Rebalance) -> None:
         def forward(tell: Callable[[Sequence[Partition]], None]) -> Callable[[Consumer, list[TopicPartition]], None]:
             return lambda _consumer, partitions: tell([Partition(p.topic, p.partition) for p in partitions])
 
-        self.consumer.subscribe(
+        self._join = partial(
+            self.consumer.subscribe,
             self._topics,
             on_assign=forward(listener.on_assigned),
             on_revoke=forward(listener.on_revoked),
             on_lost=forward(listener.on_lost),
         )
+        self._join()
 
     def poll(self, max_records: int, timeout_s: float) -> list[Records]:
-        try:
-            messages = self.consumer.consume(max_records, timeout_s)
-        except KafkaException as error:
-            raise RunError(f"Kafka: {error.args[0]}") from error
-        failed = [message for message in messages if message.error() is not None]
-        if failed:
-            for message in failed:
-                self._handle_error(message)
-            messages = [message for message in messages if message.error() is None]
+        if self._left and not self.consumer.assignment():
+            self._left = False
+            self._join()
+        if self._paused:
+            self._paused = False
+            self.consumer.resume(self.consumer.assignment())
+            _log.info("input_resumed")
+        messages = self._consume(max_records, timeout_s)
         if not messages:
             return []
         batch = _by_partition(messages, self._with_headers)
@@ -102,6 +108,14 @@ class KafkaSource:
                     self._ends.pop(partition, None)
         return batch
 
+    def keep_alive(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.consumer.pause(self.consumer.assignment())
+            _log.info("input_paused")
+        if self._consume(1, 0.0):
+            raise TransactionAborted("a paused partition delivered a record, which has to be polled again")
+
     def fully_consumed(self) -> Mapping[Partition, int]:
         return self._ends
 
@@ -109,12 +123,15 @@ class KafkaSource:
         marks = self.consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
         return None if marks is None or marks[1] < 0 else marks[1]
 
-    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed | None]:
+    def committed(
+        self, partitions: Sequence[Partition], stopping: Callable[[], bool]
+    ) -> dict[Partition, Committed | None]:
         request = [TopicPartition(*partition) for partition in partitions]
         deadline = time.monotonic() + _COMMITTED_TIMEOUT_S
+        told = False
         while True:
             try:
-                answer = self.consumer.committed(request, timeout=max(1.0, deadline - time.monotonic()))
+                answer = self.consumer.committed(request, timeout=_COMMITTED_SLICE_S)
                 error = next((each.error for each in answer if each.error is not None), None)
             except KafkaException as exception:
                 error = exception.args[0]
@@ -122,6 +139,11 @@ class KafkaSource:
                 break
             if error.code() not in _PASSING or time.monotonic() > deadline:
                 raise RunError(f"the committed offsets cannot be read: {error.str()}")
+            if stopping():
+                raise TransactionAborted("told to stop while the committed offsets were undecided")
+            if not told:
+                told = True
+                _log.info("committed_offsets_undecided", reason=error.str())
             time.sleep(0.1)
         return {
             Partition(each.topic, each.partition): (
@@ -131,15 +153,25 @@ class KafkaSource:
         }
 
     def start(self, offsets: Mapping[Partition, int]) -> None:
-        self.consumer.incremental_assign([TopicPartition(*each, offset) for each, offset in offsets.items()])
+        partitions = [TopicPartition(*each, offset) for each, offset in offsets.items()]
+        self.consumer.incremental_assign(partitions)
+        # The client remembers that a partition was paused while it was away.
+        (self.consumer.pause if self._paused else self.consumer.resume)(partitions)
 
     def seek(self, offsets: Mapping[Partition, int]) -> None:
         for each, offset in offsets.items():
             self._ends.pop(each, None)
             try:
                 self.consumer.seek(TopicPartition(*each, offset))
-            except KafkaException as error:
-                raise RunError(f"{each}: cannot go back to offset {offset}: {error.args[0].str()}") from error
+            except KafkaException as exception:
+                error = exception.args[0]
+                if error.code() != KafkaError._STATE:
+                    raise RunError(f"{each}: cannot go back to offset {offset}: {error.str()}") from exception
+                # The client has stopped fetching the partition, because its position is gone from the topic or seems
+                # so after a broker's crash. Only an assignment starts it again, and only the group may assign.
+                self.consumer.unsubscribe()
+                self._left = True
+                raise TransactionAborted(f"{each}: fetching had stopped, so the group is joined anew") from exception
 
     def forget(self, partitions: Sequence[Partition]) -> None:
         for each in partitions:
@@ -151,6 +183,19 @@ class KafkaSource:
 
     def close(self) -> None:
         self.consumer.close()
+
+    def _consume(self, max_records: int, timeout_s: float) -> list[Message]:
+        """Records; errors among them are dealt with."""
+        try:
+            messages = self.consumer.consume(max_records, timeout_s)
+        except KafkaException as error:
+            raise RunError(f"Kafka: {error.args[0]}") from error
+        failed = [message for message in messages if message.error() is not None]
+        if failed:
+            for message in failed:
+                self._handle_error(message)
+            messages = [message for message in messages if message.error() is None]
+        return messages
 
     def _handle_error(self, message: Message) -> None:
         error = message.error()
@@ -170,22 +215,21 @@ class KafkaSource:
 class KafkaReader:
     """Reads single partitions beside the group (`worker.protocols.TopicReader`).
 
-    What is read was named by something committed (a snapshot's place, a session's offsets), so it is read
-    uncommitted: an unrelated worker's open transaction then does not hold a restart up.
+    What a committed offset names may be read uncommitted: an unrelated worker's open transaction then does not hold a
+    restart up.
     """
 
     def __init__(self, properties: Mapping[str, object], *, with_headers: bool = False) -> None:
         self._with_headers = with_headers
         self._properties = {
             **properties,
-            "isolation.level": "read_uncommitted",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
             "enable.partition.eof": True,
             "error_cb": _log_client_error,
         }
-        self._consumer: Consumer | None = None
+        self._consumers: dict[str, Consumer] = {}  # by isolation level
 
     def partitions(self, topic: str) -> list[int]:
         try:
@@ -203,15 +247,15 @@ class KafkaReader:
             raise RunError(f"{partition}: no answer within {_REQUEST_TIMEOUT_S:g} s for its first and last offsets")
         return marks
 
-    def read(self, partition: Partition, start: int, end: int) -> Iterator[Records]:
+    def read(self, partition: Partition, start: int, end: int, *, committed: bool = True) -> Iterator[Records]:
         if start >= end:
             return
-        consumer = self._open()
+        consumer = self._open("read_committed" if committed else "read_uncommitted")
         consumer.assign([TopicPartition(*partition, start)])
         deadline = time.monotonic() + _REQUEST_TIMEOUT_S
         try:
             while True:
-                messages = consumer.consume(_READ_BATCH, 0.2)
+                messages = consumer.consume(_READ_BATCH, _READ_LINGER_S)
                 at_end = False
                 for message in messages:
                     error = message.error()
@@ -232,15 +276,14 @@ class KafkaReader:
             consumer.unassign()
 
     def close(self) -> None:
-        """Drop the connection; the next call makes a new one."""
-        if self._consumer is not None:
-            self._consumer.close()
-            self._consumer = None
+        """Drop the connections; the next call makes a new one."""
+        while self._consumers:
+            self._consumers.popitem()[1].close()
 
-    def _open(self) -> Consumer:
-        if self._consumer is None:
-            self._consumer = Consumer(self._properties)
-        return self._consumer
+    def _open(self, isolation: str = "read_uncommitted") -> Consumer:
+        if isolation not in self._consumers:
+            self._consumers[isolation] = Consumer({**self._properties, "isolation.level": isolation})
+        return self._consumers[isolation]
 
 
 def _by_partition(messages: Iterable[Message], with_headers: bool) -> list[Records]:

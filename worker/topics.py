@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclOperation
@@ -21,6 +22,7 @@ from worker.settings import Settings
 REACH_TIMEOUT_S = 8.0
 _CREATE_TIMEOUT_S = 20.0
 _MOST_STATE_PARTITIONS = 16
+_REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Topics:
     def __init__(self, properties: Mapping[str, Any], settings: Settings) -> None:
         self._settings = settings
         self._bootstrap = str(settings.kafka["bootstrap.servers"])
-        self._last_error = ""
+        self._error: KafkaError | None = None  # the one that tells most of why there is no connection
         self._admin = AdminClient(dict(properties) | {"error_cb": self._remember})
         self._partitions = self._list()
 
@@ -50,8 +52,8 @@ class Topics:
         """The input topics; of a pattern, those that match it now."""
         settings = self._settings.input
         if settings.topics_are_pattern:
-            pattern = re.compile(settings.topics[0])
-            names = sorted(name for name in self._partitions if pattern.match(name))
+            known = pa.array(sorted(self._partitions), pa.string())
+            names = known.filter(pc.match_substring_regex(known, settings.topics[0])).to_pylist()
         else:
             names = list(settings.topics)
         return [self._topic(name, "input") for name in names]
@@ -139,14 +141,18 @@ class Topics:
     def _list(self) -> dict[str, int]:
         try:
             metadata = self._admin.list_topics(timeout=REACH_TIMEOUT_S)
-        except KafkaException as error:
-            reason = self._last_error or error.args[0].str()
-            raise RunError(
-                f"no Kafka broker answers at {self._bootstrap} (kafka.bootstrap.servers): {reason}"
-            ) from error
+        except KafkaException as exception:
+            self._admin.poll(0)  # hands over what happened meanwhile
+            error = self._error or exception.args[0]
+            if error.code() in _REFUSALS:
+                reason = f"no access to Kafka at {self._bootstrap} (kafka.security.protocol, sasl.*, ssl.*)"
+            else:
+                reason = f"no Kafka broker answers at {self._bootstrap} (kafka.bootstrap.servers)"
+            raise RunError(f"{reason}: {error.str()}") from exception
         self.brokers = len(metadata.brokers)
         return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
 
     def _remember(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._last_error:
-            self._last_error = error.str()
+        known = self._error
+        if known is None or (error.code() != KafkaError._ALL_BROKERS_DOWN and known.code() not in _REFUSALS):
+            self._error = error

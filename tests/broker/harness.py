@@ -24,6 +24,7 @@ from confluent_kafka.cimpl import NewTopic
 from tests.shared import shared
 
 _numbers = itertools.count(1)
+_ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(rb"blk_-?\d+")
 
 HDFS_SETTINGS: dict[str, Any] = {
@@ -110,7 +111,7 @@ class Application:
 
     def produce(self, records: Iterable[Record]) -> None:
         # Idempotent: a retried batch must not overtake the one after it, or the lines' order would be lost.
-        properties = {"linger.ms": 20, "message.max.bytes": 4_000_000, "enable.idempotence": True}
+        properties = {"linger.ms": 20, "message.max.bytes": 12_000_000, "enable.idempotence": True}
         producer = Producer({"bootstrap.servers": self.bootstrap, **properties})
         for record in records:
             while True:
@@ -121,8 +122,9 @@ class Application:
                     producer.poll(0.1)
         assert producer.flush(60) == 0
 
-    def start(self, *overrides: str) -> WorkerProcess:
-        return WorkerProcess(self.config, self.folder / f"{self.config.stem}-{next(_numbers)}.log", overrides)
+    def start(self, *overrides: str, program: Sequence[str] = ("worker",)) -> WorkerProcess:
+        log = self.folder / f"{self.config.stem}-{next(_numbers)}.log"
+        return WorkerProcess(self.config, log, overrides, program)
 
     def scores(self) -> list[dict[str, Any]]:
         """Every committed score record, as JSON, in the order of their partitions."""
@@ -146,15 +148,17 @@ class Application:
 
 
 class WorkerProcess:
-    """`logmamba run` as an operator starts it."""
+    """`logmamba run` as an operator starts it, or another program that takes its arguments after its own."""
 
-    def __init__(self, config: Path, log: Path, overrides: Sequence[str] = ()) -> None:
+    def __init__(
+        self, config: Path, log: Path, overrides: Sequence[str] = (), program: Sequence[str] = ("worker",)
+    ) -> None:
         self.log = log
-        arguments = [sys.executable, "-m", "worker", "run", "--config", str(config)]
+        arguments = [sys.executable, "-m", *program, "run", "--config", str(config)]
         for override in overrides:
             arguments += ["--set", override]
         with log.open("wb") as file:
-            self.process = subprocess.Popen(arguments, stderr=file)
+            self.process = subprocess.Popen(arguments, stderr=file, cwd=_ROOT)
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = 90) -> None:
         """Wait for something observable while the process runs; fails with its log when it ends or time is up."""
@@ -204,13 +208,13 @@ def create_topic(bootstrap: str, name: str, partitions: int) -> None:
     admin.create_topics([NewTopic(name, partitions, 1)])[name].result(30)
 
 
-def read_all(bootstrap: str, topic: str) -> list[Message]:
-    """Every committed record of a topic as it stands now; none when there is no such topic."""
+def read_all(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[Message]:
+    """Every record of a topic that a reader sees now; none when there is no such topic."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
             "group.id": "reader",
-            "isolation.level": "read_committed",
+            "isolation.level": isolation,
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "allow.auto.create.topics": False,

@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from confluent_kafka.admin import AdminClient
 
 LIBS = Path(__file__).resolve().parents[2] / ".kafka" / "libs"
@@ -26,6 +28,44 @@ def unavailable() -> str | None:
     return None
 
 
+def require_kafka() -> None:
+    """Skip the test where no broker can be started; under CI=true, fail it."""
+    reason = unavailable()
+    if reason is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI must run the tests against a real Kafka broker: {reason}")
+        pytest.skip(f"needs a real Kafka broker: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """A listener with TLS and SCRAM-SHA-512 beside the plain one.
+
+    Attributes:
+        keystore: PEM file of the broker's private key and its certificate.
+        username, password: of the one user.
+    """
+
+    keystore: Path
+    username: str
+    password: str
+
+    def properties(self) -> dict[str, str]:
+        """What the server needs to know."""
+        login = "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config"
+        return {
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self.keystore),
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            login: "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+        }
+
+    def user(self) -> list[str]:
+        """How the storage tool is told of the user."""
+        return ["--add-scram", f"SCRAM-SHA-512=[name={self.username},password={self.password}]"]
+
+
 class KafkaBroker:
     """One broker process: start, stop (clean), kill (SIGKILL) and start again on the same data and ports.
 
@@ -33,12 +73,23 @@ class KafkaBroker:
         directory: holds the broker's data, configuration and log.
         overrides: server properties that differ from the ones below.
         heap: the JVM's heap, as for -Xmx.
+        secured: adds a listener, whose address is `secured_bootstrap`.
     """
 
-    def __init__(self, directory: Path, overrides: dict[str, str] | None = None, heap: str = "512m") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        overrides: dict[str, str] | None = None,
+        heap: str = "512m",
+        secured: Secured | None = None,
+    ) -> None:
         self.directory = directory
-        self.port, controller_port = _free_ports(2)
+        self.port, controller_port, secured_port = _free_ports(3)
         self.bootstrap = f"127.0.0.1:{self.port}"
+        self.secured_bootstrap = f"127.0.0.1:{secured_port}"
+        advertised = f"PLAINTEXT://{self.bootstrap}"
+        if secured is not None:
+            advertised += f",SASL_SSL://{self.secured_bootstrap}"
         self._heap = heap
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
@@ -46,8 +97,8 @@ class KafkaBroker:
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "listeners": f"{advertised},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": advertised,
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(directory / "data"),
             "num.partitions": "1",
@@ -57,12 +108,19 @@ class KafkaBroker:
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
+            # Tests that kill workers wait for what the group and the coordinator of transactions take for a dead one.
+            "group.min.session.timeout.ms": "1000",
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
             "auto.create.topics.enable": "false",
+            "message.max.bytes": "12000000",
             # A killed broker may come back at once: the controller waits this long for the dead one's session.
             "broker.session.timeout.ms": "1000",
             "broker.heartbeat.interval.ms": "250",
+            # Tests that need a compacted topic wait for the cleaner.
+            "log.cleaner.backoff.ms": "200",
             # Old event times must not make the broker delete what a test has just written.
             "log.retention.ms": "-1",
+            **(secured.properties() if secured else {}),
             **(overrides or {}),
         }
         self._config = directory / "server.properties"
@@ -72,7 +130,8 @@ class KafkaBroker:
             "appender.console.name=console\nappender.console.layout.type=PatternLayout\n"
             "appender.console.layout.pattern=%d %p %c %m%n\n"
         )
-        self._run_java("kafka.tools.StorageTool", "format", "-t", "bG9nbWFtYmEtdGVzdC0wMQ", "-c", str(self._config))
+        arguments = ["-t", "bG9nbWFtYmEtdGVzdC0wMQ", "-c", str(self._config), *(secured.user() if secured else ())]
+        self._run_java("kafka.tools.StorageTool", "format", *arguments)
 
     def start(self) -> KafkaBroker:
         """Start the process and wait until it answers; raises RuntimeError with the end of its log otherwise."""

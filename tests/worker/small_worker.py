@@ -37,7 +37,7 @@ class OddScorer:
     """The score grows with the share of "odd" events so far: a pure function of the tokens, easy to foresee."""
 
     checkpoint = "sha256:odd"
-    cache_hits = cache_misses = 0
+    cache_hits = cache_misses = batches_split = 0
 
     def __init__(self, vocabulary: Vocabulary = VOCABULARY) -> None:
         self.vocabulary = vocabulary

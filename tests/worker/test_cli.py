@@ -154,6 +154,15 @@ def test_parsed_sessions_are_trained_on_and_scored(tmp_path: Path) -> None:
     assert (mixed.returncode, "trained on raw lines" in mixed.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("name", ["2024", "a: ${b}"])
+def test_a_checkpoint_is_found_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
+    shutil.copytree(demo_checkpoint(), tmp_path / name)
+    (tmp_path / "a.log").write_text(LINE)
+    done = logmamba("score", "--checkpoint", name, "--input", "a.log", "--output", "out.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
 def test_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
     paths = [tmp_path / name / "a.log" for name in ("x", "y")]
     for path in paths:

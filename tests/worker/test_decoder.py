@@ -331,6 +331,20 @@ def test_groups_are_told_from_text_in_quotes_and_classes(pattern: str, line: str
     assert LinePattern(pattern).extract(pa.array([line])).to_pylist() == [key]
 
 
+def test_why_a_time_cannot_be_read_depends_on_the_record_alone() -> None:
+    one = decoder(timestamp={"pattern": r"^\S+", "format": "%Y"}, multiline=True)
+    values = [b"first blk_1", b"second blk_1\nfirst blk_1"]
+    told = [letter.message for letter in decode_one(one, values).dead_letters]
+    assert told == [decode_one(one, [value]).dead_letters[0].message for value in values]
+    assert told[1].startswith("'second' is not a time")
+
+
+def test_a_text_longer_than_any_time_is_none_and_is_not_remembered() -> None:
+    layout = TimeFormat("%Y %m")
+    assert layout.parse("2008" + " " * 200 + "11") == layout.parse("2008 11")
+    assert layout.parse("2008" + " " * 400 + "11") is None
+
+
 def test_a_hostile_line_takes_linear_time() -> None:
     assert LinePattern("(a*)*b|(a|a)*c").extract(pa.array(["a" * 60_000])).to_pylist() == [""]
 

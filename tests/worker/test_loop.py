@@ -52,7 +52,10 @@ def by_partition(broker: MemoryBroker) -> list[dict[str, object]]:
 
 RULES = ("sessions.gap=200ms", "sessions.max_events=4", "worker.batch_records=3", "state.snapshot_interval=100ms")
 
-STEPS = st.lists(st.sampled_from(["turn", "crash", "abort", "revoke", "lose", "stop"]), max_size=25)
+STEPS = st.lists(
+    st.sampled_from(["turn", "crash", "abort", "revoke", "lose", "revoke amid a batch", "lose amid a batch", "stop"]),
+    max_size=25,
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -85,13 +88,93 @@ def test_crashes_aborts_and_rebalances_change_no_output(steps: list[str], partit
 def disturb(small: SmallWorker, step: str) -> None:
     """What happens to the worker at the next turn of its loop."""
     source = small.source
-    if step == "abort":
+    if step.endswith(" amid a batch"):
+        keep_alive = small.sink.while_waiting
+
+        def wait() -> None:
+            small.sink.while_waiting = keep_alive
+            if small.worker._doing == "working":  # else it is a revoke's commit that waits
+                disturb(small, step.removesuffix(" amid a batch"))
+            keep_alive()
+
+        small.sink.while_waiting = wait
+        small.sink.stalls = 1
+    elif step == "abort":
         small.sink.fail_next_commit = TransactionAborted("the coordinator said so")
     elif step in ("revoke", "lose"):
         source.assign_next[:] = source.revoke_next[:] = source.lose_next[:] = []
         moved = list(source._positions)[:1]
         (source.revoke_next if step == "revoke" else source.lose_next).extend(moved)
         source.assign_next.extend(moved)
+
+
+@pytest.mark.parametrize("step", ["revoke amid a batch", "lose amid a batch"])
+def test_partitions_that_go_away_amid_a_batch_take_the_whole_transaction_with_them(step: str) -> None:
+    broker = filled(partitions=2)
+    rules = small_settings("sessions.max_events=2", "worker.batch_records=3", "worker.commit_interval=30s")
+    small = SmallWorker(broker, rules, (0, 1))
+    small.crash_after([None, partial(disturb, small, step), None])
+    assert small.worker._totals["aborts"] == 1
+    assert outputs(broker) == []
+    assert broker.committed == {}
+
+
+@pytest.mark.parametrize("message", range(1, 9))
+def test_a_partition_that_comes_amid_a_batch_changes_no_output(message: int) -> None:
+    """Amid scores, or amid the snapshots that a commit writes."""
+    broker = filled(partitions=2, repeat=3)
+    small = SmallWorker(broker, small_settings(*RULES), partitions=(0,))
+    keep_alive, left = small.sink.while_waiting, [message]
+
+    def wait() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            small.source.assign_next.append(Partition(INPUT, 1))
+        keep_alive()
+
+    small.sink.while_waiting, small.sink.stalls = wait, message
+    small.run([None] * 40)
+    assert by_partition(broker) == undisturbed(lambda: filled(2, repeat=3), *RULES)
+
+
+def test_partitions_can_come_and_go_while_many_sessions_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = undisturbed(lambda: filled(2, repeat=3), *RULES)
+    monkeypatch.setattr("worker.pipeline._SCORED_AT_ONCE", 1)
+    monkeypatch.setattr("worker.pipeline._CALL_EVERY_S", 0.0)
+    broker = filled(partitions=2, repeat=3)
+    small = SmallWorker(broker, small_settings(*RULES), partitions=(0,))
+    pipeline = small.worker._pipeline
+    keep_alive = pipeline.while_scoring
+    steps = [lambda: small.source.assign_next.append(Partition(INPUT, 1)), partial(disturb, small, "revoke")]
+
+    def wait() -> None:
+        if steps:
+            steps.pop(0)()
+        keep_alive()
+
+    pipeline.while_scoring = wait
+    small.run([None] * 40)
+    assert steps == []
+    assert by_partition(broker) == expected
+
+
+def test_a_last_commit_that_is_aborted_leaves_everything_to_the_next_worker() -> None:
+    broker = filled()
+    small = SmallWorker(broker, small_settings(*RULES, "worker.commit_interval=30s"))
+    small.run([None, None, lambda: disturb(small, "abort")])
+    assert outputs(broker) == []
+    SmallWorker(broker, small_settings(*RULES)).run([None] * 40)
+    assert by_partition(broker) == undisturbed(filled, *RULES)
+
+
+def test_a_worker_that_cannot_go_on_leaves_the_group_and_commits_nothing() -> None:
+    broker = filled()
+    small = SmallWorker(broker, small_settings(*RULES, "worker.commit_interval=30s"))
+    with pytest.raises(RunError, match="came again"):
+        small.run([None, None, lambda: small.source._positions.update({P0: 2}), None])
+    assert small.source._positions == {}
+    assert outputs(broker) == []
+    assert broker.committed == {}
 
 
 def test_an_output_is_visible_only_together_with_the_position_that_caused_it() -> None:
@@ -187,6 +270,19 @@ def test_a_lost_position_or_snapshot_stops_the_worker_unless_told_to_start_over(
     with pytest.raises(RunError, match=f"{reason}.*input.on_lost_offsets: earliest"):
         SmallWorker(broker, small_settings(*rules)).run([None] * 12)
     SmallWorker(broker, small_settings(*rules, "input.on_lost_offsets=earliest")).run([None] * 12)
+    assert broker.committed[P0].offset == len(LINES)
+
+
+def test_a_worker_that_ends_before_its_first_commit_leaves_nothing_in_the_way_of_the_next() -> None:
+    broker = filled()
+    small = SmallWorker(broker, small_settings("worker.commit_interval=0ms"))
+    small.sink.fail_next_commit = RunError("gone")
+    with pytest.raises(RunError, match="gone"):
+        small.run([None])
+    small.sink.abort()
+    assert broker.committed == {}
+    assert any(broker.watermarks(Partition(STATE, number))[1] for number in (0, 1)), "no snapshot was begun"
+    SmallWorker(broker, small_settings()).run([None] * 4)
     assert broker.committed[P0].offset == len(LINES)
 
 

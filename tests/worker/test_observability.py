@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Literal
 
 import pytest
 import structlog
@@ -96,6 +97,23 @@ class TestLog:
             structlog.get_logger("any").exception("failed")
         assert "KeyError: 'gone'" in json.loads(capsys.readouterr().err)["exception"]
 
+    @pytest.mark.parametrize("log_format", ["console", "json"])
+    def test_a_trace_does_not_show_what_variables_hold(
+        self, capsys: pytest.CaptureFixture[str], log_format: Literal["console", "json"]
+    ) -> None:
+        configure_logging("info", log_format)
+
+        def fail(line: bytes) -> None:
+            raise KeyError(len(line))
+
+        try:
+            fail(b"a raw " + b"line")
+        except KeyError:
+            structlog.get_logger("any").exception("failed")
+        shown = capsys.readouterr().err
+        assert "KeyError: 10" in shown
+        assert "a raw line" not in shown
+
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
@@ -170,6 +188,14 @@ def test_the_score_cache_is_read_when_the_metrics_are() -> None:
     hits = 9
     assert sample(metrics, "logmamba_score_cache_total", result="hit") == 9
     assert sample(metrics, "logmamba_score_cache_total", result="miss") == 5
+
+
+def test_split_batches_are_counted_as_the_scorer_does_when_the_metrics_are_read() -> None:
+    metrics = Metrics()
+    split = 0
+    metrics.watch_batches_split(lambda: split)
+    split = 3
+    assert sample(metrics, "logmamba_batches_split_total") == 3
 
 
 def test_two_workers_in_one_process_share_no_metrics() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from array import array
 from dataclasses import replace
 from typing import Any
@@ -306,9 +307,31 @@ def test_a_restored_session_keeps_what_the_scorer_noted() -> None:
     noted = sessions.get("b")
     assert noted is not None
     noted.alerted, noted.evaluated = 3, 1
-    restored = Sessions(UNBOUNDED, sessions.state())
-    found = [restored.get(key) for key in "ab"]
-    assert [(each.alerted, each.evaluated) for each in found if each is not None] == [(0, 0), (3, 1)]
+    for touched in ((), ("a", "b")):
+        restored = Sessions(UNBOUNDED, sessions.state())
+        feed(restored, *((key, 1, 2) for key in (*touched, "c")))
+        noted_of = {
+            each.session.key: (each.session.alerted, each.session.evaluated) for each in restored.flush(3, "idle")
+        }
+        assert noted_of == {"a": (0, 0), "b": (3, 1), "c": (0, 0)}
+
+
+@pytest.mark.parametrize("ending", ["an event each", "closed"])
+def test_what_was_restored_is_let_go_as_soon_as_it_is_no_longer_needed(ending: str) -> None:
+    before = Sessions(UNBOUNDED)
+    feed(before, ("a", 0, 0), ("b", 0, 1))
+    state = before.state()
+    columns = [weakref.ref(column) for column in (state.tokens, state.offsets, state.times)]
+    sessions = Sessions(UNBOUNDED, state)
+    del state, before
+    gc.collect()
+    assert all(column() is not None for column in columns)
+    if ending == "closed":
+        sessions.flush(2, "idle")
+    else:
+        feed(sessions, ("a", 0, 2), ("b", 0, 3))
+    gc.collect()
+    assert [column() for column in columns] == [None, None, None]
 
 
 def test_a_smaller_gap_after_a_restart_holds_from_the_next_record_on() -> None:

@@ -242,6 +242,32 @@ def test_a_snapshot_anywhere_then_a_silent_replay_gives_the_outputs_of_an_unbrok
     assert before + after == expected(rules, events).outputs
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    rules=session_rules,
+    events=streams(),
+    cuts=st.lists(st.integers(0, 100), max_size=8),
+    looks=st.sets(st.integers(0, 8)),
+)
+def test_restores_anywhere_and_snapshots_of_what_was_restored_change_no_output(
+    rules: SessionRules, events: list[Event], cuts: list[int], looks: set[int]
+) -> None:
+    """A restored session that had no event since is still only columns: it closes and is saved like any other."""
+    unbroken, sessions = Sessions(rules), Sessions(rules)
+    outputs: list[Output] = []
+    for number, batch in enumerate(batches(events, cuts)):
+        outputs += process(sessions, batch)
+        process(unbroken, batch)
+        assert sessions.state() == unbroken.state()
+        assert len(sessions) == len(unbroken)
+        if number not in looks:
+            sessions = Sessions(
+                rules, decode(encode(Snapshot(0, "sha256:0", 5, sessions.state()), PART_BYTES)).sessions
+            )
+            assert sessions.state() == unbroken.state()
+    assert outputs + finish(sessions, events) == expected(rules, events).outputs
+
+
 def long_stream(random: Random) -> list[Event]:
     events, time = [], 0
     for offset in range(2000):

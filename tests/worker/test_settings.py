@@ -340,9 +340,19 @@ def test_a_repeated_key_is_refused_with_both_places_and_the_other_errors(tmp_pat
     ]
 
 
-@pytest.mark.parametrize(("text", "kind"), [("[a, b]", "a list"), ("hello", "the single value 'hello'")])
+@pytest.mark.parametrize(("text", "kind"), [("[a, b]", "a list"), ("hello", "a single value")])
 def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path, text: str, kind: str) -> None:
     assert only_error(tmp_path, text) == f"{tmp_path}/worker.yaml: is not a mapping of settings but {kind}"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2020-99-99", "!!int ten", "!!bool maybe", "!!timestamp soon", "0b_", "9" * 5000, "1:" * 5000 + "1", "[" * 3000],
+    ids=lambda value: value[:16],
+)
+def test_a_value_that_yaml_cannot_read_is_an_error_like_others(tmp_path: Path, value: str) -> None:
+    assert "is not valid YAML: " in only_error(tmp_path, f"worker: {{batch_records: {value}}}")
+    assert "the value is not valid YAML: " in only_error(tmp_path, "", f"worker.batch_records={value}")
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -450,6 +460,14 @@ def test_a_secret_in_the_file_itself_is_refused_without_showing_it(tmp_path: Pat
         "scoring: {pasword: '${PW}'}",
         "kafka: {bootstrap.servers: a, sasl.password: ['${PW}']}",
         "application_id: [{a: '${PW}'}]",
+        "bootstrap.servers=a\nsasl.password=hunter2-hunter2",
+        "kafka: {bootstrap.servers: a, sasl.password: *hunter2-hunter2}",
+        "kafka: {bootstrap.servers: a, sasl.password: !hunter2-hunter2!a b}",
+        "kafka: {bootstrap.servers: a, sasl.password: !!bool hunter2-hunter2}",
+        "kafka: {bootstrap.servers: a, Sasl.Password: [hunter2-hunter2]}",
+        "kafka: {bootstrap.servers: a, sasl.password_file: hunter2-hunter2}",
+        "kafka: {bootstrap.servers: 'me:hunter2-hunter2@a:9092'}",
+        "sessions: {key: {password: hunter2-hunter2}}",
     ],
 )
 def test_no_error_shows_a_secret_that_stands_in_the_wrong_place(tmp_path: Path, text: str) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import SnapshotError
-from worker.sessions import NO_TIME, SessionsState
+from worker.sessions import NO_TIME, Column, SessionsState
 from worker.snapshots import Snapshot, SnapshotPointer, decode, encode
 
 HEADER_BYTES = 50
@@ -21,25 +21,31 @@ VOCABULARY = "sha256:" + "ab" * 32
 int64 = st.integers(-(2**63), 2**63 - 1)
 
 
+def column(*values: int) -> Column:
+    return np.array(values, np.int64)
+
+
 @st.composite
 def states(draw: st.DrawFn) -> SessionsState:
     keys = draw(st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True, max_size=8))
     lengths = draw(st.lists(st.integers(1, 5), min_size=len(keys), max_size=len(keys)))
 
-    def column(size: int) -> array[int]:
-        return array("q", draw(st.lists(int64, min_size=size, max_size=size)))
+    def drawn(size: int) -> Column:
+        least, span = draw(int64), draw(st.sampled_from([0, 2**8, 2**16, 2**32, 2**64]))
+        near = st.integers(max(least - span, -(2**63)), min(least + span, 2**63 - 1))
+        return column(*draw(st.lists(near, min_size=size, max_size=size)))
 
     return SessionsState(
         stream_time=draw(st.none() | int64),
         keys=keys,
-        lengths=array("q", lengths),
-        opened_at=column(len(keys)),
-        last_at=column(len(keys)),
-        alerted=column(len(keys)),
-        evaluated=column(len(keys)),
-        tokens=column(sum(lengths)),
-        offsets=column(sum(lengths)),
-        times=column(sum(lengths)),
+        lengths=column(*lengths),
+        opened_at=drawn(len(keys)),
+        last_at=drawn(len(keys)),
+        alerted=drawn(len(keys)),
+        evaluated=drawn(len(keys)),
+        tokens=drawn(sum(lengths)),
+        offsets=drawn(sum(lengths)),
+        times=drawn(sum(lengths)),
     )
 
 
@@ -47,7 +53,7 @@ def example(sessions: int = 40, position: int = 4711) -> Snapshot:
     """Incompressible enough to fill several small parts."""
     lengths = [number % 3 + 1 for number in range(sessions)]
     noise = [int.from_bytes(hashlib.sha256(bytes([number])).digest()[:7]) for number in range(sum(lengths))]
-    per_session = array("q", noise[:sessions])
+    per_session = column(*noise[:sessions])
     return Snapshot(
         position=position,
         vocabulary=VOCABULARY,
@@ -55,14 +61,14 @@ def example(sessions: int = 40, position: int = 4711) -> Snapshot:
         sessions=SessionsState(
             stream_time=1_226_262_975_000,
             keys=[f"blk_{number}" for number in range(sessions)],
-            lengths=array("q", lengths),
+            lengths=column(*lengths),
             opened_at=per_session,
             last_at=per_session,
-            alerted=array("q", [number % 4 for number in range(sessions)]),
-            evaluated=array("q", lengths),
-            tokens=array("q", noise),
-            offsets=array("q", range(sum(lengths))),
-            times=array("q", [NO_TIME] * sum(lengths)),
+            alerted=column(*(number % 4 for number in range(sessions))),
+            evaluated=column(*lengths),
+            tokens=column(*noise),
+            offsets=column(*range(sum(lengths))),
+            times=column(*[NO_TIME] * sum(lengths)),
         ),
     )
 
@@ -160,9 +166,9 @@ def test_what_is_no_snapshot_at_all_is_refused(value: bytes) -> None:
 
 def test_a_snapshot_of_another_format_version_is_refused() -> None:
     (whole,) = encode(example(), 1_000_000)
-    newer = whole[:8] + (2).to_bytes(2) + whole[10:]
-    with pytest.raises(SnapshotError, match="has format version 2, this worker reads 1"):
-        decode([newer])
+    older = whole[:8] + (1).to_bytes(2) + whole[10:]
+    with pytest.raises(SnapshotError, match="has format version 1, this worker reads 2"):
+        decode([older])
 
 
 def resealed(stream: bytes) -> bytes:
@@ -193,6 +199,7 @@ def test_a_snapshot_whose_content_was_written_wrongly_is_refused() -> None:
         "0 batches, expected 1": stream_of(batch.slice(0, 0), write=False),
         "its columns are keys large_string$": stream_of(batch.select(["keys"])),
         "its metadata lacks vocabulary": stream_of(batch.replace_schema_metadata(without_vocabulary)),
+        "not there": stream_of(batch.set_column(1, batch.schema.field("opened_at").remove_metadata(), batch[1])),
         "invalid literal": stream_of(batch.replace_schema_metadata(batch.schema.metadata | {b"position": b"?"})),
         "not as many tokens as offsets as times": stream_of(batch.set_column(5, batch.schema.field("tokens"), shorter)),
     }

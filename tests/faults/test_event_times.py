@@ -1,0 +1,68 @@
+"""Clocks that are wrong: events two days ahead, events an hour late."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import Size
+from tests.faults.report import FaultReport
+from tests.worker.small_worker import INPUT, SmallWorker, memory_broker, outputs, settings
+from worker.observability import Metrics
+from worker.protocols import Partition
+
+P0 = Partition(INPUT, 0)
+START_MS = 1_700_000_000_000
+STEP_MS = 1_000
+HOUR_MS = 3_600_000
+ODD_EVERY = 50
+RULES = ("sessions.gap=10s", "sessions.max_age=null", "sessions.idle_flush=null", "scoring.early=false")
+
+Stamped = tuple[bytes, int]
+
+
+@pytest.mark.fault(row=18, core=False)
+def test_wrong_clocks_leave_stream_time_and_the_other_sessions_alone_and_are_counted(
+    size: Size, fault_report: FaultReport
+) -> None:
+    usual: list[Stamped] = [(b"s%d read" % (at // 3), START_MS + at * STEP_MS) for at in range(size.records)]
+    odd: list[Stamped] = []
+    for at, (line, time) in enumerate(usual):
+        odd.append((line, time))
+        if at % ODD_EVERY == 7:
+            odd.append((b"ahead%d read" % at, time + 48 * HOUR_MS))
+        if at % ODD_EVERY == 31:
+            odd.append((b"late%d read" % at, time - HOUR_MS))
+    calm, _, _ = work(usual)
+    found, stream_time, metrics = work(odd)
+    strange = [each for each in found if not each["session"].startswith("s")]
+    others = [each for each in found if each["session"].startswith("s")]
+    fault_report("events two days ahead, others an hour late", records=len(odd), rounds=len(odd) - len(usual))
+
+    assert [content(each) for each in others] == [content(each) for each in calm]
+    # They are sessions like others: each ends when stream time, which they did not move, is past its gap.
+    assert len(strange) > 0.9 * (len(odd) - len(usual))
+    assert {each["closed_by"] for each in strange} == {"gap"}
+    assert stream_time == usual[-1][1]
+    sample = metrics.registry.get_sample_value
+    assert sample("logmamba_skewed_events_total") == sum(line.startswith(b"ahead") for line, _ in odd)
+    assert sample("logmamba_late_events_total") == sum(line.startswith(b"late") for line, _ in odd)
+
+
+def work(records: list[Stamped]) -> tuple[list[dict[str, Any]], int | None, Metrics]:
+    """The scores of these records, the stream time after them, and what was counted."""
+    broker = memory_broker()
+    for line, time in records:
+        broker.append(P0, line, timestamp=time)
+    small = SmallWorker(broker, settings(*RULES))
+    worker, stream_times = small.worker, []
+    small.run(
+        [*[None] * (len(records) // 10_000 + 2), lambda: stream_times.append(worker._pipeline.state(P0).stream_time)]
+    )
+    return outputs(broker), stream_times[0], worker._metrics
+
+
+def content(record: dict[str, Any]) -> dict[str, Any]:
+    """All but the offsets, which the strange records shift."""
+    return {key: value for key, value in record.items() if key not in ("source", "top_events")}
