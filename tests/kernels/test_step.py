@@ -210,6 +210,7 @@ def test_without_sequences_nothing_is_done(backend: Backend, device: torch.devic
     assert all(same_bits(part, was) for part, was in zip(pool, before, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_slots_on_the_cpu_let_the_device_run_on(device: torch.device) -> None:
     arguments, pool = token(arguments_of(SMALL, 1, device), 0), pool_of(SMALL, device)
