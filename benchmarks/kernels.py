@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,14 +32,11 @@ from torch.nn import functional
 from detector.model import Block, DetectorModel, ModelConfig
 from detector.text import TEXT_BUCKETS, TEXT_FEATURES
 from kernels import Mamba3State, mamba3_mimo, mamba3_mimo_step
+from kernels.arguments import Operands
 from kernels.packing import Packing
 from tests.kernels.inputs import Sizes, random_arguments, random_state, relative_error
 from tests.kernels.poison import poisoned_memory
 from tests.kernels.recurrence import mamba3_mimo_recurrence
-
-# Triton itself is imported where there is a GPU only: it is not there on every machine.
-if TYPE_CHECKING:
-    from kernels.triton.layer import LayerWeights
 
 CONFIG = ModelConfig.preset("reference", vocabulary_size=100)
 SIZES = Sizes(
@@ -139,14 +135,6 @@ def block_of(scale: float = 1.0) -> Block:
     return block
 
 
-def weights_of(block: Block, dtype: torch.dtype) -> LayerWeights:
-    """What `layer_forward` takes."""
-    from kernels.triton.layer import LayerWeights
-
-    parameters = {name.removesuffix(".weight"): p for name, p in block.mixer.named_parameters()}
-    return LayerWeights.of(norm=block.norm.weight, **parameters, dtype=dtype)
-
-
 def agree(what: str, results: dict[str, Tensor], expected: dict[str, Tensor], bound: float) -> None:
     for name, tensor in expected.items():
         error = relative_error(results[name].cpu(), tensor.cpu())
@@ -195,6 +183,7 @@ def check_step(dtype: torch.dtype, seed: int) -> None:
 
 @torch.inference_mode()
 def check_layer(dtype: torch.dtype, seed: int) -> None:
+    from detector.prepared import layer_weights
     from kernels.triton.layer import layer_forward
     from tests.kernels.streams import stream_of
 
@@ -203,7 +192,7 @@ def check_layer(dtype: torch.dtype, seed: int) -> None:
     block = block_of(scale=20)  # so that what is added to the residual stream outweighs it
     u = torch.randn(sum(lengths), CONFIG.d_model, device="cuda").to(dtype)
     packing = packing_of(lengths)
-    weights = weights_of(block, dtype)
+    weights = layer_weights(block, dtype)
     stream = stream_of(u)
     with poisoned_memory():
         layer_forward(stream, weights, packing)
@@ -248,6 +237,7 @@ def copy_bytes_per_s() -> float:
 
 
 def measure_batch(what: str, lengths: Sequence[int]) -> Batch:
+    from detector.prepared import layer_weights
     from kernels.triton.layer import layer_forward
     from tests.kernels.streams import stream_of
 
@@ -263,7 +253,7 @@ def measure_batch(what: str, lengths: Sequence[int]) -> Batch:
     with torch.inference_mode():
         entering, leaving = (p.weight.bfloat16() for p in (block.mixer.in_proj, block.mixer.out_proj))
         projections = median_us([lambda: (functional.linear(u, entering), functional.linear(inner, leaving))] * sets)
-        weights = weights_of(block, torch.bfloat16)
+        weights = layer_weights(block, torch.bfloat16)
         stream = stream_of(u)
         layer = median_us([lambda: layer_forward(stream, weights, packing)] * sets)
 
@@ -286,7 +276,7 @@ def measure_steps() -> list[Step]:
         # Slots of eight calls are not in the cache together: each state is from memory.
         order = torch.randperm(STEP_POOL, device="cuda")
         slots = [order.roll(-m * i)[:m] for i in range(8)]
-        launches = [partial(mamba3_mimo_step_triton, **arguments, pool=pool, slots=s) for s in slots]
+        launches = [partial(mamba3_mimo_step_triton, Operands(**arguments), pool, s) for s in slots]
         us = replayed_us(launches)
         steps.append(Step(m, us, 2 * m * pool.ssm[0].nbytes))
     return steps

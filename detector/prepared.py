@@ -57,7 +57,7 @@ class PreparedModel:
             texts=model.text_embedding.weight.clone(),
             features=TEXT_FEATURES,
         )
-        self._layers = [_layer_weights(cast(Block, block), dtype) for block in model.blocks]
+        self._layers = [layer_weights(cast(Block, block), dtype) for block in model.blocks]
         self._heads = Heads.of(
             model.norm.weight,
             model.next_token_head.weight,
@@ -165,7 +165,7 @@ class _Shape:
         segments = inputs[n_tokens : n_tokens + 2 * n_sessions].view(torch.int32).view(n_sessions, 4)
         # Without sessions of more than one segment, the kernels read nothing but the table of segments.
         nothing = segments.new_zeros(1)
-        self._packing = Packing(nothing, n_tokens, segments, nothing, n_long=0)
+        self._packing = Packing(nothing, n_tokens, segments, nothing)
         self._out = outputs[: 2 * n_tokens].view(2, n_tokens)
         self._pool = pool
         self._uses = 0
@@ -195,20 +195,7 @@ def _rounded_up(n: int, least: int) -> int:
     return size * 3 // 4 if size > least and size * 3 // 4 >= n else size
 
 
-def _layer_weights(block: Block, dtype: torch.dtype) -> LayerWeights:
-    mixer = block.mixer
-    return LayerWeights.of(
-        norm=block.norm.weight,
-        in_proj=mixer.in_proj.weight,
-        out_proj=mixer.out_proj.weight,
-        dt_bias=mixer.dt_bias,
-        B_norm=mixer.B_norm.weight,
-        C_norm=mixer.C_norm.weight,
-        B_bias=mixer.B_bias,
-        C_bias=mixer.C_bias,
-        mimo_x=mixer.mimo_x,
-        mimo_z=mixer.mimo_z,
-        mimo_o=mixer.mimo_o,
-        D=mixer.D,
-        dtype=dtype,
-    )
+def layer_weights(block: Block, dtype: torch.dtype) -> LayerWeights:
+    """A block's parameters, laid out for `kernels.triton.layer.layer_forward`."""
+    parameters = {name.removesuffix(".weight"): parameter for name, parameter in block.mixer.named_parameters()}
+    return LayerWeights.of(norm=block.norm.weight, **parameters, dtype=dtype)

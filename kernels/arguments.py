@@ -1,8 +1,7 @@
 """What the public entries have in common: checks of their arguments and the choice of a backend."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +10,29 @@ from kernels.state import Mamba3State
 
 Backend = Literal["auto", "triton", "reference"]
 
+# How many of the operands come first that have a row for every token; the others are weights.
+PER_TOKEN = 8
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+
+
+class Operands(NamedTuple):
+    """The tensors that every entry takes; `kernels.mamba3_mimo` says what they are."""
+
+    C: Tensor
+    B: Tensor
+    x: Tensor
+    z: Tensor
+    adt: Tensor
+    dt: Tensor
+    trap: Tensor
+    angles: Tensor
+    C_bias: Tensor
+    B_bias: Tensor
+    mimo_x: Tensor
+    mimo_z: Tensor
+    mimo_o: Tensor
+    D: Tensor
 
 
 @dataclass(frozen=True)
@@ -26,17 +47,17 @@ class Sizes:
     S: int
 
 
-def check_tensors(tensors: Mapping[str, Tensor], rows: str) -> Sizes:
-    """Check the fourteen tensors that every entry takes, by name, against each other.
+def check_operands(operands: Operands, rows: str) -> Sizes:
+    """Check the operands against each other.
 
     Args:
-        tensors: C, B, x, z, adt, dt, trap, angles, C_bias, B_bias, mimo_x, mimo_z, mimo_o and D.
+        operands: of a call.
         rows: what messages call the number of tokens.
 
     Raises:
         ValueError: a shape, dtype or device disagrees; the message names the tensor and the numbers.
     """
-    C, x, angles = tensors["C"], tensors["x"], tensors["angles"]
+    C, x, angles = operands.C, operands.x, operands.angles
     for name, tensor, dims in (("C", C, "R, N"), ("x", x, "H, P"), ("angles", angles, "S")):
         if tensor.dim() != dims.count(",") + 2:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be ({rows}, {dims})")
@@ -50,29 +71,15 @@ def check_tensors(tensors: Mapping[str, Tensor], rows: str) -> Sizes:
         raise ValueError(f"C has d_state N={N}; it must be even, since rotations turn pairs")
     if S > N // 2:
         raise ValueError(f"angles has S={S} angles; d_state N={N} has only {N // 2} pairs")
-    expected: dict[str, tuple[int, ...]] = {
-        "C": (T, R, N),
-        "B": (T, R, N),
-        "x": (T, H, P),
-        "z": (T, H, P),
-        "adt": (T, H),
-        "dt": (T, H),
-        "trap": (T, H),
-        "angles": (T, S),
-        "C_bias": (H, R, N),
-        "B_bias": (H, R, N),
-        "mimo_x": (H, R, P),
-        "mimo_z": (H, R, P),
-        "mimo_o": (H, R, P),
-        "D": (H,),
-    }
-    for name, tensor in tensors.items():
-        _check(name, tensor, expected[name], f"{rows}={T}, H={H}, P={P}, N={N}, R={R} and S={S}", x)
+    per_token = ((T, R, N), (T, R, N), (T, H, P), (T, H, P), (T, H), (T, H), (T, H), (T, S))
+    weights = ((H, R, N), (H, R, N), (H, R, P), (H, R, P), (H, R, P), (H,))
+    for name, tensor, expected in zip(operands._fields, operands, (*per_token, *weights), strict=True):
+        _check(name, tensor, expected, f"{rows}={T}, H={H}, P={P}, N={N}, R={R} and S={S}", x)
     return Sizes(T, H, P, N, R, S)
 
 
 def check_states(name: str, states: Mamba3State, sizes: Sizes, count: int, of: str, x: Tensor) -> None:
-    """Check the parts of `count` states; arguments as for `check_tensors`, `of` being what each state belongs to.
+    """Check the parts of `count` states; arguments as for `check_operands`, `of` being what each state belongs to.
 
     Raises:
         ValueError: a part's shape, dtype or device disagrees; the message names the part and the numbers.
@@ -83,8 +90,13 @@ def check_states(name: str, states: Mamba3State, sizes: Sizes, count: int, of: s
         _check(f"{name}.{part}", tensor, (count, H, *shape), given, x)
 
 
-def choose_backend(backend: Backend, x: Tensor) -> Literal["triton", "reference"]:
+def choose_backend(backend: Backend, x: Tensor, obstacle: str | None = None) -> Literal["triton", "reference"]:
     """Which backend computes: for "auto" Triton on CUDA devices, but for float64, and else the reference.
+
+    Args:
+        backend: what was asked for.
+        x: of the call.
+        obstacle: what of the call the Triton kernels do not take, None if nothing.
 
     Raises:
         ValueError: the backend is unknown, or is "triton" where Triton cannot compute.
@@ -92,7 +104,7 @@ def choose_backend(backend: Backend, x: Tensor) -> Literal["triton", "reference"
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}")
     if backend == "auto":
-        return "triton" if x.is_cuda and x.dtype != torch.float64 else "reference"
+        return "triton" if x.is_cuda and x.dtype != torch.float64 and obstacle is None else "reference"
     if backend == "triton" and x.dtype == torch.float64:
         raise ValueError("backend is 'triton', which computes in float32, but x is torch.float64; use 'reference'")
     if backend == "triton" and not x.is_cuda and not _is_interpreted():
@@ -100,6 +112,8 @@ def choose_backend(backend: Backend, x: Tensor) -> Literal["triton", "reference"
             f"backend is 'triton' but x is on {x.device}; Triton needs a CUDA device, or TRITON_INTERPRET=1 in the "
             "environment before the first import"
         )
+    if backend == "triton" and obstacle is not None:
+        raise ValueError(f"backend is 'triton', whose kernels {obstacle}; use 'auto' or 'reference'")
     return backend
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.arguments import Backend, Sizes, check_states, check_tensors, choose_backend
+from kernels.arguments import Backend, Operands, Sizes, check_operands, check_states, choose_backend
 from kernels.packing import Packing
 from kernels.reference import mamba3_mimo_reference
 from kernels.state import Mamba3State
@@ -93,23 +93,8 @@ def mamba3_mimo(
         >>> y.shape, state.ssm.shape
         (torch.Size([5, 2, 16]), torch.Size([2, 2, 16, 16]))
     """
-    tensors = {
-        "C": C,
-        "B": B,
-        "x": x,
-        "z": z,
-        "adt": adt,
-        "dt": dt,
-        "trap": trap,
-        "angles": angles,
-        "C_bias": C_bias,
-        "B_bias": B_bias,
-        "mimo_x": mimo_x,
-        "mimo_z": mimo_z,
-        "mimo_o": mimo_o,
-        "D": D,
-    }
-    sizes = check_tensors(tensors, rows="T")
+    operands = Operands(C, B, x, z, adt, dt, trap, angles, C_bias, B_bias, mimo_x, mimo_z, mimo_o, D)
+    sizes = check_operands(operands, rows="T")
     packing = cu_seqlens if isinstance(cu_seqlens, Packing) else Packing.of(cu_seqlens)
     if packing.cu_seqlens.device != x.device:
         raise ValueError(f"cu_seqlens is on {packing.cu_seqlens.device} but x is on {x.device}")
@@ -120,32 +105,20 @@ def mamba3_mimo(
         )
     if initial_state is not None:
         check_states("initial_state", initial_state, sizes, packing.n_sequences, "sequences", x)
-    chosen = choose_backend(backend, x)
-    if chosen == "triton" and (obstacle := _triton_obstacle(tensors, sizes)) is not None:
-        if backend == "triton":
-            raise ValueError(f"backend is 'triton', whose kernels {obstacle}; use 'auto' or 'reference'")
-        chosen = "reference"
-    if chosen == "reference":
-        return mamba3_mimo_reference(
-            **tensors,
-            cu_seqlens=packing.cu_seqlens,
-            initial_state=initial_state,
-            return_final_state=return_final_state,
-        )
+    if choose_backend(backend, x, _triton_obstacle(operands, sizes)) == "reference":
+        return mamba3_mimo_reference(operands, packing.cu_seqlens, initial_state, return_final_state)
     from kernels.triton.operation import mamba3_mimo_triton
 
-    return mamba3_mimo_triton(
-        *tensors.values(), packing=packing, initial_state=initial_state, return_final_state=return_final_state
-    )
+    return mamba3_mimo_triton(operands, packing, initial_state, return_final_state)
 
 
-def _triton_obstacle(tensors: dict[str, Tensor], sizes: Sizes) -> str | None:
+def _triton_obstacle(operands: Operands, sizes: Sizes) -> str | None:
     """What of these arguments the Triton kernels have no tiles for, None if nothing."""
-    for name, tensor in tensors.items():
+    for name, tensor in operands._asdict().items():
         if tensor.dtype == torch.float64:
             return f"take float32 and bfloat16, but {name} is torch.float64"
-    if torch.is_grad_enabled() and any(tensor.is_cuda and tensor.requires_grad for tensor in tensors.values()):
-        float32 = tensors["x"].dtype == torch.float32
+    if torch.is_grad_enabled() and any(tensor.is_cuda and tensor.requires_grad for tensor in operands):
+        float32 = operands.x.dtype == torch.float32
         if (float32 and (sizes.R > 4 or sizes.N > 64)) or (sizes.R > 4 and sizes.N > 64):
             return (
                 "have gradients for ranks up to 4 with N up to 64 and, in bfloat16, for all but rank 8 with N over 64 "

@@ -21,20 +21,19 @@ class Packing:
             number among the segments of long sequences, -1 for others. Long sequences are those of more than one
             segment. A sequence's segments follow each other, an empty sequence has none.
         first_segments: int32 (n + 1,), which segment each sequence starts with and, last, m.
-        n_long: segments of long sequences.
         longest_first: int32 (m,), the segments, those of long sequences first and then those with most tokens.
         tokens: int64 (m,) on the CPU, tokens of the segments in that order, `SEGMENT` + 1 for those of long sequences.
-        long_segments: int32 (n_long,), the segments of long sequences.
+        long_segments: int32, the segments of long sequences.
         long_sequences: int32, the long sequences.
 
-    The last four are None where a table is filled anew for every batch; programs then look for themselves.
+    The last four are None where a table is filled anew for every batch, of sequences that are not long; programs then
+    look for themselves.
     """
 
     cu_seqlens: Tensor
     n_tokens: int
     segments: Tensor
     first_segments: Tensor
-    n_long: int
     longest_first: Tensor | None = None
     tokens: Tensor | None = None
     long_segments: Tensor | None = None
@@ -81,7 +80,6 @@ class Packing:
             n_tokens=int(bounds[-1]),
             segments=torch.stack((starts, tokens, index, number), 1).int().to(target),
             first_segments=first.int().to(target),
-            n_long=int(is_long.sum()),
             longest_first=longest_first.int().to(target),
             tokens=descending,
             long_segments=is_long.nonzero().squeeze(1).int().to(target),
@@ -92,6 +90,11 @@ class Packing:
     def n_sequences(self) -> int:
         """n."""
         return self.cu_seqlens.numel() - 1
+
+    @property
+    def n_long(self) -> int:
+        """Segments of long sequences."""
+        return 0 if self.long_segments is None else len(self.long_segments)
 
     def longer_than(self, tokens: int) -> int:
         """How many segments have more tokens or are of a long sequence: the first of `longest_first`, or all."""

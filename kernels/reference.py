@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.arguments import Operands
 from kernels.chunks import Chunks
 from kernels.state import Mamba3State
 
@@ -31,29 +32,15 @@ _LARGEST_EXPONENT = 80.0
 
 
 def mamba3_mimo_reference(
-    C: Tensor,
-    B: Tensor,
-    x: Tensor,
-    z: Tensor,
-    adt: Tensor,
-    dt: Tensor,
-    trap: Tensor,
-    angles: Tensor,
-    C_bias: Tensor,
-    B_bias: Tensor,
-    mimo_x: Tensor,
-    mimo_z: Tensor,
-    mimo_o: Tensor,
-    D: Tensor,
+    operands: Operands,
     cu_seqlens: Tensor,
     initial_state: Mamba3State | None = None,
     return_final_state: bool = False,
 ) -> tuple[Tensor, Mamba3State | None]:
     """The operation of `kernels.mamba3_mimo`, whose checks its arguments have passed."""
-    out_dtype = x.dtype
+    out_dtype = operands.x.dtype
     dtype = torch.float64 if out_dtype == torch.float64 else torch.float32
-    C, B, x, z, adt, dt, trap, angles = (t.to(dtype) for t in (C, B, x, z, adt, dt, trap, angles))
-    C_bias, B_bias, mimo_x, mimo_z, mimo_o, D = (t.to(dtype) for t in (C_bias, B_bias, mimo_x, mimo_z, mimo_o, D))
+    C, B, x, z, adt, dt, trap, angles, C_bias, B_bias, mimo_x, mimo_z, mimo_o, D = (t.to(dtype) for t in operands)
     if initial_state is not None:
         initial_state = Mamba3State(*(t.to(dtype) for t in initial_state))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.arguments import Backend, check_states, check_tensors, choose_backend
+from kernels.arguments import Backend, Operands, check_operands, check_states, choose_backend
 from kernels.state import Mamba3State
 
 
@@ -76,24 +76,9 @@ def mamba3_mimo_step(
         >>> y.shape
         torch.Size([3, 2, 16])
     """
-    tensors = {
-        "C": C,
-        "B": B,
-        "x": x,
-        "z": z,
-        "adt": adt,
-        "dt": dt,
-        "trap": trap,
-        "angles": angles,
-        "C_bias": C_bias,
-        "B_bias": B_bias,
-        "mimo_x": mimo_x,
-        "mimo_z": mimo_z,
-        "mimo_o": mimo_o,
-        "D": D,
-    }
+    operands = Operands(C, B, x, z, adt, dt, trap, angles, C_bias, B_bias, mimo_x, mimo_z, mimo_o, D)
     chosen = choose_backend(backend, x)
-    sizes = check_tensors(tensors, "m")
+    sizes = check_operands(operands, "m")
     count = pool.ssm.shape[0] if pool.ssm.dim() else 0
     check_states("pool", pool, sizes, count, "slots", x)
     precision = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -105,11 +90,11 @@ def mamba3_mimo_step(
     _check_slots(slots, sizes.rows, count)
     slots = slots.to(x.device, non_blocking=True)
     if chosen == "reference":
-        return _step_reference(**tensors, pool=pool, slots=slots)
+        return _step_reference(operands, pool, slots)
     # Here, since Triton is not there on every machine that the reference runs on.
     from kernels.triton.step import mamba3_mimo_step_triton
 
-    return mamba3_mimo_step_triton(**tensors, pool=pool, slots=slots)
+    return mamba3_mimo_step_triton(operands, pool, slots)
 
 
 def _check_slots(slots: Tensor, m: int, count: int) -> None:
@@ -129,28 +114,10 @@ def _check_slots(slots: Tensor, m: int, count: int) -> None:
         raise ValueError(f"slots has {int(twice[0])} twice; a slot takes one token at a time")
 
 
-def _step_reference(
-    C: Tensor,
-    B: Tensor,
-    x: Tensor,
-    z: Tensor,
-    adt: Tensor,
-    dt: Tensor,
-    trap: Tensor,
-    angles: Tensor,
-    C_bias: Tensor,
-    B_bias: Tensor,
-    mimo_x: Tensor,
-    mimo_z: Tensor,
-    mimo_o: Tensor,
-    D: Tensor,
-    pool: Mamba3State,
-    slots: Tensor,
-) -> Tensor:
+def _step_reference(operands: Operands, pool: Mamba3State, slots: Tensor) -> Tensor:
     """The recurrence in plain PyTorch, whose checks its arguments have passed."""
-    out_dtype, dtype = x.dtype, pool.ssm.dtype
-    C, B, x, z, adt, dt, trap, angles = (t.to(dtype) for t in (C, B, x, z, adt, dt, trap, angles))
-    C_bias, B_bias, mimo_x, mimo_z, mimo_o, D = (t.to(dtype) for t in (C_bias, B_bias, mimo_x, mimo_z, mimo_o, D))
+    out_dtype, dtype = operands.x.dtype, pool.ssm.dtype
+    C, B, x, z, adt, dt, trap, angles, C_bias, B_bias, mimo_x, mimo_z, mimo_o, D = (t.to(dtype) for t in operands)
     before = Mamba3State(*(part.index_select(0, slots) for part in pool))
 
     share = torch.sigmoid(trap)

@@ -185,8 +185,8 @@ def _conflicts(settings: Settings) -> Iterator[_Conflict]:
     if settings.worker.commit_interval_ms * 2 > settings.transaction_timeout_ms:
         text = f"is more than half of kafka.transaction.timeout.ms ({settings.transaction_timeout_ms} ms)"
         yield ("worker.commit_interval", "kafka.transaction.timeout.ms"), text
-    # One turn of the loop may wait that long for the producer's queue, for a snapshot and for the commit, one after the
-    # other; the group must not take it for dead meanwhile.
+    # Between two polls a commit may wait half of that long; with what else there may be (see `worker.loop`) the group
+    # must not take the worker for dead meanwhile.
     if settings.max_poll_interval_ms < 4 * settings.transaction_timeout_ms:
         text = (
             f"is {settings.max_poll_interval_ms} ms, less than four times kafka.transaction.timeout.ms "

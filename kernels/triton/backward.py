@@ -14,24 +14,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
 from kernels.triton.common import (
-    PI,
     Blocks,
     dot_precision,
     load,
     product,
-    rotation,
     rounded,
     sigmoid_of_twice,
-    tanh,
     twice_silu,
     widened,
-    without_turns,
 )
 from kernels.triton.forward import Forward
-from kernels.triton.timeline import SMALLEST
+from kernels.triton.scan import scan_backward
+from kernels.triton.timeline import EndGradients, SegmentGradients, timeline_backward
 
 # Programs a head: each takes every so manieth segment, or piece of the tokens, and sums gradients of weights over them.
 _PROGRAMS = 512
@@ -448,175 +446,16 @@ def _sum_heads(
     tl.store(dbias + at, tl.sum(by_head, 0), (heads < H) & (lanes < W)[:, None])
 
 
-@triton.jit
-def _scan_backward(
-    segments, first_segments, long_sequences, entering, leaving, turns, decay, dlater, dtotal,
-    angle_in, dssm_out, dssm_in,
-    H, N: tl.constexpr, P: tl.constexpr, S: tl.constexpr, HALF: tl.constexpr, BP: tl.constexpr, PART: tl.constexpr,
-    ALL: tl.constexpr, INITIAL: tl.constexpr, FINAL: tl.constexpr,
-):  # fmt: skip
-    """From what segments say of their first state to the gradients of the states they leave, in place."""
-    sequence, head = tl.program_id(0) // H, tl.program_id(0) % H
-    if not ALL and long_sequences is not None:
-        sequence = tl.load(long_sequences + sequence)
-    begin, end = tl.load(first_segments + sequence), tl.load(first_segments + sequence + 1)
-    if not ALL and end - begin < 2:
-        return
-    pairs = tl.arange(0, HALF)
-    lanes = tl.program_id(1) * PART + tl.arange(0, PART)
-    mask, turned = (pairs < N // 2)[:, None] & (lanes < P)[None, :], pairs < S
-    place = (sequence * H + head).to(tl.int64)
-    at_ssm = place * P * N + lanes[None, :] * N + pairs[:, None]
-
-    start_angle = tl.zeros((HALF,), tl.float32)
-    if INITIAL:
-        start_angle = without_turns(tl.load(angle_in + place * S + pairs, turned, 0.0).to(tl.float32))
-    d_first = tl.zeros((HALF, PART), tl.float32)
-    d_second = tl.zeros((HALF, PART), tl.float32)
-    if FINAL:
-        # From the frame of the sequence's end to that of its last segment.
-        theta = start_angle
-        for segment in range(begin, end - 1):
-            theta = without_turns(theta + tl.load(turns + (segment * H + head) * S + pairs, turned, 0.0))
-        cos, sin = rotation(theta)
-        cos, sin = cos[:, None], sin[:, None]
-        first = tl.load(dssm_out + at_ssm, mask, 0.0)
-        second = tl.load(dssm_out + at_ssm + N // 2, mask, 0.0)
-        d_first, d_second = first * cos + second * sin, second * cos - first * sin
-    for back in range(end - begin):
-        segment = end - 1 - back
-        number = segment if ALL else tl.load(segments + 4 * segment + 3)
-        at = (number * H + head).to(tl.int64) * (2 * HALF * BP) + 2 * pairs[:, None] * BP + lanes[None, :]
-        own_first, own_second = tl.load(leaving + at), tl.load(leaving + at + BP)
-        tl.store(leaving + at, d_first)
-        tl.store(leaving + at + BP, d_second)
-        kept = tl.exp2(tl.load(decay + segment * H + head))
-        d_first, d_second = d_first * kept + own_first, d_second * kept + own_second
-        first, second = tl.load(entering + at), tl.load(entering + at + BP)
-        by_later = tl.sum(d_first * second - d_second * first, 1)
-        at = (number * H + head) * (BP // PART) + tl.program_id(1)
-        tl.store(dlater + at * S + pairs, by_later, turned)
-        tl.store(dtotal + at, tl.sum(tl.sum(d_first * first + d_second * second, 1), 0))
-        # To the frame of the segment before, or of the sequence's start.
-        theta = start_angle
-        if segment > begin:
-            theta = tl.load(turns + ((segment - 1) * H + head) * S + pairs, turned, 0.0)
-        cos, sin = rotation(theta)
-        cos, sin = cos[:, None], sin[:, None]
-        d_first, d_second = d_first * cos - d_second * sin, d_first * sin + d_second * cos
-    if INITIAL:
-        if end == begin and FINAL:  # nothing happened between its frame and the end's
-            cos, sin = rotation(start_angle)
-            cos, sin = cos[:, None], sin[:, None]
-            d_first, d_second = d_first * cos - d_second * sin, d_first * sin + d_second * cos
-        tl.store(dssm_in + at_ssm, d_first, mask)
-        tl.store(dssm_in + at_ssm + N // 2, d_second, mask)
-
-
-@triton.jit
-def _shares(dt, trap, stride_dt, stride_trap, tokens, heads, mask):
-    """Each token's step, and the part of it that it gives to its own update, (tokens, heads)."""
-    step = tl.load(dt + tokens[:, None] * stride_dt + heads[None, :], mask, 0.0).to(tl.float32)
-    return step, tl.sigmoid(tl.load(trap + tokens[:, None] * stride_trap + heads[None, :], mask, 0.0).to(tl.float32))
-
-
-@triton.jit
-def _own(down, at, plane, mask, R: tl.constexpr):
-    """What the ranks say of a token's reading itself."""
-    result = tl.load(down + at, mask, 0.0)
-    for rank in tl.static_range(1, R):
-        result += tl.load(down + rank * plane + at, mask, 0.0)
-    return result
-
-
-@triton.jit
-def _timeline_backward(
-    dt, trap, angles, stride_dt, stride_trap, stride_angles, segments, m, sequences,
-    ddecay, dread, down, plane, dtheta, dlater, dlater_segments, dtotal, dtotal_segments, dtotal_out,
-    dopening, dend, dangle_out, dadt, ddt, dtrap, dangles,
-    H: tl.constexpr, R: tl.constexpr, S: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr,
-    HEADS: tl.constexpr, ANGLES: tl.constexpr,
-    ALL: tl.constexpr, RESUMED: tl.constexpr,
-):  # fmt: skip
-    """One segment, all heads."""
-    segment = tl.program_id(0)
-    start = tl.load(segments + 4 * segment).to(tl.int64)
-    length = tl.load(segments + 4 * segment + 1)
-    index = tl.load(segments + 4 * segment + 2)
-    heads, slots, turning = tl.arange(0, HEADS), tl.arange(0, L), tl.arange(0, ANGLES)
-    is_head, is_angle = (heads < H)[None, :], (turning < S)[None, :]
-    angle_mask = (heads < H)[:, None] & is_angle
-    in_heads = heads[:, None] * S + turning[None, :]
-    # What the tokens after a chunk say of their common rotation.
-    by_end = tl.zeros((HEADS, ANGLES), tl.float32)
-    opening_first = tl.zeros((HEADS,), tl.float32)
-    beyond = tl.zeros((HEADS, ANGLES), tl.float32)
-    total_beyond = tl.zeros((HEADS,), tl.float32)
-    is_followed = False
-    if ALL:
-        sequence = tl.load(sequences + segment)
-        by_end = tl.load(dend + sequence * (H * S) + in_heads, angle_mask, 0.0)
-        opening_first = tl.load(dopening + sequence * H + heads, heads < H, 0.0)
-        beyond = tl.load(dangle_out + sequence * (H * S) + in_heads, angle_mask, 0.0)
-        total_beyond = tl.load(dtotal_out + sequence * H + heads, heads < H, 0.0)
-    if RESUMED:
-        is_followed = tl.load(segments + 4 * (segment + 1) + 2, segment + 1 < m, 0) > 0
-        if is_followed:
-            number = segment if ALL else tl.load(segments + 4 * segment + 3)
-            beyond = tl.load(dlater_segments + (number + 1) * (H * S) + in_heads, angle_mask, 0.0) + by_end
-            total_beyond = tl.load(dtotal_segments + (number + 1) * H + heads, heads < H, 0.0)
-    for first in range(0, length, L):
-        tokens = first + slots
-        mask = (tokens < length)[:, None] & is_head
-        at = (start + tokens)[:, None] * H + heads[None, :]
-        inner = first + L < length
-        here = start // L + first // L + 1
-        # A chunk's decay counts in the state it leaves.
-        at_total = (here * H + heads)[:, None] * HALF + tl.arange(0, HALF)[None, :]
-        by_total = tl.sum(tl.load(dtotal + at_total, (heads < H)[:, None] & inner, 0.0), 1)
-        by_total = tl.where(inner, by_total, total_beyond)
-        last = tl.minimum(first + L, length) - 1
-        by_decay = tl.load(ddecay + at, mask, 0.0) + tl.where((tokens == last)[:, None], by_total[None, :], 0.0)
-        tl.store(dadt + at, tl.cumsum(by_decay, 0, reverse=True), mask)
-
-        d, share = _shares(dt, trap, stride_dt, stride_trap, start + tokens, heads, mask)
-        following = mask & ((tokens + 1 < length) | is_followed)[:, None]
-        d_next, share_next = _shares(dt, trap, stride_dt, stride_trap, start + tokens + 1, heads, following)
-        has_previous = mask & ((tokens > 0) | (index > 0))[:, None]
-        d_before, share_before = _shares(dt, trap, stride_dt, stride_trap, start + tokens - 1, heads, has_previous)
-        own_gradient = _own(down, at, plane, mask, R)
-        by_later = tl.load(dread + at, mask, 0.0) - own_gradient
-        by_later /= tl.maximum(d * share + d_next * (1 - share_next), SMALLEST)
-        by_own = own_gradient / tl.maximum(d * share, SMALLEST) + by_later
-        by_opening = tl.load(dread + at - H, has_previous, 0.0) - _own(down, at - H, plane, has_previous, R)
-        by_opening /= tl.maximum(d_before * share_before + d * (1 - share), SMALLEST)
-        by_opening += tl.where(has_previous, 0.0, opening_first[None, :])
-        tl.store(dtrap + at, d * share * (1 - share) * (by_own - by_opening), mask)
-
-        raw = angles + (start + tokens)[:, None] * stride_angles + turning[None, :]
-        rate = tanh(tl.load(raw, (tokens < length)[:, None] & is_angle, 0.0).to(tl.float32))
-        in_angles = mask[:, :, None] & is_angle[None, :, :]
-        by_theta = tl.load(dtheta + at[:, :, None] * S + turning[None, None, :], in_angles, 0.0)
-        after = tl.load(dlater + here * (H * S) + in_heads, angle_mask & inner, 0.0)
-        after = tl.where(inner, after + by_end, beyond)
-        by_turn = (after[None, :, :] + tl.cumsum(by_theta, 0, reverse=True)) * PI
-        by_rate = tl.sum(by_turn * d[:, :, None], 1)
-        at_rate = (start + tokens)[:, None] * S + turning[None, :]
-        tl.store(dangles + at_rate, by_rate * (1 - rate * rate), (tokens < length)[:, None] & is_angle)
-        by_step = share * by_own + (1 - share) * by_opening + tl.sum(by_turn * rate[:, None, :], 2)
-        tl.store(ddt + at, by_step, mask)
-
-
 @dataclass(frozen=True)
 class Gradients:
-    """Of the operation's inputs, in its order, and of the initial state."""
+    """Of the operands and of the initial state."""
 
-    inputs: tuple[Tensor, ...]
+    operands: Operands
     initial_state: Mamba3State | None
 
 
 def mamba3_mimo_backward(
-    inputs: tuple[Tensor, ...],
+    operands: Operands,
     packing: Packing,
     initial_state: Mamba3State | None,
     forward: Forward,
@@ -626,7 +465,7 @@ def mamba3_mimo_backward(
     """Gradients of `mamba3_mimo_forward`.
 
     Args:
-        inputs: C to D, as given to it.
+        operands: as given to it.
         packing: likewise.
         initial_state: likewise.
         forward: what it returned.
@@ -634,9 +473,9 @@ def mamba3_mimo_backward(
         dfinal: gradients of the final states, if it returned them.
 
     Returns:
-        Gradients in the inputs' dtypes; the same bits for the same arguments.
+        Gradients in the operands' dtypes; the same bits for the same arguments.
     """
-    C, B, x, z, _, dt, trap, angles, C_bias, B_bias, mimo_x, mimo_z, mimo_o, D = inputs
+    C, B, x, z, _, dt, trap, angles, C_bias, B_bias, mimo_x, mimo_z, mimo_o, D = operands
     T, R, N = C.shape
     H, P = x.shape[1:]
     S = angles.shape[1]
@@ -659,7 +498,6 @@ def mamba3_mimo_backward(
     leaving = forward.states if forward.entering is None else torch.empty_like(forward.entering)
     sizes = {"N": N, "P": P, "S": S, "HALF": blocks.HALF, "BP": blocks.BP, "ALL": everything}
     flags = {"INITIAL": initial_state is not None, "FINAL": dfinal is not None}
-    tile = max(R * blocks.L, 2 * blocks.HALF) * max(R * blocks.L, 2 * blocks.HALF, blocks.BP)
 
     def run_segments(states: bool) -> None:
         if m:
@@ -670,24 +508,15 @@ def mamba3_mimo_backward(
                 packing.segments, m, programs, entering, leaving, forward.states,
                 dC, dB, dx, ddecay, dread, down, dtheta, dlater, dtotal, dweights,
                 H=H, R=R, **sizes, L=blocks.L, RESUMED=resumed, **flags, STATES=states,
-                PRECISION=dot_precision(x.dtype), **_options(x.dtype, tile),
+                PRECISION=dot_precision(x.dtype), **_options(x.dtype, blocks.tile),
             )  # fmt: skip
 
     dssm, dlater_segments, dtotal_segments = empty(n, H, P, N), dlater, dtotal
     if resumed and n:
         run_segments(states=True)
-        part = min(blocks.BP, 16)
-        by_part = empty(entering.shape[0], H, blocks.BP // part, S)
-        total_by_part = empty(entering.shape[0], H, blocks.BP // part)
-        sequences = n if packing.long_sequences is None or everything else len(packing.long_sequences)
-        _scan_backward[(sequences * H, blocks.BP // part)](
-            packing.segments, packing.first_segments, packing.long_sequences, entering, leaving,
-            forward.timeline.turns, forward.timeline.decay, by_part, total_by_part,
-            dssm if initial_state is None else initial_state.angle.contiguous(),
-            dssm if dfinal is None else dfinal.ssm.contiguous(), dssm,
-            H, **sizes, PART=part, **flags, num_warps=1, num_stages=1,
-        )  # fmt: skip
-        dlater_segments, dtotal_segments = by_part.sum(2), total_by_part.sum(2)
+        dlater_segments, dtotal_segments, dssm = scan_backward(
+            packing, forward.timeline, entering, leaving, initial_state, dfinal, P=P, N=N
+        )
     run_segments(states=False)
     if m:
         _gates_backward[(H * programs,)](
@@ -700,11 +529,9 @@ def mamba3_mimo_backward(
     by_gates = dgates.sum(0)
     dmimo_z, dmimo_o = by_gates[:, :-1].unflatten(1, (2, R, P)).unbind(1)
     sums = {"dB": dB, "dx": dx, "dB_bias": dB_bias, "dmimo_x": dweights.sum(0)}
-    sequence_of = packing.first_segments
-    dangle = dend = dopening = dtotal_out = torch.zeros(n, H, S, device=device)
+    dangle = dend = torch.zeros(n, H, S, device=device)
+    dopening = dtotal_out = torch.zeros(n, H, device=device)
     filled = packing.cu_seqlens.diff() > 0
-    if everything:
-        sequence_of = torch.repeat_interleave(packing.first_segments.diff())
     if dfinal is not None:
         assert forward.final is not None
         last = packing.cu_seqlens[1:].long()[filled] - 1
@@ -726,21 +553,14 @@ def mamba3_mimo_backward(
             dinitial = dinitial._replace(k=dinitial.k + through.k, x=dinitial.x + through.x)
         dinitial = dinitial._replace(angle=dangle_in)
         dinitial = Mamba3State(*(d.to(t.dtype) for d, t in zip(dinitial, initial_state, strict=True)))
-    dadt, ddt, dtrap, dangles = empty(T, H), empty(T, H), empty(T, H), empty(T, S)
-    if m:
-        _timeline_backward[(m,)](
-            dt, trap, angles, dt.stride(0), trap.stride(0), angles.stride(0), packing.segments, m, sequence_of,
-            ddecay, dread, down, T * H, dtheta, dlater, dlater_segments, dtotal, dtotal_segments, dtotal_out,
-            dopening, dend, dangle, dadt, ddt, dtrap, dangles,
-            H=H, R=R, S=S, L=blocks.L, HALF=blocks.HALF,
-            HEADS=triton.next_power_of_2(H), ANGLES=triton.next_power_of_2(max(S, 1)),
-            ALL=everything, RESUMED=resumed, num_warps=4,
-        )  # fmt: skip
+    by_segments = SegmentGradients(ddecay, dread, down, dtheta, dlater, dtotal, dlater_segments, dtotal_segments)
+    ends = EndGradients(dopening, dend, dangle, dtotal_out) if everything else None
+    dadt, ddt, dtrap, dangles = timeline_backward(operands, packing, blocks.L, by_segments, ends, resumed)
     gradients = (
         dC, sums["dB"], sums["dx"], dz, dadt, ddt, dtrap, dangles,
         dC_bias, sums["dB_bias"], sums["dmimo_x"], dmimo_z, dmimo_o, by_gates[:, -1],
     )  # fmt: skip
-    return Gradients(tuple(d.to(t.dtype) for d, t in zip(gradients, inputs, strict=True)), dinitial)
+    return Gradients(Operands(*(d.to(t.dtype) for d, t in zip(gradients, operands, strict=True))), dinitial)
 
 
 def _over_heads(per_head: Tensor) -> tuple[Tensor, Tensor]:

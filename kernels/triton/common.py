@@ -13,6 +13,8 @@ import triton.language as tl
 from triton.language.extra.cuda import libdevice
 from triton.runtime.interpreter import InterpretedFunction
 
+from kernels.arguments import PER_TOKEN, Operands
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 PI = tl.constexpr(3.141592653589793)
 INVERSE_TURN = tl.constexpr(0.15915494309189535)
@@ -26,11 +28,13 @@ class Blocks:
     """Sizes of the tiles for an operation of rank R, state N x P and S angles, powers of two where Triton wants them.
 
     Attributes:
+        R: rank.
         L: tokens of a chunk.
         HALF: pairs of columns, at least N / 2.
         BP: rows of the state, at least P.
     """
 
+    R: int
     L: int
     HALF: int
     BP: int
@@ -39,8 +43,14 @@ class Blocks:
     def of(cls, R: int, N: int, P: int) -> "Blocks":
         """At least 32 columns and rows of the state: with 16 Triton 3.6 gives float32 products that read amiss."""
         return cls(
-            L=max(16, 64 // R), HALF=max(16, triton.next_power_of_2(N // 2)), BP=max(32, triton.next_power_of_2(P))
+            R=R, L=max(16, 64 // R), HALF=max(16, triton.next_power_of_2(N // 2)), BP=max(32, triton.next_power_of_2(P))
         )
+
+    @property
+    def tile(self) -> int:
+        """Numbers of the largest tile."""
+        widest = max(self.R * self.L, 2 * self.HALF)
+        return widest * max(widest, self.BP)
 
 
 @triton.jit
@@ -183,6 +193,12 @@ def sigmoid_of_twice(half, dtype: tl.constexpr):
         return 0.5 + 0.5 * tanh_half
     else:
         return tl.sigmoid(2 * half)
+
+
+def with_contiguous_tokens(operands: Operands) -> Operands:
+    """Copies what is not laid out as the kernels read it: weights as a whole, of the others each token's numbers."""
+    per_token = (t if t[:1].is_contiguous() else t.contiguous() for t in operands[:PER_TOKEN])
+    return Operands(*per_token, *(t.contiguous() for t in operands[PER_TOKEN:]))
 
 
 def dot_precision(dtype: torch.dtype) -> str:

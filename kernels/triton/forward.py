@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
 from kernels.triton.common import (
@@ -22,16 +23,14 @@ from kernels.triton.common import (
     Blocks,
     dot_precision,
     load,
-    openings,
     packed_sum,
     packed_turn,
     product,
-    rotation,
     rounded,
     twice_silu,
     widened,
-    without_turns,
 )
+from kernels.triton.scan import scan
 from kernels.triton.timeline import Timeline, timeline
 
 
@@ -277,85 +276,6 @@ def _segments(
         tl.store(left + at_state, state)
 
 
-@triton.jit
-def _scan(
-    B, x, dt, trap, B_bias, mimo_x, stride_B, stride_x, stride_dt, stride_trap,
-    segments, first_segments, long_sequences, left, turns, decay, entering,
-    angle_in, ssm_in, k_in, x_in, angle_out, ssm_out, k_out, x_out,
-    H, R: tl.constexpr, N: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
-    HALF: tl.constexpr, BP: tl.constexpr, PART: tl.constexpr,
-    ALL: tl.constexpr, INITIAL: tl.constexpr, FINAL: tl.constexpr,
-):  # fmt: skip
-    """The states the segments of a sequence start with, for PART rows of the state, and the sequence's last state."""
-    sequence, head = tl.program_id(0) // H, tl.program_id(0) % H
-    if not ALL:
-        sequence = tl.load(long_sequences + sequence)
-    begin, end = tl.load(first_segments + sequence), tl.load(first_segments + sequence + 1)
-    pairs, ranks = tl.arange(0, HALF), tl.arange(0, R)
-    lanes = tl.program_id(1) * PART + tl.arange(0, PART)
-    inside, turned = (lanes < P)[None, :], pairs < S
-    paired = (pairs < N // 2)[:, None]
-    place = (sequence * H + head).to(tl.int64)
-    at_ssm = place * P * N + lanes[None, :] * N + pairs[:, None]
-    at_k = ranks[:, None] * N + pairs[None, :]
-    k_mask = (pairs < N // 2)[None, :]
-    B_bias += head * R * N
-    bias_first = tl.load(B_bias + at_k, k_mask, 0.0).to(tl.float32)
-    bias_second = tl.load(B_bias + at_k + N // 2, k_mask, 0.0).to(tl.float32)
-    weights = tl.load(mimo_x + head * R * P + ranks[:, None] * P + lanes[None, :], inside, 0.0).to(tl.float32)
-    at_k += place * R * N
-
-    theta = tl.zeros((HALF,), tl.float32)
-    h_first = tl.zeros((HALF, PART), tl.float32)
-    h_second = tl.zeros((HALF, PART), tl.float32)
-    k_first = tl.zeros((R, HALF), tl.float32)
-    k_second = tl.zeros((R, HALF), tl.float32)
-    x_last = tl.zeros((PART,), tl.float32)
-    if INITIAL:
-        theta = without_turns(tl.load(angle_in + place * S + pairs, turned, 0.0).to(tl.float32))
-        h_first = tl.load(ssm_in + at_ssm, paired & inside, 0.0).to(tl.float32)
-        h_second = tl.load(ssm_in + at_ssm + N // 2, paired & inside, 0.0).to(tl.float32)
-        k_first = tl.load(k_in + at_k, k_mask, 0.0).to(tl.float32)
-        k_second = tl.load(k_in + at_k + N // 2, k_mask, 0.0).to(tl.float32)
-        x_last = tl.load(x_in + place * P + lanes, lanes < P, 0.0).to(tl.float32)
-    for segment in range(begin, end):
-        start = tl.load(segments + 4 * segment).to(tl.int64)
-        stop = start + tl.load(segments + 4 * segment + 1)
-        number = segment if ALL else tl.load(segments + 4 * segment + 3)
-        scratch = (number * H + head).to(tl.int64)
-        if INITIAL or segment > begin:
-            opening = openings(dt + head, trap + head, stride_dt, stride_trap, start, stop)
-            v = (x_last[None, :] * weights * opening)[:, None, :]
-            h_first += tl.sum(k_first[:, :, None] * v, 0)
-            h_second += tl.sum(k_second[:, :, None] * v, 0)
-        cos, sin = rotation(theta)
-        cos, sin = cos[:, None], sin[:, None]
-        at = scratch * (2 * HALF * BP) + 2 * pairs[:, None] * BP + lanes[None, :]
-        tl.store(entering + at, h_first * cos + h_second * sin)
-        tl.store(entering + at + BP, h_second * cos - h_first * sin)
-        own_first, own_second = tl.load(left + at), tl.load(left + at + BP)
-        kept = tl.exp2(tl.load(decay + segment * H + head))
-        h_first = h_first * kept + (own_first * cos - own_second * sin)
-        h_second = h_second * kept + (own_first * sin + own_second * cos)
-        theta = without_turns(theta + tl.load(turns + (segment * H + head) * S + pairs, turned, 0.0))
-        cos, sin = rotation(theta)
-        cos, sin = cos[None, :], sin[None, :]
-        row = B + (stop - 1) * stride_B + ranks[:, None] * N + pairs[None, :]
-        first = tl.load(row, k_mask, 0.0).to(tl.float32) + bias_first
-        second = tl.load(row + N // 2, k_mask, 0.0).to(tl.float32) + bias_second
-        k_first = first * cos - second * sin
-        k_second = first * sin + second * cos
-        x_last = tl.load(x + (stop - 1) * stride_x + head * P + lanes, lanes < P, 0.0).to(tl.float32)
-    if FINAL:
-        tl.store(ssm_out + at_ssm, h_first, paired & inside)
-        tl.store(ssm_out + at_ssm + N // 2, h_second, paired & inside)
-        tl.store(x_out + place * P + lanes, x_last, lanes < P)
-        if tl.program_id(1) == 0:
-            tl.store(angle_out + place * S + pairs, theta, turned)
-            tl.store(k_out + at_k, k_first, k_mask)
-            tl.store(k_out + at_k + N // 2, k_second, k_mask)
-
-
 class Forward(NamedTuple):
     """What a forward pass gives, and what a backward pass needs of it.
 
@@ -413,20 +333,7 @@ def _options(dtype: torch.dtype, tile: int, long: bool) -> dict[str, int | bool]
 
 
 def mamba3_mimo_forward(
-    C: Tensor,
-    B: Tensor,
-    x: Tensor,
-    z: Tensor,
-    adt: Tensor,
-    dt: Tensor,
-    trap: Tensor,
-    angles: Tensor,
-    C_bias: Tensor,
-    B_bias: Tensor,
-    mimo_x: Tensor,
-    mimo_z: Tensor,
-    mimo_o: Tensor,
-    D: Tensor,
+    operands: Operands,
     packing: Packing,
     initial_state: Mamba3State | None = None,
     return_final_state: bool = False,
@@ -438,13 +345,15 @@ def mamba3_mimo_forward(
     sequences and states it is two or three launches, which a CUDA graph can hold. With `keep` the gradients can be
     computed.
     """
+    C, B, x, z, adt, dt, trap, angles, C_bias, B_bias, mimo_x, mimo_z, mimo_o, D = operands
     T, R, N = C.shape
     H, P = x.shape[1:]
     S = angles.shape[1]
     blocks = Blocks.of(R, N, P)
-    m, n, device = packing.segments.shape[0], packing.n_sequences, x.device
+    m, device = packing.segments.shape[0], x.device
     # The kernels read weights again and again: of half the bytes, they are read in half the time.
     C_bias, B_bias, mimo_x, mimo_z, mimo_o = (t.to(x.dtype) for t in (C_bias, B_bias, mimo_x, mimo_z, mimo_o))
+    operands = operands._replace(B_bias=B_bias, mimo_x=mimo_x)
     times = timeline(adt, dt, trap, angles, packing, blocks.L, x.dtype)
     y = torch.empty(T, H, P, dtype=x.dtype, device=device)
     everything = initial_state is not None or return_final_state
@@ -456,9 +365,7 @@ def mamba3_mimo_forward(
         ranked = torch.empty(T, H, R, P, dtype=x.dtype, device=device)
         states = torch.empty(T // blocks.L + 1, H, 2 * blocks.HALF, blocks.BP, dtype=x.dtype, device=device)
 
-    tile = max(R * blocks.L, 2 * blocks.HALF) * max(R * blocks.L, 2 * blocks.HALF, blocks.BP)
-
-    split = tile <= 64 * 64
+    split = blocks.tile <= 64 * 64
     n_long = packing.longer_than(2 * blocks.L) if split else m
 
     def run_segments(
@@ -473,7 +380,7 @@ def mamba3_mimo_forward(
                 y if ranked is None else ranked, y if states is None else states,
                 H, **sizes, L=blocks.L, RESUMED=reads, INITIAL=initial_state is not None,
                 SPLIT=split and not states_only, LONG=long, ORDERED=order is not None, STATES=states_only,
-                KEEP=keep and not states_only, PRECISION=dot_precision(x.dtype), **_options(x.dtype, tile, long),
+                KEEP=keep and not states_only, PRECISION=dot_precision(x.dtype), **_options(x.dtype, blocks.tile, long),
             )  # fmt: skip
 
     # The few long segments wait for each other, and most of the device for them, unless the others run meanwhile.
@@ -488,26 +395,12 @@ def mamba3_mimo_forward(
 
     shape = (m if everything else packing.n_long, H, 2 * blocks.HALF, blocks.BP)
     entering, left = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
-    final = None
-    if return_final_state:
-        shapes = ((S,), (P, N), (R, N), (P,))
-        final = Mamba3State(*(torch.empty(n, H, *s, dtype=torch.float32, device=device) for s in shapes))
     with aside:
         if everything:
             run_segments(m, None, entering, left, long=True, states_only=True)
         else:
             run_segments(packing.n_long, packing.long_segments, entering, left, long=True, states_only=True)
-        given = (y, y, y, y) if initial_state is None else tuple(t.contiguous() for t in initial_state)
-        part = min(blocks.BP, 16)
-        sequences = n if packing.long_sequences is None or everything else len(packing.long_sequences)
-        if sequences:
-            _scan[(sequences * H, blocks.BP // part)](
-                B, x, dt, trap, B_bias, mimo_x, B.stride(0), x.stride(0), dt.stride(0), trap.stride(0),
-                packing.segments, packing.first_segments, packing.long_sequences,
-                left, times.turns, times.decay, entering, *given, *(final or (y, y, y, y)), H,
-                **sizes, PART=part, INITIAL=initial_state is not None, FINAL=return_final_state,
-                num_warps=1, num_stages=1,
-            )  # fmt: skip
+        final = scan(operands, packing, times, left, entering, initial_state, final=return_final_state)
         if split and everything:
             run_segments(m, None, entering, left, long=False)
         run_segments(n_long, order, entering, left, long=True)

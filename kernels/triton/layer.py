@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.triton.forward import mamba3_mimo_forward
 from kernels.triton.linear import InProjection, OutProjection, Stream
@@ -104,5 +105,5 @@ def layer_forward(stream: Stream, weights: LayerWeights, packing: Packing) -> No
     z, x, B, C = torch.split(projected, [H * P, H * P, R * N, R * N], 1)
     dt, adt, trap, angles = torch.split(steps, [H, H, H, S], 1)
     C, B, x, z = C.view(T, R, N), B.view(T, R, N), x.view(T, H, P), z.view(T, H, P)
-    y = mamba3_mimo_forward(C, B, x, z, adt, dt, trap, angles, *weights.heads, packing)[0]
+    y = mamba3_mimo_forward(Operands(C, B, x, z, adt, dt, trap, angles, *weights.heads), packing).y
     weights.out_projection(y, stream)

@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.arguments import PER_TOKEN, Operands
 from kernels.state import Mamba3State
-from kernels.triton.common import INVERSE_TURN, PI, rotation, tanh
+from kernels.triton.common import INVERSE_TURN, PI, rotation, tanh, with_contiguous_tokens
 
 # Numbers of the state in a tile and warps of a program; what else was tried is in benchmarks/results/.
 _TILE = 1024
@@ -117,41 +118,24 @@ def _step(
         tl.store(p_k + i_r * N + HALF_N + o_n, b_k_second, m_n)
 
 
-def mamba3_mimo_step_triton(
-    C: Tensor,
-    B: Tensor,
-    x: Tensor,
-    z: Tensor,
-    adt: Tensor,
-    dt: Tensor,
-    trap: Tensor,
-    angles: Tensor,
-    C_bias: Tensor,
-    B_bias: Tensor,
-    mimo_x: Tensor,
-    mimo_z: Tensor,
-    mimo_o: Tensor,
-    D: Tensor,
-    pool: Mamba3State,
-    slots: Tensor,
-) -> Tensor:
+def mamba3_mimo_step_triton(operands: Operands, pool: Mamba3State, slots: Tensor) -> Tensor:
     """The step of `kernels.mamba3_mimo_step`, whose checks its arguments have passed; slots are on x's device.
 
     It waits for nothing and can be captured in a CUDA graph. The per-token arguments may be views whose tokens are any
     distance apart.
     """
+    x = operands.x
     m, H, P = x.shape
-    R, N = C.shape[1:]
+    R, N = operands.C.shape[1:]
     y = torch.empty((m, H, P), dtype=x.dtype, device=x.device)
     if m == 0:
         return y
-    tokens = [t if t[0].is_contiguous() else t.contiguous() for t in (C, B, x, z, adt, dt, trap, angles)]
-    weights = [t.contiguous() for t in (C_bias, B_bias, mimo_x, mimo_z, mimo_o, D)]
+    given = with_contiguous_tokens(operands)
     BLOCK_N = triton.next_power_of_2(N // 2)
     with torch.cuda.device_of(x):
         _step[(m * H,)](
-            *tokens, *weights, *pool, slots, y, *(t.stride(0) for t in tokens),
-            H=H, P=P, N=N, R=R, S=angles.shape[1],
+            *given, *pool, slots, y, *(t.stride(0) for t in given[:PER_TOKEN]),
+            H=H, P=P, N=N, R=R, S=operands.angles.shape[1],
             BLOCK_P=min(triton.next_power_of_2(P), max(1, _TILE // (2 * BLOCK_N))), BLOCK_N=BLOCK_N,
             num_warps=_WARPS,
         )  # fmt: skip

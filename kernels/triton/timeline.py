@@ -1,4 +1,4 @@
-"""What follows from the steps and angles alone, once for all heads: decays, weights and rotations of every token."""
+"""What follows from the steps and angles alone: decays, weights and rotations of every token, and their gradients."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.triton.common import (
     INVERSE_TURN,
@@ -123,3 +124,172 @@ def timeline(
             HEADS=triton.next_power_of_2(H), ANGLES=triton.next_power_of_2(max(S, 1)), num_warps=_WARPS,
         )  # fmt: skip
     return result
+
+
+@triton.jit
+def _shares(dt, trap, stride_dt, stride_trap, tokens, heads, mask):
+    """Each token's step, and the part of it that it gives to its own update, (tokens, heads)."""
+    step = tl.load(dt + tokens[:, None] * stride_dt + heads[None, :], mask, 0.0).to(tl.float32)
+    return step, tl.sigmoid(tl.load(trap + tokens[:, None] * stride_trap + heads[None, :], mask, 0.0).to(tl.float32))
+
+
+@triton.jit
+def _own(down, at, plane, mask, R: tl.constexpr):
+    """What the ranks say of a token's reading itself."""
+    result = tl.load(down + at, mask, 0.0)
+    for rank in tl.static_range(1, R):
+        result += tl.load(down + rank * plane + at, mask, 0.0)
+    return result
+
+
+@triton.jit
+def _timeline_backward(
+    dt, trap, angles, stride_dt, stride_trap, stride_angles, segments, m, sequences,
+    ddecay, dread, down, plane, dtheta, dlater, dlater_segments, dtotal, dtotal_segments, dtotal_out,
+    dopening, dend, dangle_out, dadt, ddt, dtrap, dangles,
+    H: tl.constexpr, R: tl.constexpr, S: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr,
+    HEADS: tl.constexpr, ANGLES: tl.constexpr,
+    ALL: tl.constexpr, RESUMED: tl.constexpr,
+):  # fmt: skip
+    """One segment, all heads."""
+    segment = tl.program_id(0)
+    start = tl.load(segments + 4 * segment).to(tl.int64)
+    length = tl.load(segments + 4 * segment + 1)
+    index = tl.load(segments + 4 * segment + 2)
+    heads, slots, turning = tl.arange(0, HEADS), tl.arange(0, L), tl.arange(0, ANGLES)
+    is_head, is_angle = (heads < H)[None, :], (turning < S)[None, :]
+    angle_mask = (heads < H)[:, None] & is_angle
+    in_heads = heads[:, None] * S + turning[None, :]
+    # What the tokens after a chunk say of their common rotation.
+    by_end = tl.zeros((HEADS, ANGLES), tl.float32)
+    opening_first = tl.zeros((HEADS,), tl.float32)
+    beyond = tl.zeros((HEADS, ANGLES), tl.float32)
+    total_beyond = tl.zeros((HEADS,), tl.float32)
+    is_followed = False
+    if ALL:
+        sequence = tl.load(sequences + segment)
+        by_end = tl.load(dend + sequence * (H * S) + in_heads, angle_mask, 0.0)
+        opening_first = tl.load(dopening + sequence * H + heads, heads < H, 0.0)
+        beyond = tl.load(dangle_out + sequence * (H * S) + in_heads, angle_mask, 0.0)
+        total_beyond = tl.load(dtotal_out + sequence * H + heads, heads < H, 0.0)
+    if RESUMED:
+        is_followed = tl.load(segments + 4 * (segment + 1) + 2, segment + 1 < m, 0) > 0
+        if is_followed:
+            number = segment if ALL else tl.load(segments + 4 * segment + 3)
+            beyond = tl.load(dlater_segments + (number + 1) * (H * S) + in_heads, angle_mask, 0.0) + by_end
+            total_beyond = tl.load(dtotal_segments + (number + 1) * H + heads, heads < H, 0.0)
+    for first in range(0, length, L):
+        tokens = first + slots
+        mask = (tokens < length)[:, None] & is_head
+        at = (start + tokens)[:, None] * H + heads[None, :]
+        inner = first + L < length
+        here = start // L + first // L + 1
+        # A chunk's decay counts in the state it leaves.
+        at_total = (here * H + heads)[:, None] * HALF + tl.arange(0, HALF)[None, :]
+        by_total = tl.sum(tl.load(dtotal + at_total, (heads < H)[:, None] & inner, 0.0), 1)
+        by_total = tl.where(inner, by_total, total_beyond)
+        last = tl.minimum(first + L, length) - 1
+        by_decay = tl.load(ddecay + at, mask, 0.0) + tl.where((tokens == last)[:, None], by_total[None, :], 0.0)
+        tl.store(dadt + at, tl.cumsum(by_decay, 0, reverse=True), mask)
+
+        d, share = _shares(dt, trap, stride_dt, stride_trap, start + tokens, heads, mask)
+        following = mask & ((tokens + 1 < length) | is_followed)[:, None]
+        d_next, share_next = _shares(dt, trap, stride_dt, stride_trap, start + tokens + 1, heads, following)
+        has_previous = mask & ((tokens > 0) | (index > 0))[:, None]
+        d_before, share_before = _shares(dt, trap, stride_dt, stride_trap, start + tokens - 1, heads, has_previous)
+        own_gradient = _own(down, at, plane, mask, R)
+        by_later = tl.load(dread + at, mask, 0.0) - own_gradient
+        by_later /= tl.maximum(d * share + d_next * (1 - share_next), SMALLEST)
+        by_own = own_gradient / tl.maximum(d * share, SMALLEST) + by_later
+        by_opening = tl.load(dread + at - H, has_previous, 0.0) - _own(down, at - H, plane, has_previous, R)
+        by_opening /= tl.maximum(d_before * share_before + d * (1 - share), SMALLEST)
+        by_opening += tl.where(has_previous, 0.0, opening_first[None, :])
+        tl.store(dtrap + at, d * share * (1 - share) * (by_own - by_opening), mask)
+
+        raw = angles + (start + tokens)[:, None] * stride_angles + turning[None, :]
+        rate = tanh(tl.load(raw, (tokens < length)[:, None] & is_angle, 0.0).to(tl.float32))
+        in_angles = mask[:, :, None] & is_angle[None, :, :]
+        by_theta = tl.load(dtheta + at[:, :, None] * S + turning[None, None, :], in_angles, 0.0)
+        after = tl.load(dlater + here * (H * S) + in_heads, angle_mask & inner, 0.0)
+        after = tl.where(inner, after + by_end, beyond)
+        by_turn = (after[None, :, :] + tl.cumsum(by_theta, 0, reverse=True)) * PI
+        by_rate = tl.sum(by_turn * d[:, :, None], 1)
+        at_rate = (start + tokens)[:, None] * S + turning[None, :]
+        tl.store(dangles + at_rate, by_rate * (1 - rate * rate), (tokens < length)[:, None] & is_angle)
+        by_step = share * by_own + (1 - share) * by_opening + tl.sum(by_turn * rate[:, None, :], 2)
+        tl.store(ddt + at, by_step, mask)
+
+
+class SegmentGradients(NamedTuple):
+    """What segments say of the timeline, float32; of slots of chunks, as `kernels.triton.forward.Forward.states`.
+
+    Attributes:
+        ddecay: (T, H), of each token's decay, as what it reads less what is read of it.
+        dread: (T, H), what is read of it.
+        down: (R, T, H), by rank of what a token reads of itself.
+        dtheta: (T, H, S), of each token's rotation.
+        dlater: (slots, H, S), what a chunk and those after it in the segment say of a common rotation.
+        dtotal: (slots, H, HALF), of a common factor of the state the chunk starts with, in parts.
+        dlater_segments: (numbers, H, S), as dlater of whole segments; not looked at where all start from nothing.
+        dtotal_segments: (numbers, H), as dtotal of whole segments.
+    """
+
+    ddecay: Tensor
+    dread: Tensor
+    down: Tensor
+    dtheta: Tensor
+    dlater: Tensor
+    dtotal: Tensor
+    dlater_segments: Tensor
+    dtotal_segments: Tensor
+
+
+class EndGradients(NamedTuple):
+    """What initial and final states say of the timeline, float32 for n sequences.
+
+    Attributes:
+        dopening: (n, H), of the first token's weight in its update of the initial state.
+        dend: (n, H, S), what the final states say of a common rotation of all tokens and the state they find.
+        dangle: (n, H, S), what they say of the rotation of the sequence.
+        dtotal: (n, H), what they say of a common factor of the state.
+    """
+
+    dopening: Tensor
+    dend: Tensor
+    dangle: Tensor
+    dtotal: Tensor
+
+
+def timeline_backward(
+    operands: Operands, packing: Packing, L: int, segments: SegmentGradients, ends: EndGradients | None, resumed: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of adt, dt, trap and angles, in float32.
+
+    Args:
+        operands: of the operation.
+        packing: of the batch.
+        L: tokens of a chunk.
+        segments: what they say.
+        ends: what initial and final states say, None where there are none.
+        resumed: whether any segment starts from a state.
+    """
+    dt, trap, angles = operands.dt, operands.trap, operands.angles
+    T, H = dt.shape
+    S = angles.shape[1]
+    m = packing.segments.shape[0]
+    dadt, ddt, dtrap = (torch.empty(T, H, dtype=torch.float32, device=dt.device) for _ in range(3))
+    dangles = torch.empty(T, S, dtype=torch.float32, device=dt.device)
+    sequence_of = packing.first_segments if ends is None else torch.repeat_interleave(packing.first_segments.diff())
+    # Without ends nothing of them is looked at.
+    dopening, dend, dangle, dtotal_out = (dadt,) * 4 if ends is None else ends
+    if m:
+        _timeline_backward[(m,)](
+            dt, trap, angles, dt.stride(0), trap.stride(0), angles.stride(0), packing.segments, m, sequence_of,
+            segments.ddecay, segments.dread, segments.down, T * H, segments.dtheta,
+            segments.dlater, segments.dlater_segments, segments.dtotal, segments.dtotal_segments, dtotal_out,
+            dopening, dend, dangle, dadt, ddt, dtrap, dangles,
+            H=H, R=segments.down.shape[0], S=S, L=L, HALF=segments.dtotal.shape[2],
+            HEADS=triton.next_power_of_2(H), ANGLES=triton.next_power_of_2(max(S, 1)),
+            ALL=ends is not None, RESUMED=resumed, num_warps=4,
+        )  # fmt: skip
+    return dadt, ddt, dtrap, dangles

@@ -344,3 +344,11 @@ def test_what_a_token_gets_does_not_depend_on_those_after_it(dtype: torch.dtype,
         start = arguments | {name: arguments[name][:length] for name in per_token}
         part, _ = run(on(device, start | {"cu_seqlens": torch.tensor([0, length]).int()}))
         assert torch.equal(part, whole[:length]), length
+
+
+def test_weights_may_be_views_whose_heads_lie_apart(device: torch.device) -> None:
+    arguments = on(device, random_arguments(Sizes(heads=2, headdim=16, d_state=16, rank=2), [20]))
+    apart = {n: torch.cat((arguments[n], arguments[n]), 1)[:, :2] for n in ("C_bias", "B_bias", "mimo_x", "mimo_z")}
+    expected, _ = run(arguments)
+    y, _ = run(arguments | apart)
+    assert torch.equal(y, expected)
