@@ -36,9 +36,17 @@ class MemoryBroker:
         self._low: dict[Partition, int] = {}
         self.committed: dict[Partition, Committed] = {}
 
-    def append(self, partition: Partition, value: bytes | None, key: bytes | None = None, timestamp: int = 0) -> int:
-        """Write one record; returns its offset."""
-        return self.store(partition, _Stored(key, value, timestamp, [], True))
+    def append(
+        self,
+        partition: Partition,
+        value: bytes | None,
+        key: bytes | None = None,
+        timestamp: int = 0,
+        *,
+        committed: bool = True,
+    ) -> int:
+        """Write one record, or one of a transaction that never commits; returns its offset."""
+        return self.store(partition, _Stored(key, value, timestamp, [], committed))
 
     def visible(self, topic: str) -> list[Message]:
         """What a reader of committed records sees, partition after partition."""

@@ -19,7 +19,7 @@ from worker.errors import RunError, SnapshotError
 from worker.protocols import Committed, Message, Partition, TopicReader
 from worker.sessions import SessionsState
 from worker.settings import Settings
-from worker.snapshots import Snapshot, SnapshotPointer, decode, encode
+from worker.snapshots import Snapshot, SnapshotPointer, decode, encode, same_snapshot
 
 # What a record's key, headers and batch take of message.max.bytes, generously.
 _RECORD_OVERHEAD_BYTES = 4096
@@ -150,7 +150,8 @@ class StateStore:
         parts: list[bytes] = []
         for records in self._reader.read(place, pointer.first_offset, high, committed=False):
             for key, value in zip(records.keys or (), records.values, strict=True):
-                if key == wanted[len(parts)]:
+                # Between the parts may lie some of a worker that was fenced, whose transaction is aborted.
+                if key == wanted[len(parts)] and (not parts or same_snapshot(value or b"", parts[0])):
                     parts.append(value or b"")
                     if len(parts) == pointer.parts:
                         return self._checked(decode(parts), pointer)

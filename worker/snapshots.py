@@ -115,6 +115,13 @@ def encode(snapshot: Snapshot, max_part_bytes: int) -> list[bytes]:
     ]
 
 
+def same_snapshot(part: bytes, other: bytes) -> bool:
+    """Whether two parts say that they are of the same snapshot; one without a header is of none."""
+    if not (part.startswith(_MAGIC) and min(len(part), len(other)) >= _HEADER.size):
+        return False
+    return bool(_HEADER.unpack_from(part)[-1] == _HEADER.unpack_from(other)[-1])
+
+
 def decode(parts: Sequence[bytes]) -> Snapshot:
     """Put a snapshot together again from all its parts, in order.
 

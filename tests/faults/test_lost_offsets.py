@@ -6,6 +6,8 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -22,6 +24,7 @@ from worker.generator import GeneratedLog
 
 RECORDS = 4_000
 HALF = RECORDS // 2
+FIRST_COMMIT = HALF // 4
 RULES = Rules(gap_ms=120_000, max_age_ms=200_000, max_events=16, max_open=60)
 # Compaction as soon as there is something to compact.
 STATE_CONFIG = {
@@ -37,7 +40,7 @@ class Lost:
 
     Attributes:
         application: its settings, topics and processes.
-        lines: the records of the partition; half of them are there from the beginning.
+        lines: the records of the partition.
     """
 
     def __init__(self, broker: KafkaBroker, folder: Path, checkpoint: Path) -> None:
@@ -55,7 +58,6 @@ class Lost:
         self.state_topic = f"{self.group}-state"
         self.admin.create_topics([NewTopic(self.state_topic, 1, 1, config=STATE_CONFIG)])[self.state_topic].result(30)
         self.lines = [line.text.encode() for line in GeneratedLog(lines=RECORDS, seed=13, anomaly_rate=0.1)]
-        self.produce(0, HALF)
 
     def produce(self, start: int, end: int) -> None:
         self.application.produce(Record(line) for line in self.lines[start:end])
@@ -64,10 +66,16 @@ class Lost:
         """A worker has committed HALF, long after its only snapshot, and was killed; then the other half came."""
         application = self.application
         with application.start("sessions.idle_flush=null", "worker.batch_records=200") as worker:
-            worker.wait_until(lambda: application.committed()[0].offset == HALF)
+            # The snapshot comes with the first commit, so the records after it must not be there before.
+            for start, end in pairwise((0, FIRST_COMMIT, HALF)):
+                self.produce(start, end)
+                worker.wait_until(partial(self.has_committed, end))
             worker.kill()
         self.produce(HALF, RECORDS)
         return self
+
+    def has_committed(self, offset: int) -> bool:
+        return self.application.committed()[0].offset == offset
 
     def pointer(self) -> dict[str, int]:
         pointer: dict[str, int] = orjson.loads(self.application.committed()[0].metadata or "")
@@ -147,7 +155,7 @@ def position_deleted(lost: Lost) -> tuple[str, int]:
 
 def snapshot_position_deleted(lost: Lost) -> tuple[str, int]:
     snapshot = lost.pointer()["position"]
-    assert snapshot < HALF
+    assert snapshot <= FIRST_COMMIT
     lost.delete_before(snapshot + 1)
     return f"its records since offset {snapshot} are deleted; the oldest is {snapshot + 1}", snapshot + 1
 
@@ -214,6 +222,7 @@ def test_records_that_are_deleted_ahead_of_a_running_worker_are_not_skipped_sile
     policy: str, broker: KafkaBroker, checkpoint: Path, tmp_path: Path, fault_report: FaultReport
 ) -> None:
     lost = Lost(broker, tmp_path, checkpoint)
+    lost.produce(0, HALF)
     oldest = HALF + 500
     fault_report(f"records deleted ahead of a running worker: {policy}", records=RECORDS, rounds=1)
     with lost.application.start(f"input.on_lost_offsets={policy}", "sessions.idle_flush=1s") as worker:

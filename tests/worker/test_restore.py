@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 import numpy as np
 import pytest
 
-from detector.vocabulary import Vocabulary
+from detector.tokenizer import Tokenizer
+from detector.vocabulary import N_SPECIAL, Vocabulary
 from tests.worker.small_worker import (
     INPUT,
     VOCABULARY,
@@ -18,12 +20,14 @@ from tests.worker.small_worker import (
     outputs,
 )
 from tests.worker.small_worker import settings as small_settings
-from worker.decoder import Records
+from worker.decoder import Decoder, Records
 from worker.errors import RunError
 from worker.memory import MemoryBroker
 from worker.observability import Metrics
 from worker.pipeline import Pipeline
-from worker.protocols import EventScores, Message, Partition
+from worker.protocols import Committed, EventScores, Message, Partition
+from worker.restore import StateStore
+from worker.sessions import SessionsState
 
 P0 = Partition(INPUT, 0)
 
@@ -152,3 +156,49 @@ def test_snapshots_that_cost_much_come_less_often_and_take_a_twentieth_of_the_ti
 def test_one_snapshot_that_had_to_wait_does_not_delay_the_next() -> None:
     times = snapshot_times([0.01, 0.01, 0.01, 60.0, 0.01], until_s=200)
     assert np.diff(times)[4:].max() < 12
+
+
+def test_parts_of_a_fenced_worker_between_those_of_a_snapshot_are_passed_over() -> None:
+    broker = memory_broker()
+    use = small_settings("kafka={bootstrap.servers: nowhere:9092, message.max.bytes: 65536}")
+    tokenizer = Tokenizer(VOCABULARY, unknown="unk")
+    store = StateStore(
+        use,
+        vocabulary=VOCABULARY,
+        decoder=Decoder(use.input, use.sessions, tokenizer),
+        reader=broker,
+    )
+    for offset in range(100):
+        broker.append(P0, b"a line %d" % offset)
+    ours, theirs = (store.messages(P0, position, noisy_sessions(position)) for position in (40, 60))
+    assert min(len(ours), len(theirs)) > 1
+    place = Partition(use.state_topic, ours[0].partition or 0)
+    first = broker.watermarks(place)[1]
+    for mine, zombie in zip_longest(ours, theirs):
+        for part, committed in ((mine, True), (zombie, False)):
+            if part is not None:
+                broker.append(place, part.value, part.key, committed=committed)
+    pointer = store.pointer(P0, 40, first, len(ours))
+    start = store.start(P0, Committed(50, pointer.to_metadata()))
+    assert start.state is not None
+    assert (start.position, start.live_from) == (40, 50)
+    assert start.state.keys == noisy_sessions(40).keys
+    assert np.array_equal(start.state.tokens, noisy_sessions(40).tokens)
+
+
+def noisy_sessions(seed: int) -> SessionsState:
+    """Eight thousand open sessions of one event each, of which little can be compressed away."""
+    n, rng = 8_000, np.random.default_rng(seed)
+    zeros, tokens = np.zeros(n, np.int64), rng.integers(N_SPECIAL, N_SPECIAL + len(VOCABULARY.templates), n)
+    return SessionsState(
+        stream_time=0,
+        keys=[f"{seed}_{number}" for number in rng.integers(0, 2**60, n)],
+        lengths=zeros + 1,
+        opened_at=zeros,
+        last_at=zeros,
+        alerted=zeros,
+        evaluated=zeros,
+        tokens=tokens,
+        offsets=np.arange(n),
+        times=zeros,
+    )
