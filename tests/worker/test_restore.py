@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -174,10 +173,8 @@ def test_parts_of_a_fenced_worker_between_those_of_a_snapshot_are_passed_over() 
     assert min(len(ours), len(theirs)) > 1
     place = Partition(use.state_topic, ours[0].partition or 0)
     first = broker.watermarks(place)[1]
-    for mine, zombie in zip_longest(ours, theirs):
-        for part, committed in ((mine, True), (zombie, False)):
-            if part is not None:
-                broker.append(place, part.value, part.key, committed=committed)
+    for part in (ours[0], *theirs, *ours[1:]):
+        broker.append(place, part.value, part.key, committed=part not in theirs)
     pointer = store.pointer(P0, 40, first, len(ours))
     start = store.start(P0, Committed(50, pointer.to_metadata()))
     assert start.state is not None
