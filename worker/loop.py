@@ -274,7 +274,7 @@ class Worker:
 
     def _write_snapshot(self, partition: Partition, position: int) -> SnapshotPointer:
         began = self._clock()
-        parts = self._store.messages(partition, position, self._pipeline.state(partition))
+        parts = self._store.messages(partition, position, *self._pipeline.state(partition))
         first = self._sink.send_snapshot(parts)
         self._sink.send(self._store.stale_parts(partition, len(parts)))
         self._unsent_commit = True
@@ -349,7 +349,7 @@ class Worker:
         now = self._clock()
         for partition, committed in self._source.committed(partitions, self._stopping).items():
             start = self._store.start(partition, committed)
-            self._pipeline.open(partition, start.position, start.live_from, start.state)
+            self._pipeline.open(partition, start.position, start.live_from, start.sessions, start.thresholds)
             self._progress[partition] = _Progress(
                 committed=None if start.pointer is None else start.live_from,
                 pointer=start.pointer,

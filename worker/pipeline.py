@@ -1,7 +1,8 @@
 """From records to score records: decode, sessions, scores, in the same way for Kafka and for files.
 
 Every output has one cause, a record, and is made if and only if the cause's offset is at or past the offset from which
-its partition is live. That one rule makes the replay after a restart silent.
+its partition is live. That one rule makes the replay after a restart silent. Severities are judged in the order of the
+outputs: with adaptive thresholds, each final score has its part in what the next one is judged by.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import structlog
 from detector.canonical import Mask
 from detector.tokenizer import Tokenizer
 from detector.vocabulary import Vocabulary
+from worker.adaptive import LOWEST, AdaptiveState, AdaptiveThresholds
 from worker.decoder import Decoder, Events, Records
 from worker.errors import RunError, SettingsError
 from worker.observability import Metrics
 from worker.protocols import EventScores, Partition, Scorer
-from worker.records import Headers, ScoreEncoder, Severity, dead_letter
-from worker.sessions import ClosedSession, Session, SessionRules, Sessions, SessionsState
+from worker.records import Headers, Kind, ScoreEncoder, Severity, Thresholds, dead_letter
+from worker.sessions import ClosedBy, ClosedSession, Session, SessionRules, Sessions, SessionsState
 from worker.settings import Settings
 
 # Between the sessions that expired before an event joined its own (0) and those that the event ended (2, 3).
@@ -56,6 +58,7 @@ class _Open:
     live_from: int  # outputs with an earlier cause are already published
     replay_from: int
     opened_at: float  # monotonic seconds
+    adaptive: AdaptiveThresholds | None
 
 
 @dataclass(slots=True)
@@ -63,9 +66,15 @@ class _Job:
     """What one partition's records give to score."""
 
     partition: Partition
-    live_from: int
+    opened: _Open
     closed: list[ClosedSession]
     touched: list[Session] = field(default_factory=list)  # open ones with new events, when early scores are wanted
+
+
+# What may become a score record: a closed session, or an event that may take an open one across a threshold.
+# Cause, rank, number and how many of the session's events it is about are its place in the partition's output, which no
+# two share; then the session, its scores and what closed it, None for an open one.
+_Row = tuple[int, int, int, int, Session, EventScores, ClosedBy | None]
 
 
 class Pipeline:
@@ -93,14 +102,16 @@ class Pipeline:
         self.decoder = Decoder(settings.input, settings.sessions, self._tokenizer)
         self._rules = session_rules(settings, vocabulary)
         self._early = settings.scoring.early
-        self._least_alert = settings.scoring.warning - _ROUNDING
+        self._fixed = Thresholds(settings.scoring.warning, settings.scoring.critical)
+        self._adaptive = settings.scoring.adaptive
+        self._least_alert = (
+            self._fixed.warning if self._adaptive is None else min(self._fixed.warning, LOWEST)
+        ) - _ROUNDING
         self._alerts_only = settings.output.include == "alerts"
         self._max_value_bytes = settings.message_max_bytes
         self._encoder = ScoreEncoder(
             vocabulary=vocabulary,
             checkpoint=scorer.checkpoint,
-            warning=settings.scoring.warning,
-            critical=settings.scoring.critical,
             top_events=settings.output.top_events,
             worker=settings.instance,
         )
@@ -110,11 +121,22 @@ class Pipeline:
     # -- partitions ------------------------------------------------------------------------------------------------
 
     def open(
-        self, partition: Partition, position: int = 0, live_from: int = 0, state: SessionsState | None = None
+        self,
+        partition: Partition,
+        position: int = 0,
+        live_from: int = 0,
+        sessions: SessionsState | None = None,
+        thresholds: AdaptiveState | None = None,
     ) -> None:
-        """Begin, or begin again, with a partition: `state` was open at `position`, outputs start at `live_from`."""
+        """Begin, or begin again, with a partition, whose outputs start at `live_from`.
+
+        `sessions` were open at `position`, and `thresholds` is what its adaptive thresholds had learnt by then.
+        """
+        adaptive = None
+        if self._adaptive is not None:
+            adaptive = AdaptiveThresholds(self._fixed, self._adaptive.target_rate, self._scorer.checkpoint, thresholds)
         now = time.monotonic()
-        self._open[partition] = _Open(Sessions(self._rules, state), position, live_from, position, now)
+        self._open[partition] = _Open(Sessions(self._rules, sessions), position, live_from, position, now, adaptive)
 
     def drop(self, partition: Partition) -> None:
         """Forget a partition and its sessions."""
@@ -134,9 +156,10 @@ class Pipeline:
         """How many sessions of the partition are open."""
         return len(self._open[partition].sessions)
 
-    def state(self, partition: Partition) -> SessionsState:
-        """What a snapshot of the partition at its position holds."""
-        return self._open[partition].sessions.state()
+    def state(self, partition: Partition) -> tuple[SessionsState, AdaptiveState | None]:
+        """What a snapshot of the partition at its position holds: `open` goes on from it."""
+        opened = self._open[partition]
+        return opened.sessions.state(), None if opened.adaptive is None else opened.adaptive.state()
 
     def reached_end(self, partition: Partition, end: int) -> None:
         """Nothing is left before `end`: a replay whose last records no longer exist is over."""
@@ -169,7 +192,10 @@ class Pipeline:
                 self._advance(partition, opened, records.offsets[-1] + 1)
                 if opened.position <= opened.live_from:
                     self._metrics.replayed(len(records.offsets))
-                    continue
+                    if opened.adaptive is None:
+                        continue
+                else:
+                    self._metrics.sessions(partition, opened.sessions, closed)
                 outputs += self._dead_letters(records, events, opened.live_from)
                 jobs.append(self._job(partition, opened, closed, events.keys))
         return outputs + self._outputs(jobs)
@@ -179,11 +205,12 @@ class Pipeline:
         opened = self._open[partition]
         opened.position = max(opened.position, end)
         closed = opened.sessions.flush(end, closed_by)
+        self._metrics.sessions(partition, opened.sessions, closed)
         return self._outputs([self._job(partition, opened, closed, ())])
 
     def score_closed(self, partition: Partition, closed: Sequence[ClosedSession]) -> list[Output]:
-        """Outputs of sessions that were formed elsewhere (parsed sessions)."""
-        return self._outputs([_Job(partition, 0, list(closed))])
+        """Outputs of an open partition's sessions that were formed elsewhere (parsed sessions)."""
+        return self._outputs([_Job(partition, self._open[partition], list(closed))])
 
     @staticmethod
     def _advance(partition: Partition, opened: _Open, position: int) -> None:
@@ -201,11 +228,12 @@ class Pipeline:
         return decoded
 
     def _job(self, partition: Partition, opened: _Open, closed: list[ClosedSession], keys: Iterable[str]) -> _Job:
-        job = _Job(partition, opened.live_from, [each for each in closed if each.cause_offset >= opened.live_from])
+        if opened.adaptive is None:  # else what is already published counts too
+            closed = [each for each in closed if each.cause_offset >= opened.live_from]
+        job = _Job(partition, opened, closed)
         if self._early:
             found = map(opened.sessions.get, dict.fromkeys(keys))
             job.touched = [session for session in found if session is not None]
-        self._metrics.sessions(partition, opened.sessions, closed)
         return job
 
     def _dead_letters(self, records: Records, events: Events, live_from: int) -> Iterator[Output]:
@@ -230,18 +258,17 @@ class Pipeline:
             headers = self._encoder.headers()
             outputs: list[Output] = []
             for job in jobs:
-                rows: list[tuple[int, int, int, Output]] = []
-                for number, closed in enumerate(job.closed):
+                rows: list[_Row] = []
+                for number, (session, cause, closed_by, rank) in enumerate(job.closed):
                     each = next(scores)
                     if self._early:
-                        rows += self._early_rows(job, closed.session, each, headers)
-                    if not self._alerts_only or self._encoder.severity(each.final) != "normal":
-                        row = self._final(job.partition, closed, each, headers)
-                        rows.append((closed.cause_offset, closed.rank, number, row))
+                        rows += self._crossings(session, each)
+                    rows.append((cause, rank, number, len(session), session, each, closed_by))
                 for session in job.touched:
-                    rows += self._early_rows(job, session, next(scores), headers)
-                rows.sort(key=_cause)
-                outputs += [row[3] for row in rows]
+                    rows += self._crossings(session, next(scores))
+                rows.sort()
+                judged = (self._judged(job.partition, job.opened, row, headers) for row in rows)
+                outputs += [output for output in judged if output is not None]
         return outputs
 
     def _score(self, sequences: Sequence[bytes]) -> Iterator[EventScores]:
@@ -255,54 +282,54 @@ class Pipeline:
             scores += self._scorer.score(sequences[start : start + _SCORED_AT_ONCE])
         return iter(scores)
 
-    def _final(self, partition: Partition, closed: ClosedSession, scores: EventScores, headers: Headers) -> Output:
-        session = closed.session
-        value, severity = self._encoder.encode(
-            partition,
-            session,
-            scores,
-            kind="final",
-            closed_by=closed.closed_by,
-            cause_offset=closed.cause_offset,
-            events=len(session),
-            score=scores.final,
-        )
-        self._metrics.scored("final", severity)
-        return Output(severity, session.key.encode(), value, headers)
-
-    def _early_rows(
-        self, job: _Job, session: Session, scores: EventScores, headers: Headers
-    ) -> list[tuple[int, int, int, Output]]:
-        """Early records for the events not looked at before; which event crosses first depends on the events alone."""
+    def _crossings(self, session: Session, scores: EventScores) -> list[_Row]:
+        """The events not looked at before that may take an open session across a threshold."""
         begun, session.evaluated = session.evaluated, len(session)
         new = scores.scores[begun:]
         if session.alerted & _ALARMED or not new.size or new.max() < self._least_alert:
             return []
-        crossings: list[int] = []
-        for at, score in enumerate(new.tolist(), begun):
-            raised = _RAISED[self._encoder.severity(score)]
-            if raised > session.alerted:
-                # An event that crosses both thresholds at once gives one record, of the higher severity.
-                session.alerted |= raised
-                crossings.append(at)
-        rows = []
-        for at in crossings:
-            cause = session.offsets[at]
-            if cause >= job.live_from:
-                value, severity = self._encoder.encode(
-                    job.partition,
-                    session,
-                    scores,
-                    kind="early",
-                    closed_by=None,
-                    cause_offset=cause,
-                    events=at + 1,
-                    score=float(scores.scores[at]),
-                )
-                self._metrics.scored("early", severity)
-                output = Output(severity, session.key.encode(), value, headers)
-                rows.append((cause, _RANK_EARLY, session.order, output))
-        return rows
+        offsets = session.offsets
+        return [
+            (offsets[at], _RANK_EARLY, session.order, at + 1, session, scores, None)
+            for at, score in enumerate(new.tolist(), begun)
+            if score >= self._least_alert
+        ]
+
+    def _judged(self, partition: Partition, opened: _Open, row: _Row, headers: Headers) -> Output | None:
+        """The record that a row gives, if any; the rows come in the order of a partition's outputs."""
+        cause, _, _, events, session, scores, closed_by = row
+        adaptive = opened.adaptive
+        # What was not looked at before the snapshot comes from a time without adaptive thresholds.
+        thresholds = self._fixed if adaptive is None or cause < opened.replay_from else adaptive.in_force
+        kind: Kind
+        if closed_by is None:
+            kind, score = "early", float(scores.scores[events - 1])
+            raised = _RAISED[thresholds.severity(score)]
+            if raised <= session.alerted:
+                return None
+            # An event that crosses both thresholds at once gives one record, of the higher severity.
+            session.alerted |= raised
+        else:
+            kind, score = "final", scores.final
+            if adaptive is not None:
+                adaptive.learn(score)
+            if self._alerts_only and thresholds.severity(score) == "normal":
+                return None
+        if cause < opened.live_from:
+            return None
+        value, severity = self._encoder.encode(
+            partition,
+            session,
+            scores,
+            kind=kind,
+            closed_by=closed_by,
+            cause_offset=cause,
+            events=events,
+            score=score,
+            thresholds=thresholds,
+        )
+        self._metrics.scored(kind, severity)
+        return Output(severity, session.key.encode(), value, headers)
 
 
 def session_rules(settings: Settings, vocabulary: Vocabulary) -> SessionRules:
@@ -343,7 +370,3 @@ def _check_masks(settings: Settings, masks: Sequence[Mask]) -> None:
                 "checkpoint's own), or the same list"
             ]
         )
-
-
-def _cause(row: tuple[int, int, int, Output]) -> tuple[int, int, int]:
-    return row[:3]

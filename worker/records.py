@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import fsum
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 import orjson
 
@@ -25,8 +25,9 @@ Kind = Literal["early", "final"]
 Severity = Literal["normal", "warning", "critical"]
 Headers = list[tuple[str, bytes]]
 
+DECIMALS: Final = 6  # that a record shows of scores and surprises: a float32 has seven digits
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DECIMALS = 6  # of scores and surprises: a float32 has seven digits
 # Room that a message needs besides key, value and headers: lengths, and the frame of a batch of one.
 _MESSAGE_OVERHEAD_BYTES = 512
 
@@ -48,13 +49,26 @@ def _iso_second(seconds: int) -> str | None:
         return None
 
 
+class Thresholds(NamedTuple):
+    """The scores from which on a session is a warning and critical; `warning` is not above `critical`."""
+
+    warning: float
+    critical: float
+
+    def severity(self, score: float) -> Severity:
+        """The severity of a score, judged by the digits that a record shows of it."""
+        shown = round(score, DECIMALS)
+        if shown >= self.critical:
+            return "critical"
+        return "warning" if shown >= self.warning else "normal"
+
+
 class ScoreEncoder:
     """Makes the values of score records.
 
     Args:
         vocabulary: gives the templates' texts.
         checkpoint: digest of the checkpoint, "sha256:…".
-        warning, critical: thresholds; a score at or above one has that severity.
         top_events: how many of the most surprising events a record lists at most.
         worker: name of this worker, for the headers.
     """
@@ -64,25 +78,13 @@ class ScoreEncoder:
         *,
         vocabulary: Vocabulary,
         checkpoint: str,
-        warning: float,
-        critical: float,
         top_events: int,
         worker: str,
     ) -> None:
         self._vocabulary = vocabulary
-        self._warning = warning
-        self._critical = critical
         self._top_events = top_events
         self._worker = worker.encode()
-        self._thresholds = orjson.Fragment(orjson.dumps({"warning": warning, "critical": critical}))
         self._model = orjson.Fragment(orjson.dumps({"checkpoint": checkpoint, "vocabulary": vocabulary.sha256}))
-
-    def severity(self, score: float) -> Severity:
-        """The severity of a score, judged by the digits that a record shows of it."""
-        shown = round(score, _DECIMALS)
-        if shown >= self._critical:
-            return "critical"
-        return "warning" if shown >= self._warning else "normal"
 
     def encode(
         self,
@@ -95,6 +97,7 @@ class ScoreEncoder:
         cause_offset: int,
         events: int,
         score: float,
+        thresholds: Thresholds,
     ) -> tuple[bytes, Severity]:
         """The value of a score record and its severity.
 
@@ -107,21 +110,22 @@ class ScoreEncoder:
             cause_offset: offset of the record that caused this one.
             events: how many events the score is about, at least one.
             score: in [0, 1].
+            thresholds: in force when the cause was processed.
         """
         surprise = scores.surprises[:events].tolist()
         tokens, offsets, times = session.tokens, session.offsets, session.times
         top = sorted(range(events), key=surprise.__getitem__, reverse=True)[: self._top_events]
-        severity = self.severity(score)
+        severity = thresholds.severity(score)
         value = orjson.dumps(
             {
                 "schema": SCHEMA,
                 "session": session.key,
                 "kind": kind,
-                "score": round(score, _DECIMALS),
+                "score": round(score, DECIMALS),
                 "severity": severity,
-                "thresholds": self._thresholds,
+                "thresholds": _written(thresholds),
                 # An exact sum, so that the mean does not depend on how a sum is vectorised.
-                "surprise": round(fsum(surprise) / events, _DECIMALS),
+                "surprise": round(fsum(surprise) / events, DECIMALS),
                 "events": events,
                 "unknown_events": sum(token < N_SPECIAL for token in tokens[:events]),
                 "first_event_time": _event_time(times[0]),
@@ -131,7 +135,7 @@ class ScoreEncoder:
                     {
                         "offset": offsets[at],
                         "template": self._vocabulary.text(tokens[at]),
-                        "surprise": round(surprise[at], _DECIMALS),
+                        "surprise": round(surprise[at], DECIMALS),
                     }
                     for at in top
                 ],
@@ -151,6 +155,11 @@ class ScoreEncoder:
         """Who scored, and that it was now."""
         now = iso_time(time.time_ns() // 1_000_000) or ""
         return [("logmamba-worker", self._worker), ("logmamba-scored-at", now.encode())]
+
+
+@lru_cache(16)
+def _written(thresholds: Thresholds) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps(thresholds._asdict()))
 
 
 def dead_letter(

@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 
 from detector.vocabulary import Vocabulary
+from worker.adaptive import AdaptiveState
 from worker.decoder import Decoder
 from worker.errors import RunError, SnapshotError
 from worker.protocols import Committed, Message, Partition, TopicReader
@@ -34,13 +35,15 @@ class Start:
     Attributes:
         position: offset of the first record to read (P).
         live_from: outputs whose cause lies before this offset are already published (X).
-        state: the sessions open at `position`; None for none.
-        pointer: the snapshot that `state` came from.
+        sessions: those open at `position`; None for none.
+        thresholds: what adaptive thresholds had learnt at `position`; None for nothing.
+        pointer: the snapshot that these came from.
     """
 
     position: int
     live_from: int
-    state: SessionsState | None = None
+    sessions: SessionsState | None = None
+    thresholds: AdaptiveState | None = None
     pointer: SnapshotPointer | None = None
 
 
@@ -66,13 +69,16 @@ class StateStore:
         self._partitions: list[int] | None = None
         self._parts_written: dict[Partition, int] = {}
 
-    def messages(self, partition: Partition, position: int, state: SessionsState) -> list[Message]:
+    def messages(
+        self, partition: Partition, position: int, sessions: SessionsState, thresholds: AdaptiveState | None = None
+    ) -> list[Message]:
         """A snapshot as records for `Sink.send_snapshot`, all to one state partition."""
         snapshot = Snapshot(
             position=position,
             vocabulary=self._vocabulary.sha256,
             n_templates=len(self._vocabulary.templates),
-            sessions=state,
+            sessions=sessions,
+            thresholds=thresholds,
         )
         target = self._state_partition(partition)
         headers = [("logmamba-snapshot-position", str(position).encode())]
@@ -119,7 +125,7 @@ class StateStore:
             if pointer.position < low:
                 raise SnapshotError(f"its records since offset {pointer.position} are deleted; the oldest is {low}")
             snapshot = self._load(partition, pointer)
-            state = self._with_our_tokens(partition, snapshot, low)
+            sessions = self._with_our_tokens(partition, snapshot, low)
         except SnapshotError as error:
             return self._lost(partition, low, f"the snapshot cannot be used: {error}")
         _log.info(
@@ -127,10 +133,10 @@ class StateStore:
             partition=str(partition),
             committed=committed.offset,
             snapshot=pointer.position,
-            open_sessions=len(state.keys),
+            open_sessions=len(sessions.keys),
             seconds=round(time.monotonic() - began, 3),
         )
-        return Start(pointer.position, committed.offset, state, pointer)
+        return Start(pointer.position, committed.offset, sessions, snapshot.thresholds, pointer)
 
     def _lost(self, partition: Partition, low: int, reason: str) -> Start:
         if self._on_lost_offsets == "fail":

@@ -90,6 +90,7 @@ def _parsed(pipeline: Pipeline, scorer: Scorer, path: Path, done: ScoredFiles) -
     rows = read_sessions(path)
     sequences = list(event_tokens(scorer.vocabulary, rows.events))
     partition = partition_of(path)
+    pipeline.open(partition)
     for first in range(0, len(rows), _PARSED_BATCH):
         closed = []
         for row in range(first, min(first + _PARSED_BATCH, len(rows))):
@@ -106,3 +107,4 @@ def _parsed(pipeline: Pipeline, scorer: Scorer, path: Path, done: ScoredFiles) -
             closed.append(ClosedSession(session, row, "end_of_input", RANK_EXPIRED))
             done.lines += len(tokens)
         yield from pipeline.score_closed(partition, closed)
+    pipeline.drop(partition)

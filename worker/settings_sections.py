@@ -3,7 +3,7 @@
 A duration's attribute ends in `_ms` and is a whole number of milliseconds; its key in the file does not.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -161,9 +161,29 @@ class ModelSettings(Section):
     score_cache: Annotated[int, whole(0, 100_000_000)] = 100_000
 
 
-def _no_adaptive(value: object) -> None:
-    if value is not None:
-        raise ValueError("is not available: thresholds that follow the score distribution; allowed: null")
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """Thresholds follow the scores of a partition: about `target_rate` of its sessions are critical."""
+
+    target_rate: float
+
+
+_TARGET_RATES = (0.00001, 0.05)  # sessions of a block, in `worker.adaptive`: half a million to a hundred
+
+
+def _adaptive(value: object) -> Adaptive | None:
+    if value is None or isinstance(value, Adaptive):
+        return value
+    if not isinstance(value, dict) or set(value) != {"target_rate"}:
+        raise ValueError("is no way to adapt thresholds; allowed: null or {target_rate: …}")
+    least, most = _TARGET_RATES
+    try:
+        rate = float(value["target_rate"])
+    except (TypeError, ValueError, OverflowError):
+        rate = 0.0
+    if not least <= rate <= most:
+        refuse(Problem(("target_rate",), f"is not a number from {least:.5f} to {most}"))
+    return Adaptive(rate)
 
 
 class ScoringSettings(Section):
@@ -171,7 +191,11 @@ class ScoringSettings(Section):
 
     warning: Fraction = 0.7
     critical: Fraction = 0.95
-    adaptive: Annotated[None, PlainValidator(_no_adaptive)] = None
+    adaptive: Annotated[
+        Adaptive | None,
+        PlainValidator(_adaptive),
+        PlainSerializer(lambda adaptive: adaptive and asdict(adaptive), when_used="json"),
+    ] = None
     early: Flag = True
 
 

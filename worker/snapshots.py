@@ -7,7 +7,8 @@ same header but for its own number, so that damage, a missing part and a part of
 
     magic 8 bytes | format version uint16 | part uint32 | parts uint32 | SHA-256 of the whole stream 32 bytes
 
-Integers are big-endian. What is not a column (position, stream time, vocabulary) is metadata of the schema.
+Integers are big-endian. What is not a column (position, stream time, vocabulary, and what adaptive thresholds have
+learnt, where the partition has some) is metadata of the schema.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Final
 import numpy as np
 import orjson
 import pyarrow as pa
+from pydantic import ValidationError
 
+from worker.adaptive import AdaptiveState
 from worker.errors import SnapshotError
 from worker.sessions import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
 
@@ -39,16 +42,18 @@ _COLUMNS: Final = {  # with the types that each may have
 }
 _LEAST: Final = b"least"  # in a field's metadata: what is to be added to its integers
 _METADATA: Final = ("position", "stream_time", "vocabulary", "n_templates")
+_THRESHOLDS: Final = "thresholds"  # in the metadata of a partition with adaptive thresholds
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The open sessions of a partition when every record before `position` was processed."""
+    """A partition's open sessions, and its adaptive thresholds, when every record before `position` was processed."""
 
     position: int
     vocabulary: str  # "sha256:…", the vocabulary of the tokens
     n_templates: int  # templates in that vocabulary
     sessions: SessionsState
+    thresholds: AdaptiveState | None = None  # None: fixed ones
 
     @property
     def stream_time(self) -> int | None:
@@ -169,6 +174,8 @@ def _to_stream(snapshot: Snapshot) -> pa.Buffer:
         "vocabulary": snapshot.vocabulary,
         "n_templates": str(snapshot.n_templates),
     }
+    if snapshot.thresholds is not None:
+        metadata[_THRESHOLDS] = snapshot.thresholds.model_dump_json()
     batch = pa.record_batch(columns, schema=pa.schema(fields, metadata))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
@@ -209,7 +216,17 @@ def _from_stream(stream: bytes) -> Snapshot:
         vocabulary=metadata["vocabulary"],
         n_templates=int(metadata["n_templates"]),
         sessions=state,
+        thresholds=_thresholds(metadata.get(_THRESHOLDS)),
     )
+
+
+def _thresholds(written: str | None) -> AdaptiveState | None:
+    try:
+        return None if written is None else AdaptiveState.model_validate_json(written)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, ("thresholds", *problem["loc"])))
+        raise ValueError(f"its {where}: {problem['msg']}") from None
 
 
 def _narrowed(values: Column) -> tuple[pa.Array, int]:

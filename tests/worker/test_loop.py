@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -38,14 +40,14 @@ def filled(partitions: int = 1, repeat: int = 1) -> MemoryBroker:
     return broker
 
 
-def undisturbed(broker_of: Callable[[], MemoryBroker], *overrides: str) -> list[dict[str, object]]:
+def undisturbed(broker_of: Callable[[], MemoryBroker], *overrides: str) -> list[dict[str, Any]]:
     broker = broker_of()
     numbers = broker.partitions(INPUT)
     SmallWorker(broker, small_settings(*overrides), numbers).run([None] * 40)
     return by_partition(broker)
 
 
-def by_partition(broker: MemoryBroker) -> list[dict[str, object]]:
+def by_partition(broker: MemoryBroker) -> list[dict[str, Any]]:
     """Score records grouped by input partition, each group in the order of publication."""
     return sorted(outputs(broker), key=lambda record: record["source"]["partition"])
 
@@ -63,10 +65,16 @@ STEPS = st.lists(
 def test_crashes_aborts_and_rebalances_change_no_output(steps: list[str], partitions: int) -> None:
     expected = undisturbed(lambda: filled(partitions, repeat=3), *RULES)
     broker = filled(partitions, repeat=3)
+    run_with(steps, broker, *RULES)
+    assert by_partition(broker) == expected
+
+
+def run_with(steps: list[str], broker: MemoryBroker, *overrides: str) -> None:
+    """Workers, one after the other, until every record is processed."""
     clock = Clock()
     remaining = list(steps)
     while True:
-        small = SmallWorker(broker, small_settings(*RULES), broker.partitions(INPUT), clock)
+        small = SmallWorker(broker, small_settings(*overrides), broker.partitions(INPUT), clock)
         script: list[Callable[[], object] | None] = []
         ending = "stop"
         while remaining:
@@ -82,7 +90,6 @@ def test_crashes_aborts_and_rebalances_change_no_output(steps: list[str], partit
         else:
             small.run([None, *script, *[None] * 40])
             break
-    assert by_partition(broker) == expected
 
 
 def disturb(small: SmallWorker, step: str) -> None:
@@ -106,6 +113,60 @@ def disturb(small: SmallWorker, step: str) -> None:
         moved = list(source._positions)[:1]
         (source.revoke_next if step == "revoke" else source.lose_next).extend(moved)
         source.assign_next.extend(moved)
+
+
+ADAPTIVE = ("sessions.gap=600ms", "sessions.max_events=3", "scoring.adaptive={target_rate: 0.05}")
+
+
+def eventful(partitions: int = 2) -> MemoryBroker:
+    """Sessions that become more odd half-way; the thresholds of each partition change three times."""
+    broker, random = memory_broker(partitions), Random(0)
+    lines = 3_300 * partitions
+    for number in range(lines):
+        line = f"{random.choice('abcd')} {'odd' if random.random() < (0.2 if number < lines / 2 else 0.6) else 'read'}"
+        broker.append(Partition(INPUT, number % partitions), line.encode(), timestamp=number // partitions * 40)
+    return broker
+
+
+@cache
+def adapted() -> list[dict[str, Any]]:
+    return undisturbed(eventful, *ADAPTIVE, "worker.batch_records=1000")
+
+
+def test_records_show_adaptive_thresholds_that_change_from_one_output_to_the_next() -> None:
+    for number in (0, 1):
+        records = [record for record in adapted() if record["source"]["partition"] == number]
+        finals, changes = 0, []
+        for before, record in itertools.pairwise(records):
+            finals += before["kind"] == "final"
+            if record["thresholds"] != before["thresholds"]:
+                changes.append(finals)
+        assert changes == [500, 1000, 1100]
+        early = {(record["severity"], record["score"]) for record in records if record["kind"] == "early"}
+        assert ("warning", 0.5) in early, "below the fixed thresholds"
+        assert ("critical", 1.0) in early
+
+
+@pytest.mark.parametrize("size", [3, 100, 6000])
+def test_adaptive_thresholds_do_not_depend_on_batches(size: int) -> None:
+    broker = eventful()
+    small = SmallWorker(broker, small_settings(*ADAPTIVE, f"worker.batch_records={size}"), (0, 1))
+    small.run([None] * (6_600 // size + 5))
+    assert by_partition(broker) == adapted()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS, st.sampled_from(["100ms", "1h"]))
+def test_crashes_aborts_and_rebalances_change_no_adaptive_threshold(steps: list[str], interval: str) -> None:
+    broker = eventful()
+    run_with(steps, broker, *ADAPTIVE, "worker.batch_records=200", f"state.snapshot_interval={interval}")
+    assert by_partition(broker) == adapted()
+
+
+def test_what_is_published_with_adaptive_thresholds_changes_none_of_them() -> None:
+    broker = eventful()
+    SmallWorker(broker, small_settings(*ADAPTIVE, "output.include=alerts"), (0, 1)).run([None] * 5)
+    assert by_partition(broker) == [record for record in adapted() if record["severity"] != "normal"]
 
 
 @pytest.mark.parametrize("step", ["revoke amid a batch", "lose amid a batch"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from detector.vocabulary import UNK, Vocabulary
 from worker.decoder import DeadLetter, Records
 from worker.protocols import Partition
-from worker.records import Kind, ScoreEncoder, dead_letter, iso_time
+from worker.records import Kind, ScoreEncoder, Thresholds, dead_letter, iso_time
 from worker.sessions import NO_TIME, ClosedBy, Session, SessionRules, Sessions
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "config" / "score-record.schema.json").read_text(encoding="utf-8"))
@@ -23,6 +23,7 @@ VOCABULARY = Vocabulary(("opened <*>", "closed <*>"))
 OPENED, CLOSED = 3, 4
 CHECKPOINT = f"sha256:{'c' * 64}"
 PARTITION = Partition("raw-logs", 3)
+THRESHOLDS = Thresholds(warning=0.7, critical=0.95)
 RULES = SessionRules(
     gap_ms=None, max_age_ms=None, max_events=10**6, max_open=10, max_future_skew_ms=0, end_tokens=frozenset()
 )
@@ -47,9 +48,7 @@ def session_of(tokens: list[int], offsets: list[int], times: list[int], key: str
 
 
 def encoder(top_events: int = 2) -> ScoreEncoder:
-    return ScoreEncoder(
-        vocabulary=VOCABULARY, checkpoint=CHECKPOINT, warning=0.7, critical=0.95, top_events=top_events, worker="blue"
-    )
+    return ScoreEncoder(vocabulary=VOCABULARY, checkpoint=CHECKPOINT, top_events=top_events, worker="blue")
 
 
 def encode(
@@ -61,6 +60,7 @@ def encode(
     score: float = 0.5,
     events: int | None = None,
     top_events: int = 2,
+    thresholds: Thresholds = THRESHOLDS,
 ) -> tuple[bytes, str]:
     return encoder(top_events).encode(
         PARTITION,
@@ -71,6 +71,7 @@ def encode(
         cause_offset=320,
         events=len(session.tokens) if events is None else events,
         score=score,
+        thresholds=thresholds,
     )
 
 
@@ -153,10 +154,17 @@ def test_every_record_fits_the_schema_and_lists_its_most_surprising_events(
 def test_severity_goes_by_the_score_as_it_is_shown(score: float, severity: str) -> None:
     value, found = encode(SESSION, SURPRISES, score=score)
     record = validate(value)
-    assert record["severity"] == found == encoder().severity(score) == severity
+    assert record["severity"] == found == THRESHOLDS.severity(score) == severity
     shown = record["score"]
     assert isinstance(shown, float)
     assert (shown >= 0.7) == (severity != "normal")
+
+
+def test_a_record_shows_the_thresholds_that_it_was_judged_by() -> None:
+    for thresholds, severity in ((Thresholds(0.5, 0.75), "critical"), (Thresholds(0.800001, 1.0), "normal")):
+        record = validate(encode(SESSION, SURPRISES, score=0.8, thresholds=thresholds)[0])
+        assert record["thresholds"] == thresholds._asdict()
+        assert record["severity"] == severity
 
 
 def test_a_session_without_times_has_none() -> None:

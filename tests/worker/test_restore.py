@@ -1,4 +1,6 @@
-"""Coming back: what a restart reads again costs no scoring, and what snapshots cost the running worker is bounded."""
+"""Coming back: what a restart reads again costs no scoring, unless thresholds have to learn from it; and what snapshots
+cost the running worker is bounded.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ from tests.worker.small_worker import (
     outputs,
 )
 from tests.worker.small_worker import settings as small_settings
+from worker.adaptive import AdaptiveState
 from worker.decoder import Decoder, Records
 from worker.errors import RunError
 from worker.memory import MemoryBroker
@@ -67,6 +70,37 @@ def test_a_batch_that_ends_the_replay_scores_only_what_closes_from_the_committed
     found = pipeline.process([Records(INPUT, 0, [0, 1, 2, 3], lines, None, None, None)])
     assert [output.key for output in found] == [b"b"]
     assert scorer.asked == [["<*> open", "<*> odd"]]
+
+
+def test_a_replay_with_adaptive_thresholds_learns_from_what_closes_and_publishes_nothing() -> None:
+    use = small_settings("sessions.max_events=2", "scoring.adaptive={target_rate: 0.05}")
+    lines: list[bytes | None] = [b"a open", b"a read", b"", b"b odd", b"b odd", b"c odd"]
+    records = Records(INPUT, 0, [*range(6)], lines, None, None, None)
+    live, replaying = (Pipeline(use, OddScorer(), Metrics()) for _ in range(2))
+    live.open(P0)
+    replaying.open(P0, position=0, live_from=6)
+    severities = [output.severity for output in live.process([records])]
+    assert severities == [None, "normal", "critical", "critical", "critical"]
+    assert replaying.process([records]) == []
+    assert replaying.state(P0) == live.state(P0)
+    _, thresholds = replaying.state(P0)
+    assert thresholds is not None
+    assert thresholds.highest == (0.0, 1.0)
+
+
+def test_events_that_nobody_looked_at_before_the_thresholds_were_adaptive_are_judged_by_the_fixed_ones() -> None:
+    fixed = ("scoring.warning=0.45", "scoring.critical=0.9")
+    before = Pipeline(small_settings(*fixed, "scoring.early=false"), OddScorer(), Metrics())
+    before.open(P0)
+    before.process([Records(INPUT, 0, [0, 1], [b"a read", b"a odd"], None, None, None)])
+    sessions, _ = before.state(P0)
+    learnt = AdaptiveState(
+        checkpoint=OddScorer.checkpoint, target_rate=0.05, sessions=0, highest=(), proposed=((0.6, 0.95),) * 9
+    )
+    pipeline = Pipeline(small_settings(*fixed, "scoring.adaptive={target_rate: 0.05}"), OddScorer(), Metrics())
+    pipeline.open(P0, 2, 2, sessions, learnt)
+    # Event 1 has a score of 0.5, a warning once; event 2 one of 0.67, a warning now.
+    assert pipeline.process([Records(INPUT, 0, [2], [b"a odd"], None, None, None)]) == []
 
 
 REORDERED = Vocabulary((*VOCABULARY.templates[2:], *VOCABULARY.templates[:2]))
@@ -177,10 +211,10 @@ def test_parts_of_a_fenced_worker_between_those_of_a_snapshot_are_passed_over() 
         broker.append(place, part.value, part.key, committed=part not in theirs)
     pointer = store.pointer(P0, 40, first, len(ours))
     start = store.start(P0, Committed(50, pointer.to_metadata()))
-    assert start.state is not None
+    assert start.sessions is not None
     assert (start.position, start.live_from) == (40, 50)
-    assert start.state.keys == noisy_sessions(40).keys
-    assert np.array_equal(start.state.tokens, noisy_sessions(40).tokens)
+    assert start.sessions.keys == noisy_sessions(40).keys
+    assert np.array_equal(start.sessions.tokens, noisy_sessions(40).tokens)
 
 
 def noisy_sessions(seed: int) -> SessionsState:

@@ -17,6 +17,7 @@ from worker.settings import (
     TimestampPattern,
     load_settings,
 )
+from worker.settings_sections import Adaptive
 
 CONFIG = Path(__file__).parents[2] / "config"
 
@@ -166,6 +167,27 @@ def test_an_override_whose_value_is_not_yaml_is_refused(tmp_path: Path) -> None:
     assert only_error(tmp_path, "", "input.topics=[a").startswith("--set input.topics: the value is not valid YAML: ")
 
 
+@pytest.mark.parametrize("written", ["0.001", "1e-3", "'0.001'", "'${RATE}'"])
+def test_adaptive_thresholds_have_a_rate(tmp_path: Path, written: str) -> None:
+    settings = load(tmp_path, f"scoring: {{adaptive: {{target_rate: {written}}}}}", RATE="0.001")
+    assert settings.scoring.adaptive == Adaptive(target_rate=0.001)
+    assert load(tmp_path, yaml.safe_dump(settings.describe())) == settings
+
+
+@pytest.mark.parametrize("written", ["{}", "true", "0.001", "{rate: 0.001}", "{target_rate: 0.001, window: 5}"])
+def test_adaptive_thresholds_have_nothing_but_a_rate(tmp_path: Path, written: str) -> None:
+    error = only_error(tmp_path, f"scoring: {{adaptive: {written}}}")
+    assert error.startswith("scoring.adaptive: ")
+    assert error.endswith(" is no way to adapt thresholds; allowed: null or {target_rate: …}")
+
+
+@pytest.mark.parametrize("rate", ["0", "0.000009", "0.051", "-0.001", ".nan", "true", "null", "often", "[0.001]"])
+def test_a_rate_out_of_range_is_refused(tmp_path: Path, rate: str) -> None:
+    error = only_error(tmp_path, f"scoring: {{adaptive: {{target_rate: {rate}}}}}")
+    assert error.startswith("scoring.adaptive.target_rate: ")
+    assert error.endswith(" is not a number from 0.00001 to 0.05")
+
+
 def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp_path: Path) -> None:
     errors = errors_of(
         tmp_path,
@@ -176,7 +198,7 @@ def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp
         sessions: {gap: 10 parsecs, max_evnts: 3, key: {regex: '(a'}}
         tokenizer: {masks: [{pattern: a, name: b}, {pattern: a}]}
         model: 5
-        scoring: {warning: 0.9, critical: 0.8, adaptive: {target_rate: 0.001}, early: maybe}
+        scoring: {warning: 0.9, critical: 0.8, adaptive: {target_rate: 1}, early: maybe}
         output: {topic: same, dead_letter_topic: same}
         worker: {processes: 4, batch_records: 0}
         observability: {port: 70000}
@@ -198,7 +220,7 @@ def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp
         "sessions.max_evnts: is not a setting; did you mean sessions.max_events?",
         "tokenizer.masks[1].name: is missing",
         "model: 5 is not a mapping; allowed: checkpoint, device, precision, ",
-        "scoring.adaptive: {target_rate: 0.001} is not available: ",
+        "scoring.adaptive.target_rate: 1 is not a number from 0.00001 to 0.05",
         "scoring.early: 'maybe' is not true or false",
         "state.snapshot_interval: 'soon' is not a duration; allowed: a number with ms, s, m, h or d",
         "worker.processes: 4 is not available: a worker is one process; allowed: 1",

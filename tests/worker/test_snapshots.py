@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.adaptive import AdaptiveState
 from worker.errors import SnapshotError
 from worker.sessions import NO_TIME, Column, SessionsState
 from worker.snapshots import Snapshot, SnapshotPointer, decode, encode
@@ -73,16 +74,28 @@ def example(sessions: int = 40, position: int = 4711) -> Snapshot:
     )
 
 
+scores = st.floats(0, 1)
+adaptive = st.builds(
+    AdaptiveState,
+    checkpoint=st.just("sha256:one"),
+    target_rate=st.floats(0.00001, 0.05),
+    sessions=st.integers(0, 500_000),
+    highest=st.lists(scores, max_size=50).map(tuple),
+    proposed=st.lists(st.tuples(scores, scores), max_size=9).map(tuple),
+)
+
+
 @given(
     sessions=states(),
     position=st.integers(0, 2**63 - 1),
     n_templates=st.integers(0, 100_000),
+    thresholds=st.none() | adaptive,
     max_part_bytes=st.integers(HEADER_BYTES + 1, 5000),
 )
 def test_a_snapshot_in_parts_of_any_size_comes_back_as_it_was(
-    sessions: SessionsState, position: int, n_templates: int, max_part_bytes: int
+    sessions: SessionsState, position: int, n_templates: int, thresholds: AdaptiveState | None, max_part_bytes: int
 ) -> None:
-    snapshot = Snapshot(position, VOCABULARY, n_templates, sessions)
+    snapshot = Snapshot(position, VOCABULARY, n_templates, sessions, thresholds)
     parts = encode(snapshot, max_part_bytes)
     assert all(len(part) <= max_part_bytes for part in parts)
     assert decode(parts) == snapshot
@@ -192,6 +205,7 @@ def test_a_snapshot_whose_content_was_written_wrongly_is_refused() -> None:
     assert decode([resealed(stream_of(batch))]) == example()
 
     without_vocabulary = {key: value for key, value in batch.schema.metadata.items() if key != b"vocabulary"}
+    no_thresholds = batch.schema.metadata | {b"thresholds": b'{"checkpoint": 1}'}
     shorter = pa.array([tokens[:1] for tokens in batch["tokens"].to_pylist()], pa.large_list(pa.int64()))
     damaged = {
         "IpcMessage|continuation|Invalid|read": b"x" * 100,
@@ -200,6 +214,7 @@ def test_a_snapshot_whose_content_was_written_wrongly_is_refused() -> None:
         "its columns are keys large_string$": stream_of(batch.select(["keys"])),
         "its metadata lacks vocabulary": stream_of(batch.replace_schema_metadata(without_vocabulary)),
         "not there": stream_of(batch.set_column(1, batch.schema.field("opened_at").remove_metadata(), batch[1])),
+        "its thresholds.checkpoint: .*valid string": stream_of(batch.replace_schema_metadata(no_thresholds)),
         "invalid literal": stream_of(batch.replace_schema_metadata(batch.schema.metadata | {b"position": b"?"})),
         "not as many tokens as offsets as times": stream_of(batch.set_column(5, batch.schema.field("tokens"), shorter)),
     }
