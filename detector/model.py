@@ -160,24 +160,26 @@ class Mamba3Layer(nn.Module):
         dt = _softplus(dt_raw.to(wide) + self.dt_bias)
         a_raw = a_raw.to(wide)
         decay_rate = a_raw.clamp(min=0) + 1 / (1 - a_raw.clamp(max=0))
-        y, _ = mamba3_mimo(
-            C=self.C_norm(C.view(T, R, N)),
-            B=self.B_norm(B.view(T, R, N)),
-            x=x.view(T, H, P),
-            z=z.view(T, H, P),
-            adt=-decay_rate.clamp(min=_A_FLOOR) * dt,
-            dt=dt,
-            trap=trap,
-            angles=angles,
-            C_bias=self.C_bias,
-            B_bias=self.B_bias,
-            mimo_x=self.mimo_x,
-            mimo_z=self.mimo_z,
-            mimo_o=self.mimo_o,
-            D=self.D,
-            cu_seqlens=cu_seqlens,
-            backend=backend,
-        )
+        # Under autocast the projection is in bfloat16; the operation decides for itself what it sums in float32.
+        with torch.autocast(u.device.type, enabled=False):
+            y, _ = mamba3_mimo(
+                C=self.C_norm(C.view(T, R, N)),
+                B=self.B_norm(B.view(T, R, N)),
+                x=x.view(T, H, P),
+                z=z.view(T, H, P),
+                adt=-decay_rate.clamp(min=_A_FLOOR) * dt,
+                dt=dt,
+                trap=trap,
+                angles=angles,
+                C_bias=self.C_bias,
+                B_bias=self.B_bias,
+                mimo_x=self.mimo_x,
+                mimo_z=self.mimo_z,
+                mimo_o=self.mimo_o,
+                D=self.D,
+                cu_seqlens=cu_seqlens,
+                backend=backend,
+            )
         return _product(y.flatten(1), self.out_proj.weight)
 
 
@@ -263,7 +265,8 @@ class DetectorModel(nn.Module):
 
         Args:
             tokens: int64 (T,); a negative one is an unknown line that carries its text (`detector.text`).
-            cu_seqlens: int32 (n + 1,), where each sequence starts and, last, T; sequences may be empty.
+            cu_seqlens: int32 (n + 1,), where each sequence starts and, last, T; sequences may be empty. On the CPU or
+                where the tokens are, from where it takes a transfer.
             unknown_mask: bool (T,); these tokens are embedded as unknown lines with their template's text.
             backend: of `kernels.mamba3_mimo`.
 
@@ -273,7 +276,7 @@ class DetectorModel(nn.Module):
         T = tokens.numel()
         filling = -T % _BLOCK
         tokens = functional.pad(tokens, (0, filling), value=BOS)
-        packing = Packing.of(functional.pad(cu_seqlens, (0, 1), value=T + filling))
+        packing = Packing.of(functional.pad(cu_seqlens, (0, 1), value=T + filling), tokens.device)
         if unknown_mask is not None:
             unknown_mask = functional.pad(unknown_mask, (0, filling), value=False)
         u = self._embed(tokens, unknown_mask)

@@ -1,7 +1,7 @@
 """Training a detector: next-token prediction, the classifier where labels exist, calibration, checkpoint."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import importlib.metadata
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,13 +11,16 @@ import torch
 from detector import checkpoint
 from detector.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.checkpoint import TrainingRecord
-from detector.errors import TrainingError
+from detector.errors import DeviceError, TrainingError
 from detector.inference import Backend
 from detector.metrics import Detection, average_precision
 from detector.model import DetectorModel, ModelConfig
-from detector.scorer import resolve_device
-from detector.stages import Stage, Trainer, TrainingOptions, TrainingProgress
+from detector.scorer import Precision, resolve_device
+from detector.stages import Trainer
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
+from detector.training_loop import TrainingProgress
+from detector.training_options import Stage, TrainingOptions
+from detector.training_state import TrainingState
 from detector.vocabulary import Vocabulary
 
 __all__ = [
@@ -40,26 +43,38 @@ _DEFAULTS = TrainingOptions()
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained and calibrated model."""
+    """A trained and calibrated model.
+
+    Attributes:
+        model: in evaluation mode, float32, on the CPU.
+        vocabulary: of its tokens.
+        calibration: of its scores.
+        record: where it comes from.
+        state: of the training that made it, where that was kept.
+    """
 
     model: DetectorModel
     vocabulary: Vocabulary
     calibration: Calibration
     record: TrainingRecord
+    state: TrainingState | None = None
 
     def save(self, directory: Path) -> str:
-        """Write the checkpoint and return its digest.
+        """Write the checkpoint and return its digest; the training's state is no longer needed and removed.
 
         Raises:
             CheckpointError: as `detector.checkpoint.save`.
         """
-        return checkpoint.save(
+        digest = checkpoint.save(
             directory,
             model=self.model,
             vocabulary=self.vocabulary,
             calibration=self.calibration,
             training=self.record,
         )
+        if self.state is not None:
+            self.state.remove()
+        return digest
 
 
 def train(
@@ -69,12 +84,14 @@ def train(
     size: Size | ModelConfig = "tiny",
     seed: int = 0,
     device: str = "auto",
+    precision: Precision = "auto",
     kernels: Backend = "auto",
     options: TrainingOptions = _DEFAULTS,
     validation: TrainingSessions | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
+    state: Path | None = None,
 ) -> Trained:
-    """Train a model; the same arguments on the same machine give the same weights.
+    """Train a model; the same arguments on the same machine give the same weights, killed in between or not.
 
     (Not so the reference kernels on a GPU: PyTorch adds some of their gradients up there in no fixed order.)
 
@@ -88,29 +105,44 @@ def train(
         size: of the model, a preset or the sizes themselves.
         seed: of initial weights, order and the validation split.
         device: as for the scorer.
+        precision: of activations and matrix products; weights, gradients and validation are float32. "auto" is bfloat16
+            on a GPU that has it, else float32.
         kernels: as for the scorer.
         options: how long and how fast.
         validation: sessions to stop and calibrate by; none: a share of `sessions`.
         progress: called every few steps.
+        state: a file that the training is saved to after each validation. Where it is already there, this training goes
+            on from it. Saving the result removes it.
 
     Raises:
-        TrainingError: there are too few sessions, a token is beyond the vocabulary, or training diverged.
-        DeviceError: the device or kernels are not available here.
+        TrainingError: there are too few sessions, a token is beyond the vocabulary, training diverged, or the state is
+            damaged, of another training or cannot be written.
+        DeviceError: the device, precision or kernels are not available here.
     """
     fitting, held_out = _parts(sessions, validation, options.validation_share, seed)
     for part in (fitting, held_out):
         _check_tokens(part, vocabulary)
     classifier = _enough_labels(fitting, held_out)
     target = resolve_device(device)
-    with _seeded(seed, target):
-        config = size if isinstance(size, ModelConfig) else ModelConfig.preset(size, len(vocabulary))
-        model = DetectorModel(config, torch.from_numpy(vocabulary.template_features())).to(target)
-        trainer = Trainer(model, held_out, kernels=kernels, options=options, seed=seed, progress=progress)
-        trainer.inference().check()
-        steps_after = options.steps("classifier", fitting) if classifier else 0
-        trainer.next_token(fitting.select(fitting.labels != ANOMALOUS), steps_after=steps_after)
-        if classifier:
-            trainer.classifier(fitting)
+    config = size if isinstance(size, ModelConfig) else ModelConfig.preset(size, len(vocabulary))
+    identity = _identity(fitting, held_out, vocabulary, config, seed, options)
+    saved = None if state is None else TrainingState(state, identity)
+    model = _initial(config, vocabulary, seed).to(target)
+    trainer = Trainer(
+        model,
+        held_out,
+        kernels=kernels,
+        precision=_training_dtype(precision, target),
+        options=options,
+        seed=seed,
+        progress=progress,
+        state=saved,
+    )
+    trainer.inference().check()
+    steps_after = options.steps("classifier", fitting) if classifier else 0
+    trainer.next_token(fitting.select(fitting.labels != ANOMALOUS), steps_after=steps_after)
+    if classifier:
+        trainer.classifier(fitting)
     statistics = trainer.statistics()
     calibration = Calibration.fit(statistics, classifier=classifier)
     record = TrainingRecord(
@@ -122,7 +154,7 @@ def train(
         events=int(sessions.counts @ sessions.lengths),
         metrics=validation_metrics(calibration, statistics),
     )
-    return Trained(model.cpu(), vocabulary, calibration, record)
+    return Trained(model.cpu(), vocabulary, calibration, record, saved)
 
 
 def validation_metrics(calibration: Calibration, statistics: SessionStatistics) -> dict[str, float]:
@@ -185,9 +217,39 @@ def _check_tokens(sessions: TrainingSessions, vocabulary: Vocabulary) -> None:
             raise TrainingError(f"token {int(events.max())} is beyond the vocabulary of {len(vocabulary)} tokens")
 
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Initial weights and masks depend on the seed alone, and the caller's generators stay as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+def _initial(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> DetectorModel:
+    """The model before training: its weights depend on the seed alone, and the caller's generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        yield
+        return DetectorModel(config, torch.from_numpy(vocabulary.template_features()))
+
+
+def _training_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision == "float32":
+        return torch.float32
+    missing = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "auto":
+        return torch.float32 if missing or device.type == "cpu" else torch.bfloat16
+    if missing:
+        raise DeviceError(f"precision bfloat16 is not available on {torch.cuda.get_device_name(device)}")
+    return torch.bfloat16
+
+
+def _identity(
+    fitting: TrainingSessions,
+    held_out: TrainingSessions,
+    vocabulary: Vocabulary,
+    config: ModelConfig,
+    seed: int,
+    options: TrainingOptions,
+) -> dict[str, object]:
+    """All that decides what a training comes to, but for the last digits, which device and precision change."""
+    return {
+        "version": importlib.metadata.version("logmamba"),
+        "seed": seed,
+        "options": asdict(options),
+        "model": asdict(config),
+        "vocabulary": vocabulary.sha256,
+        "sessions": fitting.fingerprint(),
+        "validation sessions": held_out.fingerprint(),
+    }

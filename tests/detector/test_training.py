@@ -159,8 +159,24 @@ def test_progress_names_stage_losses_and_time_left() -> None:
         assert of_stage[-1].validation_loss is not None
         assert sum(report.validation_loss is not None for report in of_stage) >= 3
         assert all(np.isfinite(report.loss) and report.seconds_left >= 0 for report in of_stage)
+        rates = [report.learning_rate for report in of_stage]
+        assert 0 < rates[-1] < 0.05 * max(rates)
+        assert max(rates) <= options.learning_rate
     assert reports[0].seconds_left > 0
     assert reports[-1].seconds_left == 0
+    for name in ("tokens", "seconds"):
+        values = [getattr(report, name) for report in reports]
+        assert values == sorted(set(values))
+    assert all(report.tokens_per_s > 0 for report in reports)
+    assert all(2**20 < report.peak_memory_bytes < 2**40 for report in reports)
+
+
+def test_progress_counts_the_tokens_of_every_batch_with_begin_and_end() -> None:
+    reports: list[TrainingProgress] = []
+    data = TrainingSessions.of([np.array([OPEN, READ + n % 3, CLOSE]) for n in range(60)])
+    options = TrainingOptions(next_token_steps=20, passes=0, batch_tokens=5)
+    train(data, VOCABULARY, size=SMALL, device="cpu", options=options, progress=reports.append)
+    assert [(report.step, report.tokens) for report in reports if report.step % 10 == 0] == [(10, 50), (20, 100)]
 
 
 def test_a_stage_ends_when_the_validation_loss_no_longer_falls() -> None:
@@ -237,6 +253,21 @@ def test_sessions_without_a_label_teach_what_is_normal_but_not_what_is_anomalous
     assert trained.record.anomalous == int((labels == 1).sum())
 
 
+def test_a_few_labels_among_unlabelled_sessions_are_enough_to_tell_faults_apart(tmp_path: Path) -> None:
+    # Faults among the unlabelled sessions too, as rare as in a real log.
+    data = sessions(600, 60, seed=11)
+    labels = np.full(len(data), -1, dtype=np.int8)
+    for label, count in ((0, 40), (1, 45)):
+        labels[np.flatnonzero(data.labels == label)[:count]] = label
+    trained = train(TrainingSessions.of(data.sequences, labels), VOCABULARY, size=SMALL, device="cpu", options=QUICK)
+    rng = np.random.default_rng(12)
+    fresh = [normal(rng) for _ in range(40)] + [faulty(rng) for _ in range(40)]
+    finals = np.array([scores.final for scores in scored(trained, tmp_path / "model", fresh)])
+    assert trained.record.mode == "labelled"
+    assert (finals[:40] < 0.5).all()
+    assert (finals[40:] >= 0.7).all()
+
+
 def test_given_validation_sessions_are_the_ones_that_calibrate() -> None:
     options = TrainingOptions(next_token_steps=2, passes=0)
     held_out = sessions(30, 0, seed=9)
@@ -274,9 +305,10 @@ def test_kernels_that_are_not_there_are_refused_before_training() -> None:
         train(sessions(30, 0, seed=1), VOCABULARY, size=SMALL, device="cpu", kernels="cuda")  # type: ignore[arg-type]
 
 
-def test_diverging_training_is_an_error_and_not_a_checkpoint() -> None:
-    options = TrainingOptions(next_token_steps=50, learning_rate=1e30, clip_norm=1e30)
-    with pytest.raises(TrainingError, match="training diverged: the loss of stage next_token is nan"):
+@pytest.mark.parametrize(("steps", "found"), [(50, "loss of stage next_token is nan"), (1, "validation loss of stage")])
+def test_diverging_training_is_an_error_and_not_a_checkpoint(steps: int, found: str) -> None:
+    options = TrainingOptions(next_token_steps=steps, passes=0, learning_rate=1e30, clip_norm=1e30)
+    with pytest.raises(TrainingError, match=f"training diverged: the {found}"):
         train(sessions(60, 0, seed=1), VOCABULARY, size=SMALL, device="cpu", options=options)
 
 

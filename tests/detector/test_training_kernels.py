@@ -7,6 +7,7 @@ import torch
 
 from detector.inference import Backend
 from detector.model import ModelConfig
+from detector.scorer import Precision
 from detector.training import Trained, TrainingOptions, TrainingProgress, train
 from tests.detector.test_training import VOCABULARY, sessions
 
@@ -14,7 +15,9 @@ from tests.detector.test_training import VOCABULARY, sessions
 SMALL = ModelConfig(len(VOCABULARY), d_model=16, n_layers=1, d_state=16, headdim=16, mimo_rank=2)
 
 
-def trained(device: torch.device, kernels: Backend, *, steps: int) -> tuple[Trained, list[float]]:
+def trained(
+    device: torch.device, kernels: Backend, *, steps: int, precision: Precision = "float32"
+) -> tuple[Trained, list[float]]:
     """A training of so many steps, and the validation losses on the way."""
     losses: list[float] = []
 
@@ -26,22 +29,35 @@ def trained(device: torch.device, kernels: Backend, *, steps: int) -> tuple[Trai
         next_token_steps=steps, passes=0, batch_tokens=80, learning_rate=0.03, validations=steps, patience=steps
     )
     data = sessions(26, 0, seed=4, labelled=False)
-    result = train(data, VOCABULARY, size=SMALL, device=str(device), kernels=kernels, options=options, progress=note)
+    result = train(
+        data,
+        VOCABULARY,
+        size=SMALL,
+        device=str(device),
+        kernels=kernels,
+        precision=precision,
+        options=options,
+        progress=note,
+    )
     return result, losses
 
 
 # Rows that fill a batch up belong to no session and compute with what they find.
 @pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning")
-def test_triton_kernels_learn_what_the_reference_learns(device: torch.device) -> None:
-    _, losses = trained(device, "triton", steps=4)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 1e-2)])
+def test_triton_kernels_learn_what_the_reference_learns(
+    device: torch.device, precision: Precision, tolerance: float
+) -> None:
+    _, losses = trained(device, "triton", steps=4, precision=precision)
     _, expected = trained(device, "reference", steps=4)
-    assert losses == pytest.approx(expected, rel=1e-3)
+    assert losses == pytest.approx(expected, rel=tolerance)
     assert losses[3] < 0.9 * losses[0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_same_seed_gives_the_same_weights_on_a_gpu() -> None:
-    (first, _), (second, _) = (trained(torch.device("cuda"), "auto", steps=10) for _ in range(2))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_seed_gives_the_same_weights_on_a_gpu(precision: Precision) -> None:
+    (first, _), (second, _) = (trained(torch.device("cuda"), "auto", steps=10, precision=precision) for _ in range(2))
     for name, weight in first.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name]), name
     assert first.calibration == second.calibration

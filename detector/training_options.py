@@ -1,0 +1,50 @@
+"""How long and how fast to train."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from detector.training_data import TrainingSessions
+
+Stage = Literal["next_token", "classifier"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How long and how fast to train; the defaults suit ten thousand sessions of a few dozen events.
+
+    Attributes:
+        next_token_steps: most optimiser steps of the first stage.
+        classifier_steps: most optimiser steps of the second.
+        passes: both are raised, if need be, to this many passes over the distinct sessions.
+        batch_tokens: tokens in a step, BOS and EOS included.
+        learning_rate: peak, after a linear warm-up over the first 5 % of a stage; then a cosine down to 1 %.
+        weight_decay: of matrices; vectors have none.
+        clip_norm: the gradient's norm is cut to this.
+        unknown_rate: share of input events that are shown as unknown lines.
+        prefix_weight: of the class loss after the events, beside 1 at the end.
+        next_token_weight: of the next-token loss in the classifier stage.
+        validation_share: of the sessions, where no validation sessions are given.
+        validations: how often a stage looks at the validation sessions.
+        patience: a stage ends after so many validations in a row without a better loss.
+    """
+
+    next_token_steps: int = 600
+    classifier_steps: int = 400
+    passes: int = 2
+    batch_tokens: int = 2048
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    unknown_rate: float = 0.02
+    prefix_weight: float = 0.2
+    next_token_weight: float = 0.5
+    validation_share: float = 0.2
+    validations: int = 12
+    patience: int = 4
+
+    def steps(self, stage: Stage, sessions: TrainingSessions) -> int:
+        """Most steps of a stage on these sessions, equal ones merged."""
+        asked = self.next_token_steps if stage == "next_token" else self.classifier_steps
+        tokens = int(sessions.lengths.sum()) + 2 * len(sessions)
+        return max(asked, self.passes * -(-tokens // self.batch_tokens))

@@ -1,0 +1,134 @@
+"""`logmamba train`: what it leaves beside the checkpoint, and what happens when it was killed."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from detector.errors import CheckpointError, TrainingError
+from worker.settings import Settings, load_settings
+from worker.train import train_checkpoint
+
+# The command line, killed when it has saved its training for the third time.
+KILLS_ITSELF = """
+import os, signal, sys
+from worker.cli import main
+
+rename, saves = os.replace, 0
+
+def struck(*paths):
+    global saves
+    rename(*paths)
+    saves += 1
+    if saves == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = struck
+main()
+"""
+
+_DEFAULTS = Settings()
+
+
+@pytest.fixture
+def parsed(tmp_path: Path) -> Path:
+    rows = [f"s{number}\t{number % 7 == 0:d}\t5 22 5 11 {'9 9' if number % 7 else '7 7'}" for number in range(300)]
+    path = tmp_path / "sessions.tsv"
+    path.write_text("session_id\tlabel\tevents\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def train(parsed: Path, output: Path, *, steps: int = 24, restart: bool = False, settings: Settings = _DEFAULTS) -> str:
+    """What the console shows."""
+    shown = io.StringIO()
+    console = Console(file=shown, width=200)
+    train_checkpoint(
+        settings, [parsed], None, output, seed=0, size="tiny", steps=steps, restart=restart, console=console
+    )
+    return shown.getvalue()
+
+
+def reports(output: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path(f"{output}.training.jsonl").read_text().splitlines()]
+
+
+def test_a_killed_training_is_refused_to_other_options_and_taken_up_or_started_over_by_the_same_command(
+    tmp_path: Path, parsed: Path
+) -> None:
+    output = tmp_path / "model"
+    arguments = ["train", "--input", str(parsed), "--output", str(output), "--steps", "24"]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS_ITSELF, *arguments], capture_output=True, check=False, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed = reports(output)
+    assert [report["step"] for report in killed] == [2, 4]
+    assert not output.exists()
+
+    state = Path(f"{output}.training")
+    left_behind = state.read_bytes()
+    with pytest.raises(
+        TrainingError, match=r"model.training is the state of another training \(options.next_token_steps"
+    ):
+        train(parsed, output, steps=25)
+    assert state.read_bytes() == left_behind
+
+    shown = train(parsed, output)
+    assert "went on from a killed training" in shown
+    assert not state.exists()
+    both = reports(output)
+    assert both[:2] == killed
+    assert [report["step"] for report in both[2:5]] == [8, 10, 12]
+    digest = shown.split("checkpoint ")[-1]
+
+    state.write_bytes(left_behind)
+    shown = train(parsed, output, restart=True)
+    assert "went on" not in shown
+    assert [report["step"] for report in reports(output)[:2]] == [2, 4]
+    assert shown.split("checkpoint ")[-1] == digest
+
+
+def test_every_report_is_a_json_line_and_the_console_states_time_rate_and_memory(tmp_path: Path, parsed: Path) -> None:
+    shown = train(parsed, tmp_path / "model")
+    [summary] = [line for line in shown.splitlines() if line.startswith("trained in ")]
+    for unit in (" s, ", " tokens/s, ", " MB of memory; losses in "):
+        assert unit in summary
+    lines = reports(tmp_path / "model")
+    assert {tuple(line) for line in lines} == {
+        (
+            *("stage", "step", "steps", "tokens", "loss", "validation_loss", "learning_rate"),
+            *("seconds", "seconds_left", "tokens_per_s", "peak_memory_bytes"),
+        )
+    }
+    assert [line["stage"] for line in lines] == sorted((str(line["stage"]) for line in lines), reverse=True)
+    assert summary.endswith(str(tmp_path / "model.training.jsonl"))
+
+
+def test_the_model_is_trained_in_the_precision_of_the_settings(tmp_path: Path, parsed: Path) -> None:
+    losses = []
+    for precision in ("auto", "float32", "bfloat16"):
+        settings = load_settings(None, ["model.device=cpu", f"model.precision={precision}"])
+        train(parsed, tmp_path / precision, steps=2, settings=settings)
+        losses.append([report["loss"] for report in reports(tmp_path / precision)])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_too_few_labels_for_a_classifier_are_said(tmp_path: Path, parsed: Path) -> None:
+    table = parsed.read_text().splitlines()
+    parsed.write_text("\n".join([table[0], *(row for row in table[1:] if "\t0\t" in row), *table[1:16:7]]) + "\n")
+    shown = train(parsed, tmp_path / "model", steps=2)
+    assert "no classifier was trained: it takes 10 sessions labelled anomalous" in shown
+    assert "(normals only)" in shown
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_training(tmp_path: Path, parsed: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"cannot write .*file/model.training.jsonl: "):
+        train(parsed, tmp_path / "file" / "model")
