@@ -12,6 +12,7 @@ import torch
 
 from detector.checkpoint import Checkpoint, load
 from detector.errors import DeviceError
+from detector.explanation import Explanation, expectations
 from detector.inference import Backend, Inference, Measured
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -88,8 +89,9 @@ class Scorer:
         dtype = _dtype(precision, target)
         if target.type == "cpu":
             batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
-        model = checkpoint.build_model().to(target)
-        self._inference = Inference(model, batch_tokens=batch_tokens, backend=kernels, dtype=dtype)
+        self._model = checkpoint.build_model().to(target)
+        self._kernels = kernels
+        self._inference = Inference(self._model, batch_tokens=batch_tokens, backend=kernels, dtype=dtype)
         self._inference.check()
 
     @classmethod
@@ -145,6 +147,30 @@ class Scorer:
                 cache.move_to_end(key)
         self._remember(fresh)
         return [fresh[key] if scores is None else scores for key, scores in zip(sequences, found, strict=True)]
+
+    def explain(self, sequence: bytes, k: int = 3) -> Explanation:
+        """Score one session and tell what the model expected instead of each event.
+
+        Surprises and scores of the events are those of `score`, to the bit. The end's surprise and the probabilities
+        come from logits that `score` never forms on a GPU: there they may differ from it in the last digits.
+
+        Args:
+            sequence: the session's events, as for `score`.
+            k: how many of the likeliest tokens to give instead of each event.
+
+        Raises:
+            ValueError: as for `score`, or k is below 1.
+            DeviceError: the device's memory does not hold the session.
+        """
+        [scores] = self.score([sequence])
+        found = expectations(self._model, np.frombuffer(sequence, dtype="<i8"), k, self._kernels)
+        return Explanation(
+            surprises=np.append(scores.surprises, found.surprises[-1]),
+            scores=scores.scores,
+            final=scores.final,
+            expected=found.expected,
+            probabilities=found.probabilities,
+        )
 
     def _run(self, keys: list[bytes]) -> dict[bytes, EventScores]:
         """Scores of distinct sequences, through the model."""

@@ -125,12 +125,21 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and the validation split.")] = 0,
     size: Annotated[Literal["tiny", "small", "reference"], typer.Option(help="Of the model.")] = "tiny",
     steps: Annotated[int, typer.Option(min=1, help="Most optimiser steps in each of the two stages.")] = 600,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over where a killed training could go on.")] = False,
 ) -> None:
-    """Train a checkpoint from raw logs or parsed sessions."""
+    """Train a checkpoint from raw logs or parsed sessions; killed, the same command goes on where it was."""
     from worker.train import train_checkpoint
 
     train_checkpoint(
-        load_settings(config, overrides), inputs, labels, output, seed=seed, size=size, steps=steps, console=_err
+        load_settings(config, overrides),
+        inputs,
+        labels,
+        output,
+        seed=seed,
+        size=size,
+        steps=steps,
+        restart=restart,
+        console=_err,
     )
 
 
@@ -157,6 +166,90 @@ def score(
         f"{done.refused:,} lines refused. Written to {output}",
         highlight=False,
     )
+
+
+@app.command()
+def evaluate(
+    checkpoint: CheckpointOption,
+    inputs: InputOption,
+    report: Annotated[
+        Path, typer.Option("--report", help="Directory for index.html and metrics.json.", show_default=False)
+    ],
+    config: OptionalConfig = None,
+    overrides: SetOption = [],  # noqa: B006
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="CSV: session and label (1 = anomalous); without it parsed sessions' own."),
+    ] = None,
+    normal_weight: Annotated[
+        float,
+        typer.Option(min=1e-6, max=1e6, help="Sessions of the stream that each normal one of the input stands for."),
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap and of the simple detectors.")] = 0,
+) -> None:
+    """Say how good a checkpoint is on log files: figures, plots and the worst mistakes."""
+    from worker.evaluate import evaluate_checkpoint
+    from worker.scorer import load_scorer
+
+    settings = load_settings(config, overrides)
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": checkpoint})})
+    evaluate_checkpoint(
+        settings,
+        load_scorer(settings),
+        inputs,
+        labels,
+        report,
+        normal_weight=normal_weight,
+        seed=seed,
+        console=_err,
+    )
+
+
+@app.command()
+def tail(
+    config: ConfigOption,
+    overrides: SetOption = [],  # noqa: B006
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Begin with the oldest record instead of the next one.")
+    ] = False,
+    severity: Annotated[
+        Literal["normal", "warning", "critical"], typer.Option(help="Least severity of the records to show.")
+    ] = "normal",
+) -> None:
+    """Follow the score topic, one line a score record, until Ctrl-C."""
+    from worker.tail import tail_scores
+
+    settings = load_settings(config, overrides)
+    stopping = _stopped_by_signals()
+    tail_scores(settings, stopping, from_beginning=from_beginning, least=severity, out=_out, err=_err)
+
+
+@app.command()
+def explain(
+    checkpoint: CheckpointOption,
+    inputs: InputOption,
+    session: Annotated[str, typer.Option("--session", help="Key of the session.", show_default=False)],
+    config: OptionalConfig = None,
+    overrides: SetOption = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a session instead of tables.")] = False,
+) -> None:
+    """Show a session's events, how surprising each was, and what the model expected instead."""
+    from detector.scorer import Scorer
+    from worker.explain import explain_sessions
+    from worker.explanation_table import explanation_table
+    from worker.scorer import load_scorer
+
+    settings = load_settings(config, overrides)
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": checkpoint})})
+    with _reading(inputs) as advance:
+        scorer = load_scorer(settings)
+        assert isinstance(scorer, Scorer)
+        found = explain_sessions(settings, scorer, inputs, session, advance)
+    for explained in found:
+        if as_json:
+            typer.echo(explained.to_json())
+        else:
+            _out.print(explanation_table(explained))
 
 
 @app.command()

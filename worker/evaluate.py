@@ -1,0 +1,164 @@
+"""`logmamba evaluate`: read, score, say how good the scores are, write it down.
+
+`metrics.json` (schema `logmamba.evaluation/1`) is one object: the checkpoint, the inputs and the options, the fields of
+`detector.evaluation.Evaluation` with everything below them by its own name, and in `worst_misses`, `worst_false_alarms`
+and `highest_scores` (of sessions without a label) lists of `worker.evaluation_examples.Example`. No name changes or
+goes without a new version.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+import orjson
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from detector.evaluation import Evaluation, evaluate
+from detector.quality import BEST, Quality
+from detector.sessions_file import is_sessions_file, read_labels
+from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED
+from worker.errors import RunError
+from worker.evaluate_files import ReadSessions, read_evaluated_sessions, score_sequences
+from worker.evaluation_examples import examples
+from worker.evaluation_plots import plots
+from worker.evaluation_report import render
+from worker.protocols import Scorer
+from worker.settings import Settings
+
+SCHEMA: Final = "logmamba.evaluation/1"
+METRICS_FILE: Final = "metrics.json"
+PAGE_FILE: Final = "index.html"
+
+
+def evaluate_checkpoint(
+    settings: Settings,
+    scorer: Scorer,
+    inputs: Sequence[Path],
+    labels: Path | None,
+    report: Path,
+    *,
+    normal_weight: float,
+    seed: int,
+    console: Console,
+) -> None:
+    """Evaluate a checkpoint; write `metrics.json` and `index.html` into `report`, the same bytes for the same input.
+
+    Args:
+        settings: `input`, `sessions`, `tokenizer` and the fixed thresholds of `scoring` are used.
+        scorer: of the checkpoint.
+        inputs: raw logs or parsed sessions.
+        labels: CSV of labels by session key; None for the label column of parsed sessions, or for none.
+        report: directory, made when it is not there.
+        normal_weight: how many sessions of the stream each normal one stands for.
+        seed: of the bootstrap and of the baselines.
+        console: for the progress and the summary.
+
+    Raises:
+        InputFileError: an input or the labels cannot be read.
+        SettingsError: the settings do not fit the checkpoint.
+        TrainingError: parsed sessions, and a checkpoint trained on raw lines.
+        RunError: the report cannot be written.
+    """
+    known = None if labels is None else read_labels(labels)
+    try:
+        report.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{report}: cannot be made: {error.strerror}") from error
+    thresholds = {"warning": settings.scoring.warning, "critical": settings.scoring.critical}
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        reading = bar.add_task("bytes read", total=sum(path.stat().st_size for path in inputs if path.is_file()))
+        read = read_evaluated_sessions(settings, scorer, inputs, known, lambda count: bar.advance(reading, count))
+        scoring = bar.add_task("distinct sequences scored", total=len(read.sessions.sequences))
+        scores = score_sequences(scorer, read.sessions.sequences, thresholds, lambda count: bar.advance(scoring, count))
+    with console.status("figures, bootstrap and baselines"):
+        evaluation = evaluate(
+            read.sessions,
+            scores,
+            thresholds=thresholds,
+            vocabulary_size=len(scorer.vocabulary),
+            normal_weight=normal_weight,
+            seed=seed,
+        )
+        final, label = scores.final[read.sessions.sequence], read.sessions.labels
+        alert = final >= thresholds["warning"]
+        document = {
+            "schema": SCHEMA,
+            "checkpoint": scorer.checkpoint,
+            "vocabulary": scorer.vocabulary.sha256,
+            "inputs": list(read.files),
+            "thresholds": thresholds,
+            "normal_weight": normal_weight,
+            "seed": seed,
+            "refused_lines": read.refused,
+            "unmatched_labels": read.unmatched_labels,
+            **{field.name: getattr(evaluation, field.name) for field in fields(evaluation)},
+            "worst_misses": examples(read, scores, scorer, (label == ANOMALOUS) & ~alert, highest=False),
+            "worst_false_alarms": examples(read, scores, scorer, (label == NORMAL) & alert, highest=True),
+            "highest_scores": examples(read, scores, scorer, label == UNLABELLED, highest=True),
+        }
+        page = render(document, plots(evaluation, thresholds), parsed=is_sessions_file(inputs[0]))
+    _write(report / METRICS_FILE, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    _write(report / PAGE_FILE, page.encode())
+    _describe(read, evaluation, console)
+    console.print(f"Report: {report / PAGE_FILE}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Beside its final place first: what is there is whole."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _describe(read: ReadSessions, evaluation: Evaluation, console: Console) -> None:
+    sessions = ", ".join(f"{count:,} {kind}" for kind, count in evaluation.sessions.items())
+    console.print(
+        f"{sum(evaluation.sessions.values()):,} sessions ({sessions}), {evaluation.distinct_sequences:,} distinct "
+        f"sequences",
+        highlight=False,
+    )
+    if read.refused:
+        console.print(f"{read.refused:,} lines were refused (a worker would send them to the dead-letter topic)")
+    if read.unmatched_labels:
+        console.print(f"{read.unmatched_labels:,} labels are of sessions that the input does not hold")
+    labelled = evaluation.labelled
+    if labelled is None:
+        table = Table("at or above", *(f"{kind} sessions" for kind in evaluation.sessions))
+        for severity, shares in evaluation.alerts.items():
+            table.add_row(severity, *(f"{share:.3%}" for share in shares.values()))
+    else:
+        table = Table(box=SIMPLE_HEAD, padding=0)
+        table.add_column("detector", no_wrap=True)
+        table.add_column("at", no_wrap=True)
+        for name in ("prec.", "recall", "F1", "misses", "false", "best", "AUPRC"):
+            table.add_column(name, justify="right", no_wrap=True)
+        _rows(table, "logmamba", labelled.by_session)
+        if labelled.by_key is not None:
+            _rows(table, "logmamba, by key", labelled.by_key)
+        for baseline in labelled.baselines:
+            _rows(table, baseline.name, baseline.quality)
+    console.print(table)
+
+
+def _rows(table: Table, name: str, quality: Quality) -> None:
+    """A row for each threshold that was fixed beforehand; the first one also has what does not depend on it."""
+    whole = [f"{quality.operating[BEST].f1.value:.4f}", f"{quality.auprc.value:.4f}"]
+    for at, point in quality.operating.items():
+        if at != BEST:
+            rates = (f"{rate.value:.4f}" for rate in (point.precision, point.recall, point.f1))
+            table.add_row(name, at, *rates, f"{point.misses:,}", f"{point.false_alarms:,}", *whole)
+            name, whole = "", []

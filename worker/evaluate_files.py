@@ -1,0 +1,172 @@
+"""The sessions of an evaluation: read as the worker reads them, equal ones kept once, scored."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.errors import InputFileError
+from detector.evaluation import EvaluatedSessions, SequenceScores
+from detector.score_curves import NEVER
+from detector.sessions_file import UNKNOWN_LABEL, read_sessions
+from worker.files import check_inputs, partition_of, read_records
+from worker.observability import Metrics
+from worker.pipeline import Pipeline, session_rules
+from worker.protocols import Scorer
+from worker.records import DECIMALS
+from worker.sessions import ClosedSession, Sessions
+from worker.settings import Settings
+from worker.train_files import event_tokens
+
+_SCORED_AT_ONCE = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSessions:
+    """What the input files hold.
+
+    Attributes:
+        sessions: rows in the order in which the sessions closed.
+        keys: session key by its number in `sessions.key`.
+        files: name of each input file.
+        file: which of them each row is from, (n,).
+        first_offset: line (from 0) of each row's first event, or the row of a file of parsed sessions, (n,).
+        refused: lines that a worker would have sent to the dead-letter topic.
+        unmatched_labels: labels whose session is not in the input.
+    """
+
+    sessions: EvaluatedSessions
+    keys: Sequence[str]
+    files: Sequence[str]
+    file: npt.NDArray[np.int64]
+    first_offset: npt.NDArray[np.int64]
+    refused: int
+    unmatched_labels: int
+
+
+def read_evaluated_sessions(
+    settings: Settings,
+    scorer: Scorer,
+    inputs: Sequence[Path],
+    labels: Mapping[str, int] | None,
+    progress: Callable[[int], object] = lambda _bytes: None,
+) -> ReadSessions:
+    """Read the input files: the same sessions as `logmamba score` makes of them.
+
+    Args:
+        settings: `input`, `sessions` and `tokenizer` are used.
+        scorer: its vocabulary makes the tokens.
+        inputs: raw logs or parsed sessions.
+        labels: 1 (anomalous) or 0 by session key; None for the label column of parsed sessions, or for none.
+        progress: told how many bytes of the files were read since the last call.
+
+    Raises:
+        InputFileError: a file cannot be read, or the files hold no session.
+        SettingsError: the settings do not fit the checkpoint.
+        TrainingError: parsed sessions, and a checkpoint trained on raw lines.
+    """
+    rows = _Rows()
+    refused = 0
+    if check_inputs(inputs):
+        for file, path in enumerate(inputs):
+            parsed = read_sessions(path)
+            own = parsed.labels.tolist()
+            for row, tokens in enumerate(event_tokens(scorer.vocabulary, parsed.events)):
+                key = parsed.sessions[row]
+                label = own[row] if labels is None else labels.get(key, UNKNOWN_LABEL)
+                rows.add(key, tokens.tobytes(), label, int(parsed.counts[row]), file, row)
+            progress(path.stat().st_size)
+    else:
+        known = {} if labels is None else labels
+        # The pipeline also refuses settings that do not fit the checkpoint.
+        decoder = Pipeline(settings, scorer, Metrics()).decoder
+        rules = session_rules(settings, scorer.vocabulary)
+
+        def keep(closed: Sequence[ClosedSession], file: int) -> None:
+            for each in closed:
+                session = each.session
+                label = known.get(session.key, UNKNOWN_LABEL)
+                rows.add(session.key, session.tokens.tobytes(), label, 1, file, session.first_offset)
+
+        for file, path in enumerate(inputs):
+            sessions = Sessions(rules)
+            end = 0
+            for records in read_records(path, progress):
+                (events,) = decoder.decode([records])
+                refused += len(events.dead_letters)
+                keep(sessions.process(events.keys, events.tokens, events.times, events.offsets), file)
+                end = records.offsets[-1] + 1
+            keep(sessions.flush(end, "end_of_input"), file)
+    if not rows.sequence:
+        raise InputFileError(f"the input holds no session ({refused} lines were refused); does sessions.key fit it?")
+    return ReadSessions(
+        sessions=EvaluatedSessions(
+            sequences=[np.frombuffer(tokens, np.int64) for tokens in rows.sequences],
+            sequence=np.asarray(rows.sequence),
+            key=np.asarray(rows.key),
+            labels=np.asarray(rows.labels),
+            counts=np.asarray(rows.counts),
+        ),
+        keys=list(rows.keys),
+        files=[partition_of(path).topic for path in inputs],
+        file=np.asarray(rows.file),
+        first_offset=np.asarray(rows.first_offset),
+        refused=refused,
+        unmatched_labels=0 if labels is None else len(labels.keys() - rows.keys.keys()),
+    )
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Columns that grow; a million sessions take some 60 bytes each, and their keys and distinct sequences."""
+
+    sequences: dict[bytes, int] = field(default_factory=dict)
+    keys: dict[str, int] = field(default_factory=dict)
+    sequence: array[int] = field(default_factory=lambda: array("q"))
+    key: array[int] = field(default_factory=lambda: array("q"))
+    labels: array[int] = field(default_factory=lambda: array("b"))
+    counts: array[int] = field(default_factory=lambda: array("q"))
+    file: array[int] = field(default_factory=lambda: array("q"))
+    first_offset: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, key: str, tokens: bytes, label: int, count: int, file: int, first_offset: int) -> None:
+        self.sequence.append(self.sequences.setdefault(tokens, len(self.sequences)))
+        self.key.append(self.keys.setdefault(key, len(self.keys)))
+        self.labels.append(label)
+        self.counts.append(count)
+        self.file.append(file)
+        self.first_offset.append(first_offset)
+
+
+def score_sequences(
+    scorer: Scorer,
+    sequences: Sequence[npt.NDArray[np.int64]],
+    thresholds: Mapping[str, float],
+    progress: Callable[[int], object] = lambda _count: None,
+) -> SequenceScores:
+    """Score distinct sequences, rounded as score records are.
+
+    Args:
+        scorer: what to score with.
+        sequences: int64 (events,) each.
+        thresholds: by severity.
+        progress: told how many sequences were scored since the last call.
+    """
+    final = np.empty(len(sequences))
+    crossed = {severity: np.full(len(sequences), NEVER) for severity in thresholds}
+    for start in range(0, len(sequences), _SCORED_AT_ONCE):
+        part = sequences[start : start + _SCORED_AT_ONCE]
+        for index, scores in enumerate(scorer.score([tokens.tobytes() for tokens in part]), start):
+            final[index] = round(scores.final, DECIMALS)
+            early = scores.scores.astype(np.float64).round(DECIMALS)
+            for severity, threshold in thresholds.items():
+                reached = early >= threshold
+                if reached.any():
+                    crossed[severity][index] = int(reached.argmax()) + 1
+        progress(len(part))
+    return SequenceScores(final, crossed)

@@ -1,0 +1,303 @@
+"""`logmamba explain`: one session of log files, event by event, and what the model expected instead.
+
+The session is found as the worker finds it: its files go through the same decoder and the same rules of sessions, and
+its score record is made by the same pipeline. Other sessions are only passed over, not scored.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+
+from detector.sessions_file import read_sessions
+from detector.tokenizer import Tokenizer
+from detector.vocabulary import N_SPECIAL, UNK, Vocabulary
+from worker.decoder import Decoder
+from worker.errors import RunError
+from worker.files import check_inputs, partition_of, read_records
+from worker.observability import Metrics
+from worker.pipeline import Pipeline, session_rules
+from worker.protocols import Partition
+from worker.records import DECIMALS, iso_time
+from worker.sessions import NO_TIME, RANK_EXPIRED, ClosedSession, Session, Sessions
+from worker.settings import Settings
+from worker.train_files import event_tokens
+
+if TYPE_CHECKING:
+    from detector.scorer import Scorer
+
+SCHEMA = "logmamba.explanation/1"
+
+_CLOSE_KEYS = 3
+# Comparing two keys takes difflib up to a tenth of a millisecond.
+_MOST_COMPARED = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What could have come in an event's place: a template, `<unknown>` or `<eos>`, and its probability."""
+
+    token: int
+    template: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedEvent:
+    """An event of a session.
+
+    Attributes:
+        offset: of its record.
+        time: event time in ms, None where the input has none.
+        text: its line, or its name in parsed sessions.
+        token: what the tokenizer made of it; one of an unknown line is below `N_SPECIAL`.
+        template: as the vocabulary shows the token.
+        surprise: nats.
+        score: of the session so far, in [0, 1].
+        expected: the likeliest in its place, the likeliest first.
+    """
+
+    offset: int
+    time: int | None
+    text: str
+    token: int
+    template: str
+    surprise: float
+    score: float
+    expected: tuple[Expected, ...]
+
+    @property
+    def unknown(self) -> bool:
+        """Whether no template matches it."""
+        return self.token < N_SPECIAL
+
+    @property
+    def class_(self) -> int:
+        """The token that the model could have expected: UNK for every unknown line, whatever text its own carries."""
+        return UNK if self.unknown else self.token
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedSession:
+    """A session with all that is known about its score.
+
+    Attributes:
+        record: its score record, as `logmamba score` writes it.
+        events: in order.
+        end_surprise: nats of the session's end.
+        end_expected: the likeliest in the end's place.
+    """
+
+    record: dict[str, Any]
+    events: tuple[ExplainedEvent, ...]
+    end_surprise: float
+    end_expected: tuple[Expected, ...]
+
+    def to_json(self) -> bytes:
+        """One JSON object (schema `logmamba.explanation/1`) without line breaks."""
+        return orjson.dumps(
+            {
+                "schema": SCHEMA,
+                "record": self.record,
+                "events": [
+                    {
+                        "offset": event.offset,
+                        "time": iso_time(event.time),
+                        "text": event.text,
+                        "template": event.template,
+                        "unknown": event.unknown,
+                        "surprise": event.surprise,
+                        "score": event.score,
+                        "expected": list(map(_expected_json, event.expected)),
+                    }
+                    for event in self.events
+                ],
+                "end": {
+                    "surprise": self.end_surprise,
+                    "score": self.record["score"],
+                    "expected": list(map(_expected_json, self.end_expected)),
+                },
+            }
+        )
+
+
+def explain_sessions(
+    settings: Settings,
+    scorer: Scorer,
+    inputs: Sequence[Path],
+    key: str,
+    progress: Callable[[int], object] = lambda _bytes: None,
+) -> Iterator[ExplainedSession]:
+    """Every session of a key, in the order of the files and of their closing.
+
+    The files are read to their ends before this returns; the sessions are explained one by one as they are taken.
+    Severities are those of the fixed thresholds.
+
+    Args:
+        settings: of the application.
+        scorer: scores event sequences; its vocabulary makes the tokens.
+        inputs: raw logs or parsed sessions.
+        key: of the session.
+        progress: told how many bytes of raw logs were read since the last call.
+
+    Raises:
+        InputFileError: an input cannot be read.
+        RunError: no session has that key; names those whose keys are most like it.
+        SettingsError: settings that do not fit the checkpoint.
+    """
+    parsed = check_inputs(inputs)
+    scoring = settings.scoring.model_copy(update={"early": False, "adaptive": None})
+    output = settings.output.model_copy(update={"include": "all"})
+    pipeline = Pipeline(settings.model_copy(update={"scoring": scoring, "output": output}), scorer, Metrics())
+    seen = _Seen()
+    found: list[_Found] = []
+    for path in inputs:
+        if parsed:
+            found += _parsed(scorer.vocabulary, path, key, seen)
+        else:
+            found += _raw(settings, scorer.vocabulary, path, key, seen, progress)
+    if not found:
+        raise RunError(_not_found(key, seen))
+    return (_explained(pipeline, scorer, each) for each in found)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was passed over on the way to a session."""
+
+    sessions: int = 0
+    refused: int = 0
+    keys: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    partition: Partition
+    closed: ClosedSession
+    texts: list[str]
+
+
+class _TextKeeper:
+    """Stands before the tokenizer, so that an event's line is known beside its token."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.lines = pa.array([], pa.string())
+
+    def encode(self, lines: pa.Array) -> npt.NDArray[np.int64]:
+        self.lines = lines
+        return self._tokenizer.encode(lines)
+
+
+def _raw(
+    settings: Settings,
+    vocabulary: Vocabulary,
+    path: Path,
+    key: str,
+    seen: _Seen,
+    progress: Callable[[int], object],
+) -> Iterator[_Found]:
+    keeper = _TextKeeper(Tokenizer(vocabulary, unknown=settings.tokenizer.unknown))
+    decoder = Decoder(settings.input, settings.sessions, keeper)
+    sessions = Sessions(session_rules(settings, vocabulary))
+    texts: deque[str] = deque()  # of events whose session is still open
+    end = 0
+
+    def found(closed: Iterable[ClosedSession]) -> Iterator[_Found]:
+        for each in closed:
+            seen.sessions += 1
+            if each.session.key == key:
+                yield _Found(partition_of(path), each, [texts.popleft() for _ in range(len(each.session))])
+
+    for records in read_records(path, progress):
+        [events] = decoder.decode([records])
+        seen.refused += len(events.dead_letters)
+        seen.keys.update(events.keys)
+        texts += (keeper.lines[row].as_py() for row, each in enumerate(events.keys) if each == key)
+        yield from found(sessions.process(events.keys, events.tokens, events.times, events.offsets))
+        end = records.offsets[-1] + 1
+    yield from found(sessions.flush(end, "end_of_input"))
+
+
+def _parsed(vocabulary: Vocabulary, path: Path, key: str, seen: _Seen) -> Iterator[_Found]:
+    rows = read_sessions(path)
+    seen.sessions += len(rows)
+    seen.keys.update(rows.sessions)
+    own = [row for row, each in enumerate(rows.sessions) if each == key]
+    for row, tokens in zip(own, event_tokens(vocabulary, [rows.events[row] for row in own]), strict=True):
+        session = Session.from_columns(
+            key=key,
+            tokens=array("q", tokens),
+            offsets=array("q", [row]) * len(tokens),
+            times=array("q", [NO_TIME]) * len(tokens),
+            opened_at=NO_TIME,
+            last_at=NO_TIME,
+            order=row,
+        )
+        closed = ClosedSession(session, row, "end_of_input", RANK_EXPIRED)
+        yield _Found(partition_of(path), closed, list(rows.events[row]))
+
+
+def _explained(pipeline: Pipeline, scorer: Scorer, found: _Found) -> ExplainedSession:
+    vocabulary, session = scorer.vocabulary, found.closed.session
+    pipeline.open(found.partition)
+    [output] = pipeline.score_closed(found.partition, [found.closed])
+    explanation = scorer.explain(session.tokens.tobytes())
+    expected = [
+        tuple(
+            Expected(token, vocabulary.text(token), round(probability, DECIMALS))
+            for token, probability in zip(tokens, probabilities, strict=True)
+        )
+        for tokens, probabilities in zip(explanation.expected.tolist(), explanation.probabilities.tolist(), strict=True)
+    ]
+    *surprises, end_surprise = (round(surprise, DECIMALS) for surprise in explanation.surprises.tolist())
+    columns = session.offsets, session.times, found.texts, session.tokens, surprises, explanation.scores.tolist()
+    return ExplainedSession(
+        record=orjson.loads(output.value or b""),
+        events=tuple(
+            ExplainedEvent(
+                offset=offset,
+                time=None if time == NO_TIME else time,
+                text=text,
+                token=token,
+                template=vocabulary.text(token),
+                surprise=surprise,
+                score=round(score, DECIMALS),
+                expected=instead,
+            )
+            for offset, time, text, token, surprise, score, instead in zip(*columns, expected[:-1], strict=True)
+        ),
+        end_surprise=end_surprise,
+        end_expected=expected[-1],
+    )
+
+
+def _expected_json(expected: Expected) -> dict[str, object]:
+    return {"template": expected.template, "probability": expected.probability}
+
+
+def _not_found(key: str, seen: _Seen) -> str:
+    if not seen.sessions:
+        return f"the input holds no session ({seen.refused:,} lines were refused); does sessions.key fit it?"
+    # Slips of the fingers leave most of a key's beginning and end as they are, and these are cheap to compare.
+    alike = heapq.nlargest(_MOST_COMPARED, sorted(seen.keys), lambda other: _shared_ends(key, other))
+    close = ", ".join(map(repr, get_close_matches(key, alike, _CLOSE_KEYS)))
+    return f"no session {key!r} among the {seen.sessions:,} of the input; close keys: {close or 'none'}"
+
+
+def _shared_ends(one: str, other: str) -> int:
+    """Characters that two keys share at the beginning and at the end."""
+    pairs = zip(one, other, strict=False), zip(reversed(one), reversed(other), strict=False)
+    return sum(len(list(takewhile(lambda pair: pair[0] == pair[1], each))) for each in pairs)
