@@ -1,26 +1,35 @@
-"""From what the model says about a session to a score in [0, 1] that means the same for every checkpoint.
+"""From what is measured of a session to a score in [0, 1] that means the same for every checkpoint.
 
-Two statistics of a session enter, both taken over its events and, once it is complete, its end:
+Three statistics of a session enter, the first two taken over its events and, once it is complete, its end:
 
-- the *highest surprise* s, in nats. Its tail probability p among held-out normal sessions (`Tail`) makes it
-  comparable between models: level = -log10 p.
+- the *highest surprise* s, in nats. Its tail probability among held-out normal sessions (`Tail`) makes it comparable
+  between models: -log10 of that.
 - the *class logit* c of the classifier, where labels were there to train one.
+- how *unusual* its counts u are, in nats (`detector.profile`); 0 for nearly all normal sessions.
+
+The *level* of a session is -log10 of the share of normal sessions that are like it or worse. Surprise alone takes
+it no further than `SURPRISE_LEVEL`, below a warning: rare but harmless turns are surprising, and a log has many of
+them. What takes it further is *evidence*, in nats: counts that are unusual or, in a session whose counts are those
+of a normal one, a surprise beyond `EVIDENT_LEVEL`: there it can only be the order. (Elsewhere a surprise says again
+what the counts say, but not whether normal sessions explain them.) From there the level is -log10 of the share of
+held-out normal sessions with evidence, and grows with the evidence as it falls off among those (`Evidence`).
 
 A score is logistic(bias + logit_weight * c + level_weight * level). Without labels logit_weight is 0 and
-the other two put 0.7 at p = 1 % and 0.95 at p = 0.1 %: one normal session in a hundred is at least a
+the other two put 0.7 at a level of 2 and 0.95 at 3: at most one normal session in a hundred is a
 warning, one in a thousand critical. With labels the three numbers come from a logistic regression on
-validation sessions, so that the score is the probability that the session is anomalous.
+validation sessions, so that the score is the probability that the session is anomalous; of logit and level it uses what
+the Bayesian information criterion pays for.
 
-Early scores, of the events so far, use running maxima of both statistics and so never fall while a
-session goes on. Without labels the complete session's highest surprise can only be higher, so an early
+Early scores, of the events so far, use running maxima of all statistics and so never fall while a
+session goes on. Without labels the complete session's statistics can only be higher, so an early
 score never exceeds the final one. With labels the early regression is fitted on each validation session's
-*highest* early statistics: what is calibrated is the chance that a session which ever reached this early
-score is anomalous.
+*highest* early statistics, and then lowered until no more normal ones reach a threshold early than reach it in the end:
+an early alarm comes sooner, and is not more often a false one.
 
 Everything here is float64, element by element: a result never depends on its neighbours in the batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -30,6 +39,8 @@ Floats = npt.NDArray[np.float64]
 
 WARNING_LEVEL, WARNING_SCORE = 2.0, 0.7
 CRITICAL_LEVEL, CRITICAL_SCORE = 3.0, 0.95
+SURPRISE_LEVEL = 1.9
+EVIDENT_LEVEL = 4.0
 
 # Beyond this level (one normal session in 10^12) and these logits a statistic says no more than "extreme".
 MAX_LEVEL = 12.0
@@ -42,6 +53,9 @@ TAIL_SESSIONS = 30
 # Nats. Keeps the tail from becoming a cliff when all held-out normals are equally surprising.
 MIN_MEAN_EXCESS = 0.25
 MAX_KNOTS = 64
+_PRIOR_SESSIONS = 5.0
+_BELOW = 0.01  # logits: a score that has to stay below a threshold stays so in float32
+_ALMOST_ONE = 1 - 1e-12
 
 _NEWTON_STEPS = 100
 _SMALLEST_STEP = 1e-6
@@ -97,6 +111,33 @@ class Tail:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """Level of the sessions with evidence, from how many normal ones have some and how fast it falls off.
+
+    Attributes:
+        level: of the least evidence, -log10 of the share of normal sessions that have any.
+        slope: levels per nat.
+    """
+
+    level: float
+    slope: float
+
+    @classmethod
+    def fit(cls, evidence: Floats, counts: Floats) -> "Evidence":
+        """Fit on held-out normal sessions.
+
+        Args:
+            evidence: nats, 0 for none, (n,).
+            counts: how many equal sessions each stands for, (n,).
+        """
+        some = evidence > 0
+        k = float(counts[some].sum())
+        # Nats are -log p already: what few sessions say of their fall is drawn towards one nat a nat.
+        mean = (float(counts[some] @ evidence[some]) + _PRIOR_SESSIONS) / (k + _PRIOR_SESSIONS)
+        return cls(level=float(np.log10((counts.sum() + 1) / (k + 1))), slope=1 / (mean * float(np.log(10))))
+
+
+@dataclass(frozen=True)
 class Combination:
     """score = logistic(bias + logit_weight * class logit + level_weight * level); no weight is negative."""
 
@@ -107,7 +148,7 @@ class Combination:
     @classmethod
     def of_level_alone(cls) -> "Combination":
         """The one that puts the warning and critical scores at their levels."""
-        low, high = (float(np.log(s / (1 - s))) for s in (WARNING_SCORE, CRITICAL_SCORE))
+        low, high = _logit(WARNING_SCORE), _logit(CRITICAL_SCORE)
         weight = (high - low) / (CRITICAL_LEVEL - WARNING_LEVEL)
         return cls(bias=low - weight * WARNING_LEVEL, logit_weight=0.0, level_weight=weight)
 
@@ -130,17 +171,38 @@ class Combination:
         targets = np.where(anomalous, high, low)
         features = np.stack([np.ones_like(levels), _bounded(logits), levels], axis=1)
         # The problem is convex, so its constrained optimum is the best of the feasible optima over the
-        # sets of weights that are free; with two weights there are four such sets.
+        # sets of weights that are free; with two weights there are four such sets. Where one statistic already tells
+        # the sessions apart the other would have any weight at all, and decide over sessions like none of these.
+        price = 0.5 * float(np.log(counts.sum()))
         best: tuple[float, Floats] | None = None
         for free in product((True, False), repeat=2):
             chosen = np.array([True, *free])
             weights = np.zeros(3)
             loss, weights[chosen] = _logistic_regression(features[:, chosen], targets, counts)
-            if (weights[1:] >= 0).all() and (best is None or loss < best[0]):
-                best = loss, weights
+            cost = loss + price * sum(free)
+            if (weights[1:] >= 0).all() and (best is None or cost < best[0]):
+                best = cost, weights
         assert best is not None, "the regression without weights is always feasible"
         bias, logit_weight, level_weight = best[1].tolist()
         return cls(bias=bias, logit_weight=logit_weight, level_weight=level_weight)
+
+    def lowered(self, scores: Floats, others: Floats, counts: Floats) -> "Combination":
+        """With the greatest bias, no greater than now, that takes no more sessions to a threshold than other scores do.
+
+        Args:
+            scores: those of this combination, (n,).
+            others: the other scores of the same sessions, (n,).
+            counts: how many equal sessions each stands for, (n,).
+        """
+        highest_first = np.argsort(-scores, kind="stable")
+        reached = np.cumsum(counts[highest_first])
+        by = 0.0
+        for threshold in (WARNING_SCORE, CRITICAL_SCORE):
+            allowed = counts[others >= threshold].sum()
+            beyond = scores[highest_first][reached > allowed]
+            if len(beyond) and beyond[0] >= threshold:
+                by = max(by, _logit(beyond[0]) - _logit(threshold) + _BELOW)
+        return replace(self, bias=self.bias - by)
 
     def score(self, logits: Floats, levels: Floats) -> Floats:
         """Score in [0, 1] of each pair."""
@@ -156,16 +218,22 @@ class SessionStatistics:
     Attributes:
         highest: highest surprise over the events and the end, nats, (n,).
         logits: class logit at the end, (n,).
+        unusual: how unusual its counts are, nats, (n,).
+        seen: whether a normal training session had the same counts, (n,).
         early_highest: highest surprise over the events alone, (n,).
         early_logits: highest class logit over the events alone, (n,).
+        early_unusual: how unusual its counts are before the end, (n,).
         labels: 1 anomalous, 0 normal, -1 not known, (n,).
         counts: how many equal sessions the entry stands for, (n,).
     """
 
     highest: Floats
     logits: Floats
+    unusual: Floats
+    seen: npt.NDArray[np.bool_]
     early_highest: Floats
     early_logits: Floats
+    early_unusual: Floats
     labels: npt.NDArray[np.int8]
     counts: Floats
 
@@ -175,6 +243,7 @@ class Calibration:
     """The whole mapping, as plain numbers: the manifest of a checkpoint holds exactly these."""
 
     tail: Tail
+    evidence: Evidence
     early: Combination
     final: Combination
 
@@ -182,30 +251,62 @@ class Calibration:
     def fit(cls, validation: SessionStatistics, *, classifier: bool) -> "Calibration":
         """Fit on validation sessions.
 
-        The tail comes from all that are not labelled anomalous, at least one; with `classifier` the
+        Tail and evidence come from all that are not labelled anomalous, at least one; with `classifier` the
         combinations come from the labelled ones, at least one of each kind.
         """
         normal = validation.labels != 1
-        tail = Tail.fit(validation.highest[normal], validation.counts[normal])
+        counts = validation.counts[normal]
+        tail = Tail.fit(validation.highest[normal], counts)
+        surprise = tail.level(validation.highest[normal])
+        evidence = Evidence.fit(_evidence(surprise, validation.unusual[normal], validation.seen[normal]), counts)
+        alone = Combination.of_level_alone()
+        calibration = cls(tail=tail, evidence=evidence, early=alone, final=alone)
         if not classifier:
-            alone = Combination.of_level_alone()
-            return cls(tail=tail, early=alone, final=alone)
+            return calibration
         known = validation.labels >= 0
         anomalous, counts = validation.labels[known] == 1, validation.counts[known]
-        levels, early_levels = (tail.level(s[known]) for s in (validation.highest, validation.early_highest))
-        return cls(
-            tail=tail,
-            early=Combination.fit(validation.early_logits[known], early_levels, anomalous, counts),
-            final=Combination.fit(validation.logits[known], levels, anomalous, counts),
+        levels = calibration.levels(validation.highest[known], validation.unusual[known], validation.seen[known])
+        early_levels = calibration.early_levels(validation.early_highest[known], validation.early_unusual[known])
+        logits, early_logits = validation.logits[known], validation.early_logits[known]
+        final = Combination.fit(logits, levels, anomalous, counts)
+        early = Combination.fit(early_logits, early_levels, anomalous, counts)
+        early = early.lowered(
+            early.score(early_logits, early_levels)[~anomalous],
+            final.score(logits, levels)[~anomalous],
+            counts[~anomalous],
         )
+        return replace(calibration, early=early, final=final)
 
-    def early_scores(self, highest: Floats, logits: Floats) -> Floats:
-        """Scores of the events so far, from the running maxima of their surprises and class logits."""
-        return self.early.score(logits, self.tail.level(highest))
+    def levels(self, highest: Floats, unusual: Floats, seen: npt.NDArray[np.bool_]) -> Floats:
+        """Level of each complete session, from the statistics of these names (`SessionStatistics`)."""
+        surprise = self.tail.level(highest)
+        evidence = _evidence(surprise, unusual, seen)
+        evident = np.maximum(self.evidence.level + self.evidence.slope * evidence, SURPRISE_LEVEL)
+        levels: Floats = np.where(evidence > 0, np.minimum(evident, MAX_LEVEL), np.minimum(surprise, SURPRISE_LEVEL))
+        return levels
 
-    def final_scores(self, highest: Floats, logits: Floats) -> Floats:
-        """Scores of complete sessions, from their highest surprises (end included) and last class logits."""
-        return self.final.score(logits, self.tail.level(highest))
+    def early_levels(self, highest: Floats, unusual: Floats) -> Floats:
+        """Level of the events so far; which counts the session will have is not known yet."""
+        return self.levels(highest, unusual, np.zeros(highest.shape, np.bool_))
+
+    def early_scores(self, highest: Floats, logits: Floats, unusual: Floats) -> Floats:
+        """Scores of the events so far, from the running maxima of their statistics."""
+        return self.early.score(logits, self.early_levels(highest, unusual))
+
+    def final_scores(self, highest: Floats, logits: Floats, unusual: Floats, seen: npt.NDArray[np.bool_]) -> Floats:
+        """Scores of complete sessions, from the statistics of these names (`SessionStatistics`)."""
+        return self.final.score(logits, self.levels(highest, unusual, seen))
+
+
+def _evidence(surprise: Floats, unusual: Floats, seen: npt.NDArray[np.bool_]) -> Floats:
+    """Nats of evidence: how unusual the counts are, or how far beyond `EVIDENT_LEVEL` usual ones are surprising."""
+    order = np.log(10) * np.maximum(surprise - EVIDENT_LEVEL, 0.0)
+    evidence: Floats = np.maximum(unusual, np.where(seen, order, 0.0))
+    return evidence
+
+
+def _logit(score: float) -> float:
+    return float(np.log(score) - np.log1p(-min(score, _ALMOST_ONE)))
 
 
 def _bounded(logits: Floats) -> Floats:

@@ -29,14 +29,16 @@ from torch import Tensor
 from detector.calibration import Calibration
 from detector.errors import CheckpointError
 from detector.model import DetectorModel, ModelConfig
+from detector.profile import CountProfile
 from detector.vocabulary import Vocabulary
 
 FORMAT: Final = "logmamba.checkpoint"
-VERSION: Final = 1
+VERSION: Final = 2
 
 MODEL_FILE: Final = "model.safetensors"
 VOCABULARY_FILE: Final = "vocabulary.json"
 MANIFEST_FILE: Final = "manifest.json"
+_VECTORS, _WEIGHTS = "count_profile.vectors", "count_profile.weights"  # beside the model's weights
 FILES = (MODEL_FILE, VOCABULARY_FILE, MANIFEST_FILE)
 
 
@@ -69,7 +71,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["logmamba.checkpoint"]
-    version: Literal[1]
+    version: Literal[2]
     library: str
     model: ModelConfig
     calibration: Calibration
@@ -86,12 +88,14 @@ class Checkpoint:
         manifest: what the manifest says.
         vocabulary: the templates.
         weights: parameters and buffers of the model, by name, on the CPU.
+        profile: of the counts in normal sessions.
     """
 
     digest: str
     manifest: Manifest
     vocabulary: Vocabulary
     weights: Mapping[str, Tensor]
+    profile: CountProfile
 
     def build_model(self) -> DetectorModel:
         """A new model with these weights, in evaluation mode, float32, on the CPU."""
@@ -105,6 +109,7 @@ def save(
     *,
     model: DetectorModel,
     vocabulary: Vocabulary,
+    profile: CountProfile,
     calibration: Calibration,
     training: TrainingRecord,
 ) -> str:
@@ -119,6 +124,7 @@ def save(
     """
     directory = directory.resolve()
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    weights[_VECTORS], weights[_WEIGHTS] = map(torch.from_numpy, (profile.vectors, profile.weights))
     contents = {
         MODEL_FILE: safetensors.torch.save(weights),
         VOCABULARY_FILE: vocabulary.to_json(),
@@ -168,7 +174,11 @@ def load(directory: Path) -> Checkpoint:
         weights = safetensors.torch.load(contents[MODEL_FILE])
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(f"{directory / MODEL_FILE}: {error}") from error
-    checkpoint = Checkpoint(_sha256(manifest_bytes), manifest, vocabulary, weights)
+    try:
+        profile = CountProfile(*(weights.pop(name).numpy() for name in (_VECTORS, _WEIGHTS)))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{directory / MODEL_FILE}: the count profile: {error}") from error
+    checkpoint = Checkpoint(_sha256(manifest_bytes), manifest, vocabulary, weights, profile)
     _check_fit(directory, checkpoint)
     return checkpoint
 

@@ -4,7 +4,8 @@ DetectorError
 ├── CheckpointError   a checkpoint is missing, damaged or of another kind: give another one
 ├── DeviceError       the device, precision or kernels asked for are not here: change the model settings
 ├── InputFileError    a file given by the user cannot be read as what it should be: mend the file
-└── TrainingError     no model can be trained from this data: give other data
+└── TrainingError     no model can be trained from this data, or from where a killed training stood: give other data, or
+                      start over
 """
 
 
@@ -25,4 +26,4 @@ class InputFileError(DetectorError):
 
 
 class TrainingError(DetectorError):
-    """The training data is too small or contradicts itself, or training diverged."""
+    """The training data is too small or contradicts itself, training diverged, or where it stood cannot be used."""

@@ -13,7 +13,7 @@ import torch
 from detector.checkpoint import Checkpoint, load
 from detector.errors import DeviceError
 from detector.explanation import Explanation, expectations
-from detector.inference import Backend, Inference, Measured
+from detector.inference import Backend, Inference, Measured, Tokens
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -83,6 +83,7 @@ class Scorer:
         self.cache_misses = 0
         self.events_scored = 0
         self._calibration = checkpoint.manifest.calibration
+        self._profile = checkpoint.profile
         self._cache: OrderedDict[bytes, EventScores] = OrderedDict()
         self._cache_size = cache_size
         target = resolve_device(device)
@@ -180,7 +181,8 @@ class Scorer:
             raise ValueError(f"a token is beyond the vocabulary of {size} tokens")
         results = {}
         for measured in self._inference.measure(tokens):
-            for index, scores in zip(measured.indices.tolist(), self._calibrated(measured), strict=True):
+            events = [tokens[index] for index in measured.indices]
+            for index, scores in zip(measured.indices.tolist(), self._calibrated(measured, events), strict=True):
                 results[keys[index]] = scores
         self.cache_misses += len(keys)
         self.events_scored += sum(map(len, tokens))
@@ -193,17 +195,23 @@ class Scorer:
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
 
-    def _calibrated(self, measured: Measured) -> list[EventScores]:
+    def _calibrated(self, measured: Measured, events: Sequence[Tokens]) -> list[EventScores]:
         bounds = measured.bounds.tolist()
         spans = list(pairwise(bounds))
+        ends = measured.bounds[1:] - 1
         highest = np.empty(len(measured.surprises), dtype=np.float64)
         logits = np.empty(len(measured.logits), dtype=np.float64)
         for start, stop in spans:
             np.maximum.accumulate(measured.surprises[start:stop], out=highest[start:stop])
             np.maximum.accumulate(measured.logits[start:stop], out=logits[start:stop])
-        early = self._calibration.early_scores(highest, logits).astype(np.float32)
-        ends = measured.bounds[1:] - 1
-        finals = self._calibration.final_scores(highest[ends], measured.logits[ends].astype(np.float64)).tolist()
+        judged = self._profile.judge(np.concatenate(events), measured.bounds - np.arange(len(measured.bounds)))
+        unusual = np.zeros(len(highest))
+        is_event = np.ones(len(highest), dtype=bool)
+        is_event[ends] = False
+        unusual[is_event] = judged.running
+        early = self._calibration.early_scores(highest, logits, unusual).astype(np.float32)
+        final_logits = measured.logits[ends].astype(np.float64)
+        finals = self._calibration.final_scores(highest[ends], final_logits, judged.final, judged.seen).tolist()
         # Copies: a view would keep its whole batch alive for as long as the cache keeps one session.
         return [
             EventScores(

@@ -5,6 +5,9 @@
   normal sessions are not drowned, and both classes weigh the same.
 - The classifier stage goes on predicting the next token of normal sessions, so that the surprise stays what
   it was while the layers learn to tell the classes apart.
+- The classifier also sees normal sessions that end too early, as normal ones: a gap, a limit or a later end of the log
+  cuts sessions, and a classifier that never saw such an end takes whatever comes last in all others for granted. Those
+  whose counts an anomalous session has are left out.
 - The class logit is trained at the end of the session and, with less weight, after each event with the label
   of the whole session: that is what early scores are made of.
 - Some input events lose their learned vector and keep their text's, as an unknown line does when serving. As
@@ -24,6 +27,7 @@ from torch.nn import functional
 from detector.calibration import SessionStatistics
 from detector.inference import Backend, Inference
 from detector.model import DetectorModel
+from detector.profile import CountProfile
 from detector.scorer import CPU_BATCH_TOKENS
 from detector.training_batches import Batch, PackedSessions
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
@@ -81,6 +85,7 @@ class Trainer:
         self._kernels: Backend = kernels
         self._precision = precision
         self._options = options
+        self._seed = seed
         self._device = next(model.parameters()).device
         self._loop = TrainingLoop(model, options=options, seed=seed, progress=progress, state=state)
 
@@ -100,15 +105,20 @@ class Trainer:
         """Learn to tell anomalous sessions from normal ones."""
         unseen = novelty(sessions.select(sessions.labels != ANOMALOUS))
         rates = self._masking_rates(sessions)
-        class_weights = balanced_weights(sessions)
+        cut = sessions.cut_short(self._options.cuts, self._seed)
+        weight_of_cut = self._options.cut_weight * len(sessions) / 2 / max(len(cut), 1)
+        class_weights = np.append(balanced_weights(sessions), np.full(len(cut), weight_of_cut))
+        class_weights *= len(class_weights) / class_weights.sum()
+        normal_counts = np.append(np.where(sessions.labels == ANOMALOUS, 0, sessions.counts), np.zeros(len(cut)))
+        counts = self._tensor(normal_counts)  # where a session is cut says nothing of what comes next
+        sessions = sessions.joined(cut)
         at_end = self._tensor(class_weights)
         per_event = self._tensor(self._options.prefix_weight * class_weights / sessions.lengths)
-        normal_counts = self._tensor(np.where(sessions.labels == ANOMALOUS, 0, sessions.counts))
         anomalous = self._tensor(sessions.labels == ANOMALOUS)
 
         def loss_of(batch: Batch, random: torch.Generator) -> Tensor:
             outputs = self._forward(batch, random, unseen, rates)
-            next_token = _weighted_mean(outputs.surprise, normal_counts[batch.rows])
+            next_token = _weighted_mean(outputs.surprise, counts[batch.rows])
             weights = torch.where(batch.classes == EOS, at_end[batch.rows], per_event[batch.rows])
             losses = functional.binary_cross_entropy_with_logits(
                 outputs.class_logit, anomalous[batch.rows], reduction="none"
@@ -118,18 +128,30 @@ class Trainer:
 
         self._run("classifier", sessions, loss_of, steps_after=0)
 
-    def statistics(self) -> SessionStatistics:
-        """What the calibration needs to know of every validation session."""
-        highest, logits, early_highest, early_logits = np.empty((4, len(self._held_out)))
-        for measured in self.inference().measure(self._held_out.sequences):
+    def statistics(self, profile: CountProfile) -> SessionStatistics:
+        """What the calibration needs to know of every validation session, `profile` being of the training ones."""
+        held_out = self._held_out
+        highest, logits, early_highest, early_logits = np.empty((4, len(held_out)))
+        for measured in self.inference().measure(held_out.sequences):
             rows, starts, ends = measured.indices, measured.bounds[:-1], measured.bounds[1:] - 1
             highest[rows] = np.maximum.reduceat(measured.surprises, starts)
             logits[rows] = measured.logits[ends]
             early_starts = starts - np.arange(len(rows))
             early_highest[rows] = np.maximum.reduceat(np.delete(measured.surprises, ends), early_starts)
             early_logits[rows] = np.maximum.reduceat(np.delete(measured.logits, ends), early_starts)
-        counts = self._held_out.counts.astype(np.float64)
-        return SessionStatistics(highest, logits, early_highest, early_logits, self._held_out.labels, counts)
+        bounds = np.append(0, np.cumsum(held_out.lengths))
+        judged = profile.judge(np.concatenate(held_out.sequences), bounds)
+        return SessionStatistics(
+            highest=highest,
+            logits=logits,
+            unusual=judged.final,
+            seen=judged.seen,
+            early_highest=early_highest,
+            early_logits=early_logits,
+            early_unusual=judged.running[bounds[1:] - 1],
+            labels=held_out.labels,
+            counts=held_out.counts.astype(np.float64),
+        )
 
     def inference(self) -> Inference:
         """The model as it is now, ready to measure sessions."""

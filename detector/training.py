@@ -15,6 +15,7 @@ from detector.errors import DeviceError, TrainingError
 from detector.inference import Backend
 from detector.metrics import Detection, average_precision
 from detector.model import DetectorModel, ModelConfig
+from detector.profile import CountProfile
 from detector.scorer import Precision, resolve_device
 from detector.stages import Trainer
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
@@ -48,6 +49,7 @@ class Trained:
     Attributes:
         model: in evaluation mode, float32, on the CPU.
         vocabulary: of its tokens.
+        profile: of the counts in normal sessions, training and validation.
         calibration: of its scores.
         record: where it comes from.
         state: of the training that made it, where that was kept.
@@ -55,6 +57,7 @@ class Trained:
 
     model: DetectorModel
     vocabulary: Vocabulary
+    profile: CountProfile
     calibration: Calibration
     record: TrainingRecord
     state: TrainingState | None = None
@@ -69,6 +72,7 @@ class Trained:
             directory,
             model=self.model,
             vocabulary=self.vocabulary,
+            profile=self.profile,
             calibration=self.calibration,
             training=self.record,
         )
@@ -139,11 +143,12 @@ def train(
         state=saved,
     )
     trainer.inference().check()
+    normal = fitting.select(fitting.labels != ANOMALOUS)
     steps_after = options.steps("classifier", fitting) if classifier else 0
-    trainer.next_token(fitting.select(fitting.labels != ANOMALOUS), steps_after=steps_after)
+    trainer.next_token(normal, steps_after=steps_after)
     if classifier:
         trainer.classifier(fitting)
-    statistics = trainer.statistics()
+    statistics = trainer.statistics(CountProfile.fit(normal.sequences, normal.counts))
     calibration = Calibration.fit(statistics, classifier=classifier)
     record = TrainingRecord(
         fingerprint=sessions.fingerprint(),
@@ -154,7 +159,10 @@ def train(
         events=int(sessions.counts @ sessions.lengths),
         metrics=validation_metrics(calibration, statistics),
     )
-    return Trained(model.cpu(), vocabulary, calibration, record, saved)
+    # What held-out sessions add is known to be normal, too; the shares measured without it are the higher ones.
+    normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
+    profile = CountProfile.fit(normal.sequences, normal.counts)
+    return Trained(model.cpu(), vocabulary, profile, calibration, record, saved)
 
 
 def validation_metrics(calibration: Calibration, statistics: SessionStatistics) -> dict[str, float]:
@@ -164,8 +172,8 @@ def validation_metrics(calibration: Calibration, statistics: SessionStatistics) 
     kinds are labelled also ``auprc`` and, for each severity, precision, recall and F1 of the final scores
     and (``early.…``) of the highest early scores.
     """
-    final = calibration.final_scores(statistics.highest, statistics.logits)
-    early = calibration.early_scores(statistics.early_highest, statistics.early_logits)
+    final = calibration.final_scores(statistics.highest, statistics.logits, statistics.unusual, statistics.seen)
+    early = calibration.early_scores(statistics.early_highest, statistics.early_logits, statistics.early_unusual)
     thresholds = {"warning": WARNING_SCORE, "critical": CRITICAL_SCORE}
     normal, known = statistics.labels != ANOMALOUS, statistics.labels != UNLABELLED
     weights = statistics.counts[normal]

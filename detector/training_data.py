@@ -12,6 +12,7 @@ from detector.errors import TrainingError
 Tokens = npt.NDArray[np.int64]
 
 NORMAL, ANOMALOUS, UNLABELLED = 0, 1, -1
+_MOST_CUTS = 4
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,37 @@ class TrainingSessions:
             counts[row] += count
         merged = self.select(np.array(firsts, dtype=np.int64))
         return TrainingSessions(merged.sequences, merged.labels, np.array(counts, dtype=np.int64))
+
+    def joined(self, other: "TrainingSessions") -> "TrainingSessions":
+        """These sessions and then the others."""
+        return TrainingSessions(
+            [*self.sequences, *other.sequences],
+            np.append(self.labels, other.labels),
+            np.append(self.counts, other.counts),
+        )
+
+    def cut_short(self, most: int, seed: int) -> "TrainingSessions":
+        """Normal sessions that end too early: beginnings of those labelled normal, drawn at random.
+
+        Of each session one to `_MOST_CUTS`, more as long as they are not more than `most` in all. Equal ones come once,
+        and none has the events of a session labelled anomalous, in whatever order.
+        """
+        if not most:
+            return TrainingSessions.of([])
+        rng = np.random.default_rng(seed)
+        anomalous = {
+            np.sort(self.sequences[row]).tobytes() for row in np.flatnonzero(self.labels == ANOMALOUS).tolist()
+        }
+        cut: dict[bytes, Tokens] = {}
+        normal = np.flatnonzero(self.labels == NORMAL).tolist()
+        each = min(max(most // max(len(normal), 1), 1), _MOST_CUTS)
+        for row in normal:
+            events = self.sequences[row]
+            for length in rng.integers(1, len(events), each if len(events) > 1 else 0).tolist():
+                begun = events[:length]
+                if np.sort(begun).tobytes() not in anomalous:
+                    cut.setdefault(begun.tobytes(), begun)
+        return TrainingSessions.of(list(cut.values()), [NORMAL] * len(cut))
 
     def split(self, share: float, seed: int) -> tuple["TrainingSessions", "TrainingSessions"]:
         """Split by session into training and validation, each label's share the same to within one session.

@@ -23,6 +23,8 @@ class TrainingOptions:
         clip_norm: the gradient's norm is cut to this.
         unknown_rate: share of input events that are shown as unknown lines.
         prefix_weight: of the class loss after the events, beside 1 at the end.
+        cuts: normal sessions that end too early, made of the normal ones; 0 for none, else at least one of each.
+        cut_weight: of them all in the class loss, beside 1 of all normal sessions.
         next_token_weight: of the next-token loss in the classifier stage.
         validation_share: of the sessions, where no validation sessions are given.
         validations: how often a stage looks at the validation sessions.
@@ -38,6 +40,8 @@ class TrainingOptions:
     clip_norm: float = 1.0
     unknown_rate: float = 0.02
     prefix_weight: float = 0.2
+    cuts: int = 20_000
+    cut_weight: float = 0.2
     next_token_weight: float = 0.5
     validation_share: float = 0.2
     validations: int = 12

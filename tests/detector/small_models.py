@@ -4,11 +4,13 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from detector.calibration import Calibration, Combination, Tail
+from detector.calibration import Calibration, Combination, Evidence, Tail
 from detector.checkpoint import Checkpoint, TrainingRecord, load, save
 from detector.model import DetectorModel, ModelConfig
+from detector.profile import CountProfile
 from detector.vocabulary import Vocabulary
 
 TEMPLATES = (
@@ -21,8 +23,13 @@ TEMPLATES = (
 VOCABULARY = Vocabulary(TEMPLATES)
 CALIBRATION = Calibration(
     tail=Tail(knots=(0.5, 2.0, 3.5), levels=(0.0, 0.9, 1.7), slope=0.8),
+    evidence=Evidence(level=2.3, slope=0.4),
     early=Combination(bias=-3.0, logit_weight=1.1, level_weight=0.7),
     final=Combination(bias=-2.5, logit_weight=1.7, level_weight=0.9),
+)
+# Sessions of up to two of the first three templates are usual, and nothing else.
+PROFILE = CountProfile.fit(
+    [np.array(events) for events in ([3], [4], [5], [3, 4], [3, 5], [4, 5])], np.array([400, 300, 200, 50, 40, 10])
 )
 RECORD = TrainingRecord(
     fingerprint="sha256:" + "0" * 64,
@@ -55,6 +62,7 @@ def save_random(directory: Path, vocabulary: Vocabulary = VOCABULARY, *, seed: i
         directory,
         model=random_model(vocabulary, seed=seed),
         vocabulary=vocabulary,
+        profile=PROFILE,
         calibration=CALIBRATION,
         training=RECORD,
     )

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.calibration import (
+    EVIDENT_LEVEL,
     MAX_LEVEL,
     Calibration,
     Combination,
+    Evidence,
     Floats,
     SessionStatistics,
     Tail,
@@ -22,14 +24,19 @@ def statistics(
     logits: Floats | None = None,
     anomalous: np.ndarray | None = None,
     counts: Floats | None = None,
+    unusual: Floats | None = None,
 ) -> SessionStatistics:
     n = len(highest)
+    unusual = np.zeros(n) if unusual is None else unusual
     logits = np.zeros(n) if logits is None else logits
     return SessionStatistics(
         highest=highest,
         logits=logits,
+        unusual=unusual,
+        seen=unusual == 0,
         early_highest=highest,
         early_logits=logits,
+        early_unusual=unusual,
         labels=np.zeros(n, dtype=np.int8) if anomalous is None else anomalous.astype(np.int8),
         counts=np.ones(n) if counts is None else counts,
     )
@@ -39,14 +46,48 @@ def sigmoid(z: Floats) -> Floats:
     return 1 / (1 + np.exp(-z))
 
 
-@pytest.mark.parametrize("scale", [0.3, 1.0, 5.0])
-def test_without_labels_07_is_passed_by_1_percent_of_fresh_normals_and_095_by_1_in_1000(scale: float) -> None:
+@pytest.mark.parametrize(("share", "mean"), [(0.05, 1.0), (0.02, 0.4), (0.004, 2.0)])
+def test_without_labels_at_most_1_percent_of_fresh_normals_reach_07_and_1_in_1000_reach_095(
+    share: float, mean: float
+) -> None:
+    """Some normal sessions have unusual counts, with an excess that falls off exponentially."""
     rng = np.random.default_rng(3)
-    held_out, fresh = (scale * rng.gamma(2.0, 1.0, size) for size in (5_000, 400_000))
+    held_out, fresh = (np.where(rng.random(n) < share, rng.exponential(mean, n), 0.0) for n in (20_000, 400_000))
+    surprise = rng.gamma(2.0, 1.0, 20_000)
+    calibration = Calibration.fit(statistics(surprise, unusual=held_out), classifier=False)
+    scores = calibration.final_scores(rng.gamma(2.0, 1.0, 400_000), np.zeros(400_000), fresh, fresh == 0)
+    wanted = min(0.01, share)
+    assert 0.8 * wanted < (scores >= 0.7).mean() < 1.2 * wanted
+    assert 0.0007 < (scores >= 0.95).mean() < 0.0014
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 5.0])
+def test_surprise_alone_is_no_warning_unless_hardly_any_normal_session_is_so_surprising(scale: float) -> None:
+    rng = np.random.default_rng(3)
+    held_out, fresh = (scale * rng.gamma(2.0, 1.0, size) for size in (20_000, 1_000_000))
     calibration = Calibration.fit(statistics(held_out), classifier=False)
-    scores = calibration.final_scores(fresh, np.zeros(len(fresh)))
-    assert 0.007 < (scores >= 0.7).mean() < 0.0135
-    assert 0.0005 < (scores >= 0.95).mean() < 0.0016
+    none = np.zeros(len(fresh))
+    scores = calibration.final_scores(fresh, none, none, np.ones(len(fresh), bool))
+    assert 0 < (scores >= 0.7).mean() < 3 * 10**-EVIDENT_LEVEL
+    assert scores[fresh > 40 * scale].min(initial=1) > 0.95
+    assert (calibration.final_scores(fresh, none, none, np.zeros(len(fresh), bool)) < 0.7).all(), "counts of its own"
+
+
+def test_sessions_with_evidence_rank_above_all_without() -> None:
+    rng = np.random.default_rng(4)
+    calibration = Calibration.fit(statistics(rng.gamma(2.0, 1.0, 300)), classifier=False)
+    surprises = np.linspace(0, 9, 50)
+    assert (calibration.tail.level(surprises) < EVIDENT_LEVEL).all()
+    without, some = (calibration.levels(surprises, np.full(50, nats), np.full(50, nats == 0)) for nats in (0.0, 1e-6))
+    assert without.max() < 2
+    assert some.min() > without.max()
+    assert calibration.early_levels(surprises[:1], np.array([1e9]))[0] == MAX_LEVEL
+
+
+def test_evidence_that_no_held_out_session_has_counts_by_how_many_there_were() -> None:
+    levels = [Evidence.fit(np.zeros(n), np.ones(n)).level for n in (99, 999, 9_999)]
+    assert levels == pytest.approx([2.0, 3.0, 4.0])
+    assert Evidence.fit(np.array([0.0, 2.0]), np.array([98.0, 1.0])).level == pytest.approx(np.log10(100 / 2))
 
 
 def test_repeated_normal_sessions_weigh_as_their_counts_say() -> None:
@@ -79,12 +120,14 @@ def test_scores_rise_with_surprise_stay_in_0_1_and_ignore_their_neighbours(
     calibration = Calibration.fit(statistics(np.array(normals)), classifier=False)
     highest = np.sort(np.array(surprises))
     logits = np.zeros(len(highest))
-    scores = calibration.final_scores(highest, logits)
+    unusual, seen = np.zeros(len(highest)), np.ones(len(highest), bool)
+    scores = calibration.final_scores(highest, logits, unusual, seen)
     assert (scores >= 0).all()
     assert (scores <= 1).all()
     assert (np.diff(scores) >= 0).all()
     chosen = data.draw(st.lists(st.integers(0, len(highest) - 1), min_size=1))
-    assert (calibration.final_scores(highest[chosen], logits[chosen]) == scores[chosen]).all()
+    again = calibration.final_scores(highest[chosen], logits[chosen], unusual[chosen], seen[chosen])
+    assert (again == scores[chosen]).all()
 
 
 def test_with_labels_the_score_is_the_probability_of_an_anomaly() -> None:
@@ -94,7 +137,7 @@ def test_with_labels_the_score_is_the_probability_of_an_anomaly() -> None:
     logits = rng.normal(np.where(anomalous, 1.5, -1.5), 2.0)
     highest = rng.gamma(2.0, np.where(anomalous, 1.4, 1.0))
     fitted = Calibration.fit(statistics(highest[:20_000], logits[:20_000], anomalous[:20_000]), classifier=True)
-    scores = fitted.final_scores(highest, logits)
+    scores = fitted.final_scores(highest, logits, np.zeros(n), np.ones(n, bool))
     for low in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9):
         chosen = (scores >= low) & (scores < low + 0.1)
         assert anomalous[chosen].mean() == pytest.approx(scores[chosen].mean(), abs=0.03)
@@ -105,11 +148,12 @@ def test_sessions_of_unknown_label_shape_the_tail_but_not_the_regression() -> No
     labels = np.repeat([0, 1, -1], 500).astype(np.int8)
     logits = rng.normal(np.where(labels == 1, 2.0, -2.0), 1.0)
     highest = rng.gamma(2.0, 1.0, 1_500)
-    whole = SessionStatistics(highest, logits, highest, logits, labels, np.ones(1_500))
+    none, seen = np.zeros(1_500), np.ones(1_500, bool)
+    whole = SessionStatistics(highest, logits, none, seen, highest, logits, none, labels, np.ones(1_500))
     calibration = Calibration.fit(whole, classifier=True)
     assert calibration.tail == Tail.fit(highest[labels != 1], np.ones(1_000))
     known = labels >= 0
-    levels = calibration.tail.level(highest[known])
+    levels = calibration.levels(highest[known], none[known], seen[known])
     assert calibration.final == Combination.fit(logits[known], levels, labels[known] == 1, np.ones(1_000))
 
 
@@ -121,6 +165,14 @@ def test_both_statistics_raise_the_score_when_both_tell() -> None:
     assert combination.logit_weight == pytest.approx(2.0, abs=0.3)
     assert combination.level_weight == pytest.approx(1.0, abs=0.2)
     assert combination.bias == pytest.approx(-1.0, abs=0.2)
+
+
+def test_a_statistic_that_adds_nothing_to_the_other_gets_no_weight() -> None:
+    """Else what decides over sessions like none of these would be left to chance."""
+    anomalous = np.arange(930) >= 900
+    apart = np.where(anomalous, 9.0, -9.0)
+    combination = Combination.fit(apart, np.where(anomalous, 4.0, 0.5), anomalous, np.ones(930))
+    assert (combination.logit_weight > 0) != (combination.level_weight > 0)
 
 
 def test_a_statistic_that_points_the_wrong_way_gets_no_weight() -> None:
@@ -158,12 +210,35 @@ def test_counts_are_as_good_as_copies_in_the_regression() -> None:
     assert list(asdict(counted).values()) == pytest.approx(list(asdict(copies).values()), rel=1e-6)
 
 
+def test_early_alarms_are_false_no_more_often_than_those_at_the_end() -> None:
+    """Half-way many a normal session looks like an anomaly: the early regression alone would say so."""
+    rng = np.random.default_rng(11)
+    n = 20_000
+    anomalous = rng.random(n) < 0.3
+    logits = rng.normal(np.where(anomalous, 4.0, -4.0), 1.5)
+    early_logits = np.maximum(logits + rng.normal(0.0, 1.0, n), rng.normal(-2.0, 1.5, n))
+    none, seen, labels = np.zeros(n), np.ones(n, bool), anomalous.astype(np.int8)
+    whole = SessionStatistics(none, logits, none, seen, none, early_logits, none, labels, np.ones(n))
+    calibration = Calibration.fit(whole, classifier=True)
+    final = calibration.final_scores(none, logits, none, seen)
+    early = calibration.early_scores(none, early_logits, none)
+    levels = calibration.early_levels(none, none)
+    alone = Combination.fit(early_logits, levels, anomalous, np.ones(n))
+    for threshold in (0.7, 0.95):
+        false = (final[~anomalous] >= threshold).sum()
+        assert (early[~anomalous] >= threshold).sum() <= false
+    assert (alone.score(early_logits, levels)[~anomalous] >= 0.7).sum() > 2 * false
+    assert (early[anomalous] >= 0.7).mean() > 0.5
+    assert alone.logit_weight == calibration.early.logit_weight
+
+
 def test_early_scores_without_labels_never_exceed_the_final_one() -> None:
     rng = np.random.default_rng(9)
     calibration = Calibration.fit(statistics(rng.gamma(2.0, 1.0, 500)), classifier=False)
     surprises = rng.gamma(2.0, 2.0, (200, 12))
     running = np.maximum.accumulate(surprises, axis=1)
-    early = calibration.early_scores(running, np.zeros_like(running))
-    final = calibration.final_scores(running[:, -1], np.zeros(200))
+    unusual = np.maximum.accumulate(rng.exponential(1.0, (200, 12)) * (rng.random((200, 12)) < 0.1), axis=1)
+    early = calibration.early_scores(running, np.zeros_like(running), unusual)
+    final = calibration.final_scores(running[:, -1], np.zeros(200), unusual[:, -1], unusual[:, -1] == 0)
     assert (np.diff(early, axis=1) >= 0).all()
     assert (early <= final[:, None]).all()

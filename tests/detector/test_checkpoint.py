@@ -169,8 +169,8 @@ def test_weights_that_do_not_fit_the_configuration_are_refused_by_name(saved: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, r"format version 2; this library reads 1"),
-        ({"version": "1"}, r"format version '1'; this library reads 1"),
+        ({"version": 1}, r"format version 1; this library reads 2"),
+        ({"version": "2"}, r"format version '2'; this library reads 2"),
         ({"format": "other"}, r"its format is not 'logmamba.checkpoint'"),
         ({"library": 3}, r"library: "),
         ({"model": {}}, r"model\.vocabulary_size: Field required"),

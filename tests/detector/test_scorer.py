@@ -16,7 +16,7 @@ from detector.inference import Inference, batches, pack
 from detector.model import DetectorModel
 from detector.scorer import MAX_CACHED_EVENTS, EventScores, Scorer, resolve_device
 from detector.vocabulary import BOS, EOS, UNK, Vocabulary
-from tests.detector.small_models import TEMPLATES, VOCABULARY, encoded, random_checkpoint, save_random
+from tests.detector.small_models import PROFILE, TEMPLATES, VOCABULARY, encoded, random_checkpoint, save_random
 
 UNKNOWN_LINE = VOCABULARY.sketch("Receiving replica <*> from <*>")
 TOKENS = st.sampled_from([UNK, UNKNOWN_LINE, *range(3, len(VOCABULARY))])
@@ -86,9 +86,12 @@ def test_surprise_is_the_negative_log_likelihood_given_the_events_before(checkpo
     assert scores.surprises == pytest.approx(surprises[:-1], abs=1e-5)
     calibration = checkpoint.manifest.calibration
     c = class_logits.double().numpy()
-    early = calibration.early_scores(np.maximum.accumulate(surprises[:-1]), np.maximum.accumulate(c[1:-1]))
+    unusual = PROFILE.judge(np.array(tokens), np.array([0, len(tokens)]))
+    assert 0 < unusual.running[-1] <= unusual.final[0]
+    highest, highest_logits = np.maximum.accumulate(surprises[:-1]), np.maximum.accumulate(c[1:-1])
+    early = calibration.early_scores(highest, highest_logits, unusual.running)
     assert scores.scores == pytest.approx(early, abs=1e-5)
-    final = calibration.final_scores(surprises.max(keepdims=True), c[-1:])
+    final = calibration.final_scores(surprises.max(keepdims=True), c[-1:], unusual.final, unusual.seen)
     assert scores.final == pytest.approx(final[0], abs=1e-5)
     assert min(scores.scores) > 0.001
     assert 0.001 < scores.final < 0.999

@@ -211,7 +211,12 @@ def test_the_class_is_learnt_after_each_event_and_not_at_the_end_alone() -> None
 
     def early_loss(prefix_weight: float) -> float:
         options = TrainingOptions(
-            next_token_steps=10, classifier_steps=60, learning_rate=1e-2, prefix_weight=prefix_weight, patience=100
+            next_token_steps=10,
+            classifier_steps=60,
+            learning_rate=1e-2,
+            prefix_weight=prefix_weight,
+            cuts=0,  # they teach what is normal before the end, too
+            patience=100,
         )
         trained = train(data, VOCABULARY, size=SMALL, device="cpu", options=options)
         (measured,) = Inference(trained.model, batch_tokens=10_000).measure(fresh.sequences)
@@ -416,3 +421,34 @@ def test_on_real_hdfs_sessions_a_hundred_steps_find_nearly_all_anomalies(tmp_pat
 
     assert detection.precision > 0.9
     assert detection.recall > 0.9
+
+
+def test_a_normal_session_cut_short_is_not_taken_for_an_anomaly(tmp_path: Path) -> None:
+    """A gap or a limit may end a session anywhere; among those to learn from none ended so."""
+    rng = np.random.default_rng(1)
+    whole = [normal(rng) for _ in range(600)]
+    failed = [[*events[: rng.integers(1, 4)], FAIL, CLOSE] for events in whole[:60]]
+    data = TrainingSessions.of([np.array(events) for events in whole + failed], [0] * 600 + [1] * 60)
+    cut, also_failed = [OPEN, READ, WRITE, READ, WRITE], [OPEN, READ, WRITE, READ, FAIL]
+    finals = []
+    for cuts in (2_000, 0):
+        trained = train(data, VOCABULARY, size=SMALL, device="cpu", options=replace(QUICK, cuts=cuts))
+        finals.append([scores.final for scores in scored(trained, tmp_path / str(cuts), [cut, also_failed])])
+    assert finals[0][0] < 0.2
+    assert finals[0][1] > 0.7
+    assert finals[0][0] < finals[1][0], "without such sessions the training has nothing to say of them"
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(3, 5), min_size=1, max_size=6), st.sampled_from([0, 1, -1])), min_size=1)
+)
+def test_sessions_are_cut_to_beginnings_of_normal_ones_that_no_anomalous_one_is_made_of(
+    rows: list[tuple[list[int], int]],
+) -> None:
+    data = TrainingSessions.of([np.array(events) for events, _ in rows], [label for _, label in rows])
+    cut = [events.tolist() for events in data.cut_short(5, seed=3).sequences]
+    beginnings = [events[:n] for events, label in rows if label == 0 for n in range(1, len(events))]
+    assert all(events in beginnings for events in cut)
+    assert len(cut) == len({tuple(events) for events in cut})
+    anomalous = [sorted(events) for events, label in rows if label == 1]
+    assert not any(sorted(events) in anomalous for events in cut)

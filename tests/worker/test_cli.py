@@ -68,7 +68,9 @@ def test_an_unreachable_broker_gives_a_message_and_exit_code_1_within_15_seconds
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "check", "train", "score", "generate", "demo"])
+@pytest.mark.parametrize(
+    "command", ["run", "check", "train", "score", "evaluate", "explain", "tail", "generate", "demo"]
+)
 def test_every_command_has_help(command: str) -> None:
     done = logmamba(command, "--help")
     assert (done.returncode, done.stdout.count("Usage")) == (0, 1)

@@ -1,0 +1,324 @@
+"""What normal sessions hold: which counts of which templates go together, and how unusual a session's counts are.
+
+Much of what goes wrong in a log is a count: a replica that was never written, a deletion that came twice. The order of
+events says little there, since copies interleave. A `CountProfile` is the table of distinct count vectors of normal
+sessions, and a session is judged by four rules:
+
+- A count vector that a normal session had is not unusual, however rare.
+- Otherwise each count is judged by the rarest statement that the table supports about it: among all sessions, or among
+  those that share another count of this session to which it is related, at most a share of `RARE` had it. A statement
+  over few sessions is weak, so it says little: c of n counts as (c + 1) / (n + 1).
+- A rare count is explained by another one of the session, itself no rarer, that makes it at least `LIFT` times likelier
+  or of which too little is known to say that it does not. Explanations chain; a chain is as unusual as its most unusual
+  link. So a session that puts rare but known behaviours together is no alarm, and one that contradicts them is.
+- Two counts are related where a likelihood-ratio test says so and one tells at least `TOLD` of the other's entropy.
+
+How unusual the session is altogether is the sum over its counts, each beyond what explains it, but no less than the
+most unusual of them. Counts above 8 are grouped, two groups to each doubling. All numbers are sums of whole sessions
+in float64, so nothing depends on order or on what else is judged.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.vocabulary import UNK
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Vector = tuple[tuple[int, int], ...]
+"""(token, count) of each token of a session, ascending."""
+
+RARE = 1e-3
+LIFT = 100.0
+TOLD = 0.1
+
+MAX_VECTORS = 10_000
+"""Distinct count vectors that are kept, the most frequent ones: bounds the time that judging one session takes."""
+
+_EXACT = 8  # counts up to this have a group each
+_GROUPS_PER_DOUBLING = 2
+_LEAST_SEEN = 2.5  # where so few sessions are known that none is rarer than RARE, what was never seen still is
+_UNUSUAL = 0.1  # a count that more sessions share explains nothing and needs no explanation
+_MOST_UNUSUAL = 16  # counts of a session that are judged, the rarest
+_REMEMBERED = 1 << 16
+
+
+class Judged(NamedTuple):
+    """How unusual the counts of some sessions are, in nats beyond what `RARE` is; 0 for usual ones.
+
+    Attributes:
+        final: of each complete session, (sessions,).
+        running: after each event, (events,): whether some template came more often than in any session of the
+            profile. What is missing cannot be told before the end, so this never exceeds `final`.
+        seen: whether a session of the profile had the counts of the complete session, (sessions,).
+    """
+
+    final: Floats
+    running: Floats
+    seen: Flags
+
+
+class _Verdict(NamedTuple):
+    total: float
+    nats: dict[int, float]  # of each rare count, by token
+
+
+class CountProfile:
+    """The counts of normal sessions.
+
+    Args:
+        vectors: int64 (k, 3): row of the table, token, count; ordered by row, then token; counts at least 1.
+        weights: int64 (rows,), how many sessions had each vector.
+
+    Raises:
+        ValueError: the two do not fit.
+    """
+
+    def __init__(self, vectors: Integers, weights: Integers) -> None:
+        if vectors.ndim != 2 or vectors.shape[1] != 3 or weights.ndim != 1 or not len(weights):
+            raise ValueError(f"vectors {vectors.shape} and weights {weights.shape}; expected (k, 3) and (rows,)")
+        rows, tokens, counts = vectors.T
+        if len(vectors) and (rows.min() < 0 or rows.max() >= len(weights) or tokens.min() < 0 or counts.min() < 1):
+            raise ValueError("a row, a token or a count is out of range")
+        if (weights < 1).any():
+            raise ValueError("a weight is below 1")
+        self.vectors = vectors
+        self.weights = weights
+        self._w = weights.astype(np.float64)
+        self._n = float(self._w.sum())
+        self._floor = float(np.log(min(1 / RARE, (self._n + 1) / _LEAST_SEEN)))
+        # Sessions with equal counts come in many orders.
+        self._judged = lru_cache(_REMEMBERED)(self._judge_vector)
+        self._columns: dict[int, npt.NDArray[np.uint8]] = {}
+        self._related: dict[tuple[int, int], bool] = {}
+
+    @classmethod
+    def fit(cls, sequences: Sequence[Integers], counts: Integers) -> Self:
+        """The profile of normal sessions.
+
+        Args:
+            sequences: tokens of each session's events; unknown lines count as UNK.
+            counts: how many equal sessions each stands for.
+        """
+        found: Counter[Vector] = Counter()
+        for events, count in zip(sequences, counts.tolist(), strict=True):
+            # An unknown line never comes again to be recognised by its text: whatever it is then has a template.
+            found[_vector(np.maximum(events, UNK))] += count
+        kept = found.most_common(MAX_VECTORS)
+        vectors = [(row, token, count) for row, (vector, _) in enumerate(kept) for token, count in vector]
+        return cls(np.array(vectors, np.int64).reshape(-1, 3), np.array([count for _, count in kept], np.int64))
+
+    def judge(self, tokens: Integers, bounds: Integers) -> Judged:
+        """How unusual the counts of some sessions are, complete and after each event; those of an empty one never.
+
+        Args:
+            tokens: int64 (k,), the sessions' events end to end; negative ones are unknown lines.
+            bounds: int64 (sessions + 1,), where each session starts and, last, k.
+        """
+        lengths = np.diff(bounds)
+        n_sessions = len(lengths)
+        if not len(tokens):
+            return Judged(np.zeros(n_sessions), np.zeros(0), np.zeros(n_sessions, np.bool_))
+        session = np.repeat(np.arange(n_sessions), lengths)
+        order = np.lexsort((tokens, session))  # stable: equal tokens of a session stay in their order
+        first = _is_first(session[order], tokens[order])
+        starts = np.flatnonzero(first)
+        counts = np.diff(starts, append=len(tokens))
+        of, token = session[order][starts], tokens[order][starts]
+        codes = np.zeros(n_sessions, np.uint64)
+        np.add.at(codes, of, _code(token, _group(counts)))
+        ends = np.searchsorted(of, np.arange(n_sessions + 1))
+        seen = np.isin(codes, self._known) & (lengths > 0)
+        final = np.zeros(n_sessions)
+        for index in np.flatnonzero(~seen & (lengths > 0)).tolist():
+            mine = slice(ends[index], ends[index + 1])
+            vector = tuple(zip(token[mine].tolist(), counts[mine].tolist(), strict=True))
+            final[index] = self._judged(vector).total
+
+        occurrence = np.empty(len(tokens), np.int64)
+        occurrence[order] = np.arange(len(tokens)) - np.repeat(starts, counts) + 1
+        none = len(self._most) - 1
+        most = self._most[np.where((tokens >= 0) & (tokens < none), tokens, none)]
+        more = np.cumsum(_group(occurrence) > most)
+        before = np.repeat(np.append(0, more)[bounds[:-1]], lengths)
+        never = float(np.log(self._n + 1)) - self._floor
+        running = np.where(more > before, never, 0.0)
+        ending = bounds[1:][lengths > 0] - 1
+        final[lengths > 0] = np.maximum(final[lengths > 0], running[ending])
+        return Judged(final, running, seen)
+
+    def unusual_counts(self, events: Integers) -> dict[int, float]:
+        """The unusual counts of one complete session: nats above the floor by token, the greatest first."""
+        judged = self._judged(_vector(events)).nats if self.judge(events, np.array([0, len(events)])).final[0] else {}
+        return dict(sorted(((token, nats) for token, nats in judged.items() if nats > 0), key=lambda each: -each[1]))
+
+    # -- the table -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _known(self) -> npt.NDArray[np.uint64]:
+        """Codes of the vectors that were seen; that another vector has one of them by chance is out of the question."""
+        codes = np.zeros(len(self.weights), np.uint64)
+        np.add.at(codes, self.vectors[:, 0], _code(self.vectors[:, 1], _group(self.vectors[:, 2])))
+        return codes
+
+    @cached_property
+    def _most(self) -> Integers:
+        """Group of the greatest count that each token had; the last entry, of all other tokens, is 0."""
+        most = np.zeros(int(self.vectors[:, 1].max(initial=UNK)) + 2, np.int64)
+        np.maximum.at(most, self.vectors[:, 1], _group(self.vectors[:, 2]))
+        return most
+
+    @cached_property
+    def _usual_tokens(self) -> list[int]:
+        """Tokens that so many sessions hold that to lack one needs an explanation."""
+        held = np.bincount(self.vectors[:, 1], weights=self._w[self.vectors[:, 0]])
+        tokens: list[int] = np.flatnonzero(held > (1 - _UNUSUAL) * self._n).tolist()
+        return tokens
+
+    def _column(self, token: int) -> npt.NDArray[np.uint8]:
+        """The group of the token's count in each vector, (rows,)."""
+        found = self._columns.get(token)
+        if found is None:
+            mine = self.vectors[self.vectors[:, 1] == token]
+            found = np.zeros(len(self.weights), np.uint8)
+            found[mine[:, 0]] = _group(mine[:, 2])
+            self._columns[token] = found
+        return found
+
+    def _are_related(self, one: int, other: int) -> bool:
+        key = (min(one, other), max(one, other))
+        if key not in self._related:
+            self._related[key] = _related(self._column(one), self._column(other), self._w)
+        return self._related[key]
+
+    # -- one session -----------------------------------------------------------------------------------------------
+
+    def _judge_vector(self, counts: Vector) -> _Verdict:
+        """How unusual a session with these counts is."""
+        vector = dict(counts)
+        same: dict[int, Flags] = {}  # rows whose count of the token is the session's
+        share: dict[int, float] = {}
+
+        def look_at(token: int) -> None:
+            if token not in same:
+                same[token] = self._column(token) == _group(vector.get(token, 0))
+                share[token] = float(self._w @ same[token] + 1) / (self._n + 1)
+
+        for token in {*vector, *self._usual_tokens}:
+            look_at(token)
+        rare = sorted((token for token in same if share[token] < _UNUSUAL), key=lambda token: (share[token], token))
+        rare = rare[:_MOST_UNUSUAL]
+        # What goes with a rare count may be missing here, and that may be what is wrong.
+        for token in rare:
+            for other in self._company(same[token]):
+                look_at(other)
+        worst, links = self._explained(rare, same, self._w)
+        for context in sorted(same):
+            # A statement over fewer sessions could not be rare.
+            if share[context] * (self._n + 1) <= np.exp(self._floor):
+                continue
+            if concerned := [token for token in rare if token != context and self._are_related(token, context)]:
+                for token, nats in self._explained(concerned, same, self._w * same[context])[0].items():
+                    worst[token] = max(worst[token], nats)
+        excess = {token: max(nats - self._floor, 0.0) for token, nats in worst.items()}
+        together = sum(max(nats - self._floor, 0.0) for nats in links.values())
+        return _Verdict(max(together, *excess.values(), 0.0), excess)
+
+    def _company(self, rows: Flags) -> list[int]:
+        """Tokens that these vectors hold."""
+        tokens: list[int] = np.unique(self.vectors[rows[self.vectors[:, 0]], 1]).tolist()
+        return tokens
+
+    def _explained(
+        self, rare: Sequence[int], same: dict[int, Flags], weights: Floats
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Nats of each rare count among weighted sessions, after the best explanation: minimax paths, as in Dijkstra's.
+
+        A path begins at "no explanation"; its links cost the surprise of a count given the one before.
+
+        Returns:
+            By token the most that a link of its path costs, and what the last one does.
+        """
+        n = weights.sum()
+        having = {token: weights * same[token] for token in rare}
+        had = {token: having[token].sum() for token in rare}
+        alone = {token: float(np.log((n + 1) / (had[token] + 1))) for token in rare}
+        best, link = dict(alone), dict(alone)
+        queue = [(nats, token) for token, nats in best.items()]
+        heapq.heapify(queue)
+        done: set[int] = set()
+        while queue:
+            nats, by = heapq.heappop(queue)
+            if by in done:
+                continue
+            done.add(by)
+            for token in rare:
+                if token in done or not self._are_related(token, by):
+                    continue
+                given = float(np.log((had[by] + 1) / (having[by] @ same[token] + 1)))
+                path = max(nats, given), given
+                if given < alone[token] - np.log(LIFT) and path < (best[token], link[token]):
+                    best[token], link[token] = path
+                    heapq.heappush(queue, (best[token], token))
+        return best, link
+
+
+def _vector(events: Integers) -> Vector:
+    tokens, counts = np.unique(events, return_counts=True)
+    return tuple(zip(tokens.tolist(), counts.tolist(), strict=True))
+
+
+def _group(counts: int | Integers) -> Integers:
+    """Counts up to 8 as they are, greater ones by their logarithm."""
+    many = np.maximum(np.asarray(counts, np.int64), 1)
+    grouped = _EXACT + 1 + np.floor(_GROUPS_PER_DOUBLING * np.log2(many / _EXACT)).astype(np.int64)
+    groups: Integers = np.where(np.asarray(counts) <= _EXACT, counts, grouped)
+    return groups
+
+
+def _is_first(*keys: Integers) -> Flags:
+    """Where ordered rows of keys change, the first row included."""
+    changed = np.zeros(len(keys[0]), np.bool_)
+    changed[0] = True
+    for key in keys:
+        changed[1:] |= key[1:] != key[:-1]
+    return changed
+
+
+def _code(tokens: Integers, groups: Integers) -> npt.NDArray[np.uint64]:
+    """Numbers whose sums tell count vectors apart: SplitMix64's mixing (Steele, Lea and Flood 2014)."""
+    with np.errstate(over="ignore"):
+        z = tokens.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03) + groups.astype(np.uint64)
+        z = (z + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    code: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return code
+
+
+def _related(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8], weights: Floats) -> bool:
+    """Whether two counts depend on each other: G-test at about five standard deviations, and a share of the entropy.
+
+    The statistic of independent counts has the mean df and the variance 2 df.
+    """
+    _, a = np.unique(one, return_inverse=True)
+    _, b = np.unique(other, return_inverse=True)
+    together = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(together, (a, b), weights)
+    df = (together.shape[0] - 1) * (together.shape[1] - 1)
+    if df == 0:
+        return False
+    n = together.sum()
+    rows, columns = together.sum(1), together.sum(0)
+    cells = together > 0
+    expected = np.outer(rows, columns) / n
+    information = float((together[cells] * np.log(together[cells] / expected[cells])).sum())
+    entropy = min(float(-(sums * np.log(sums / n)).sum()) for sums in (rows, columns))
+    return 2 * information > df + 5 * np.sqrt(2 * df) + 10 and information >= TOLD * entropy
