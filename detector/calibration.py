@@ -16,9 +16,9 @@ held-out normal sessions with evidence, and grows with the evidence as it falls 
 
 A score is logistic(bias + logit_weight * c + level_weight * level). Without labels logit_weight is 0 and
 the other two put 0.7 at a level of 2 and 0.95 at 3: at most one normal session in a hundred is a
-warning, one in a thousand critical. With labels the three numbers come from a logistic regression on
-validation sessions, so that the score is the probability that the session is anomalous; of logit and level it uses what
-the Bayesian information criterion pays for.
+warning, one in a thousand critical. With labels they come from a logistic regression on validation sessions, so that
+the score is the probability that the session is anomalous. It is of the logit alone, unless the combination of both is
+asked for: the level finds kinds of anomalies that no label knows, but also takes whatever is new for one.
 
 Early scores, of the events so far, use running maxima of all statistics and so never fall while a
 session goes on. Without labels the complete session's statistics can only be higher, so an early
@@ -153,7 +153,15 @@ class Combination:
         return cls(bias=low - weight * WARNING_LEVEL, logit_weight=0.0, level_weight=weight)
 
     @classmethod
-    def fit(cls, logits: Floats, levels: Floats, anomalous: npt.NDArray[np.bool_], counts: Floats) -> "Combination":
+    def fit(
+        cls,
+        logits: Floats,
+        levels: Floats,
+        anomalous: npt.NDArray[np.bool_],
+        counts: Floats,
+        *,
+        combine: bool = True,
+    ) -> "Combination":
         """Logistic regression with non-negative weights on labelled sessions.
 
         The targets are drawn in from 0 and 1 by one session of each kind (Platt 1999), so that perfectly
@@ -164,6 +172,7 @@ class Combination:
             levels: its level, (n,).
             anomalous: its label, (n,); both kinds are present.
             counts: how many equal sessions it stands for, (n,).
+            combine: whether the level may have a weight.
         """
         n_anomalous = counts[anomalous].sum()
         n_normal = counts[~anomalous].sum()
@@ -171,15 +180,15 @@ class Combination:
         targets = np.where(anomalous, high, low)
         features = np.stack([np.ones_like(levels), _bounded(logits), levels], axis=1)
         # The problem is convex, so its constrained optimum is the best of the feasible optima over the
-        # sets of weights that are free; with two weights there are four such sets. Where one statistic already tells
-        # the sessions apart the other would have any weight at all, and decide over sessions like none of these.
+        # sets of weights that are free; with two weights there are four such sets. The level has to lower the loss by
+        # what BIC asks of a parameter: where either statistic tells the sessions apart, chance would share the weight.
         price = 0.5 * float(np.log(counts.sum()))
         best: tuple[float, Floats] | None = None
-        for free in product((True, False), repeat=2):
-            chosen = np.array([True, *free])
+        for use_logit, use_level in product((True, False), (True, False) if combine else (False,)):
+            chosen = np.array([True, use_logit, use_level])
             weights = np.zeros(3)
             loss, weights[chosen] = _logistic_regression(features[:, chosen], targets, counts)
-            cost = loss + price * sum(free)
+            cost = loss + price * use_level
             if (weights[1:] >= 0).all() and (best is None or cost < best[0]):
                 best = cost, weights
         assert best is not None, "the regression without weights is always feasible"
@@ -248,11 +257,12 @@ class Calibration:
     final: Combination
 
     @classmethod
-    def fit(cls, validation: SessionStatistics, *, classifier: bool) -> "Calibration":
+    def fit(cls, validation: SessionStatistics, *, classifier: bool, combine: bool = False) -> "Calibration":
         """Fit on validation sessions.
 
         Tail and evidence come from all that are not labelled anomalous, at least one; with `classifier` the
-        combinations come from the labelled ones, at least one of each kind.
+        combinations come from the labelled ones, at least one of each kind, and with `combine` the level may take
+        part in them.
         """
         normal = validation.labels != 1
         counts = validation.counts[normal]
@@ -268,8 +278,8 @@ class Calibration:
         levels = calibration.levels(validation.highest[known], validation.unusual[known], validation.seen[known])
         early_levels = calibration.early_levels(validation.early_highest[known], validation.early_unusual[known])
         logits, early_logits = validation.logits[known], validation.early_logits[known]
-        final = Combination.fit(logits, levels, anomalous, counts)
-        early = Combination.fit(early_logits, early_levels, anomalous, counts)
+        final = Combination.fit(logits, levels, anomalous, counts, combine=combine)
+        early = Combination.fit(early_logits, early_levels, anomalous, counts, combine=combine)
         early = early.lowered(
             early.score(early_logits, early_levels)[~anomalous],
             final.score(logits, levels)[~anomalous],
@@ -303,6 +313,19 @@ def _evidence(surprise: Floats, unusual: Floats, seen: npt.NDArray[np.bool_]) ->
     order = np.log(10) * np.maximum(surprise - EVIDENT_LEVEL, 0.0)
     evidence: Floats = np.maximum(unusual, np.where(seen, order, 0.0))
     return evidence
+
+
+def calibrated_loss(logits: Floats, anomalous: npt.NDArray[np.bool_], weights: Floats) -> float:
+    """Mean cross-entropy, in nats, of the scores that the best calibration makes of class logits.
+
+    Args:
+        logits: of labelled sessions of both kinds, (n,).
+        anomalous: their labels, (n,).
+        weights: theirs in the mean, (n,).
+    """
+    fitted = Combination.fit(logits, np.zeros_like(logits), anomalous, weights, combine=False)
+    scores = np.clip(fitted.score(logits, np.zeros_like(logits)), 1 - _ALMOST_ONE, _ALMOST_ONE)
+    return float(np.average(-np.log(np.where(anomalous, scores, 1 - scores)), weights=weights))
 
 
 def _logit(score: float) -> float:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from detector.calibration import SessionStatistics
+from detector.calibration import SessionStatistics, calibrated_loss
 from detector.inference import Backend, Inference
 from detector.model import DetectorModel
 from detector.profile import CountProfile
@@ -193,24 +193,26 @@ class Trainer:
         return self._tensor(rates)
 
     def _validation_loss(self, stage: Stage) -> float:
-        """Nats per event of the sessions taken for normal; in the classifier stage with the class loss."""
-        held_out, options = self._held_out, self._options
+        """Nats per event of the sessions taken for normal; in the classifier stage with the class loss at the end.
+
+        That is the loss of calibrated logits, as the scores will be: a classifier that grows sure of itself on kinds of
+        sessions that training has not shown is no worse for it while it still ranks them right.
+        """
+        held_out = self._held_out
         normal_counts = np.where(held_out.labels == ANOMALOUS, 0, held_out.counts)
-        class_weights = balanced_weights(held_out)
-        signs = np.where(held_out.labels == ANOMALOUS, -1.0, 1.0)
-        nats = events = class_loss = 0.0
+        logits = np.empty(len(held_out))
+        nats = events = 0.0
         for measured in self.inference().measure(held_out.sequences):
             rows, starts, sizes = measured.indices, measured.bounds[:-1], np.diff(measured.bounds)
             nats += float(normal_counts[rows] @ np.add.reduceat(measured.surprises.astype(np.float64), starts))
             events += float(normal_counts[rows] @ sizes)
-            if stage == "classifier":
-                losses = np.logaddexp(0.0, np.repeat(signs[rows], sizes) * measured.logits)
-                at_end = losses[measured.bounds[1:] - 1]
-                before = (np.add.reduceat(losses, starts) - at_end) / (sizes - 1)
-                class_loss += float(class_weights[rows] @ (at_end + options.prefix_weight * before))
+            logits[rows] = measured.logits[measured.bounds[1:] - 1]
         if stage == "next_token":
             return nats / events
-        return class_loss / len(held_out) + options.next_token_weight * nats / events
+        known, weights = held_out.labels != UNLABELLED, balanced_weights(held_out)
+        anomalous = held_out.labels[known] == ANOMALOUS
+        class_loss = calibrated_loss(logits[known], anomalous, weights[known])
+        return class_loss + self._options.next_token_weight * nats / events
 
     def _tensor(self, values: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self._device)

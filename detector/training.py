@@ -149,7 +149,7 @@ def train(
     if classifier:
         trainer.classifier(fitting)
     statistics = trainer.statistics(CountProfile.fit(normal.sequences, normal.counts))
-    calibration = Calibration.fit(statistics, classifier=classifier)
+    calibration = Calibration.fit(statistics, classifier=classifier, combine=options.combine)
     record = TrainingRecord(
         fingerprint=sessions.fingerprint(),
         seed=seed,

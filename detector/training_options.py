@@ -26,6 +26,8 @@ class TrainingOptions:
         cuts: normal sessions that end too early, made of the normal ones; 0 for none, else at least one of each.
         cut_weight: of them all in the class loss, beside 1 of all normal sessions.
         next_token_weight: of the next-token loss in the classifier stage.
+        combine: whether, with labels, unusual counts and order raise the score beside the classifier where validation
+            says that it pays. It finds anomalies of kinds that no label knows, and takes more of what is new for one.
         validation_share: of the sessions, where no validation sessions are given.
         validations: how often a stage looks at the validation sessions.
         patience: a stage ends after so many validations in a row without a better loss.
@@ -43,9 +45,10 @@ class TrainingOptions:
     cuts: int = 20_000
     cut_weight: float = 0.2
     next_token_weight: float = 0.5
+    combine: bool = False
     validation_share: float = 0.2
     validations: int = 12
-    patience: int = 4
+    patience: int = 8
 
     def steps(self, stage: Stage, sessions: TrainingSessions) -> int:
         """Most steps of a stage on these sessions, equal ones merged."""

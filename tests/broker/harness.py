@@ -180,7 +180,9 @@ class WorkerProcess:
         self.process.wait(30)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to finish; returns its exit code."""
+        """Ask it to finish, once it has begun to log and so listens to signals; returns its exit code."""
+        while self.process.poll() is None and not self.log.stat().st_size:
+            time.sleep(0.05)
         self.process.send_signal(number)
         return self.process.wait(60)
 

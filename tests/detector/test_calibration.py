@@ -167,12 +167,18 @@ def test_both_statistics_raise_the_score_when_both_tell() -> None:
     assert combination.bias == pytest.approx(-1.0, abs=0.2)
 
 
-def test_a_statistic_that_adds_nothing_to_the_other_gets_no_weight() -> None:
+def test_a_level_that_adds_nothing_to_the_logit_gets_no_weight() -> None:
     """Else what decides over sessions like none of these would be left to chance."""
+    rng = np.random.default_rng(12)
     anomalous = np.arange(930) >= 900
-    apart = np.where(anomalous, 9.0, -9.0)
-    combination = Combination.fit(apart, np.where(anomalous, 4.0, 0.5), anomalous, np.ones(930))
-    assert (combination.logit_weight > 0) != (combination.level_weight > 0)
+    logits = np.where(anomalous, 6.0, -6.0) + rng.normal(0, 1.0, 930)
+    combination = Combination.fit(logits, np.where(anomalous, 4.0, 0.5), anomalous, np.ones(930))
+    assert combination.logit_weight > 0
+    assert combination.level_weight == 0
+    useless = Combination.fit(rng.normal(0, 1.0, 930), np.where(anomalous, 4.0, 0.5), anomalous, np.ones(930))
+    assert useless.level_weight > 0
+    alone = Combination.fit(np.zeros(930), np.where(anomalous, 4.0, 0.5), anomalous, np.ones(930), combine=False)
+    assert alone.level_weight == 0
 
 
 def test_a_statistic_that_points_the_wrong_way_gets_no_weight() -> None:

@@ -156,7 +156,7 @@ def left_behind(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     ("changed", "said"),
     [
         ({"seed": 1}, r"\(seed: 0 there, 1 now; sessions: "),
-        ({"options": replace(OPTIONS, patience=9)}, r"\(options.patience: 4 there, 9 now\)"),
+        ({"options": replace(OPTIONS, patience=9)}, r"\(options.patience: 8 there, 9 now\)"),
         ({"size": replace(SMALL, d_model=64)}, r"\(model.d_model: 32 there, 64 now\)"),
         ({"sessions": sessions(81, 30, seed=4)}, r"\(sessions: sha256:.* there, sha256:.* now; validation sessions: "),
         ({"vocabulary": Vocabulary((*VOCABULARY.templates[:-1], "other"))}, r"\(vocabulary: sha256:"),
