@@ -14,11 +14,12 @@ of a normal one, a surprise beyond `EVIDENT_LEVEL`: there it can only be the ord
 what the counts say, but not whether normal sessions explain them.) From there the level is -log10 of the share of
 held-out normal sessions with evidence, and grows with the evidence as it falls off among those (`Evidence`).
 
-A score is logistic(bias + logit_weight * c + level_weight * level). Without labels logit_weight is 0 and
-the other two put 0.7 at a level of 2 and 0.95 at 3: at most one normal session in a hundred is a
-warning, one in a thousand critical. With labels they come from a logistic regression on validation sessions, so that
-the score is the probability that the session is anomalous. It is of the logit alone, unless the combination of both is
-asked for: the level finds kinds of anomalies that no label knows, but also takes whatever is new for one.
+A score is logistic(bias + logit_weight * c + level_weight * level - usual_weight), the last where a normal training
+session had the same counts. Without labels bias and level_weight alone put 0.7 at a level of 2 and 0.95 at 3: at
+most one normal session in a hundred is a warning, one in a thousand critical. With labels the numbers come from a
+logistic regression on validation sessions, so that the score is the probability that the session is anomalous. The
+level takes part only where the combination of both is asked for: it finds kinds of anomalies that no label knows,
+but also takes whatever is new for one.
 
 Early scores, of the events so far, use running maxima of all statistics and so never fall while a
 session goes on. Without labels the complete session's statistics can only be higher, so an early
@@ -36,11 +37,12 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 WARNING_LEVEL, WARNING_SCORE = 2.0, 0.7
 CRITICAL_LEVEL, CRITICAL_SCORE = 3.0, 0.95
 SURPRISE_LEVEL = 1.9
-EVIDENT_LEVEL = 4.0
+EVIDENT_LEVEL = 6.0
 
 # Beyond this level (one normal session in 10^12) and these logits a statistic says no more than "extreme".
 MAX_LEVEL = 12.0
@@ -139,25 +141,30 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Combination:
-    """score = logistic(bias + logit_weight * class logit + level_weight * level); no weight is negative."""
+    """The logistic function of bias + logit_weight * class logit + level_weight * level - usual_weight.
+
+    The last is only for counts that a normal training session had. No weight is negative.
+    """
 
     bias: float
     logit_weight: float
     level_weight: float
+    usual_weight: float
 
     @classmethod
     def of_level_alone(cls) -> "Combination":
         """The one that puts the warning and critical scores at their levels."""
         low, high = _logit(WARNING_SCORE), _logit(CRITICAL_SCORE)
         weight = (high - low) / (CRITICAL_LEVEL - WARNING_LEVEL)
-        return cls(bias=low - weight * WARNING_LEVEL, logit_weight=0.0, level_weight=weight)
+        return cls(bias=low - weight * WARNING_LEVEL, logit_weight=0.0, level_weight=weight, usual_weight=0.0)
 
     @classmethod
     def fit(
         cls,
         logits: Floats,
         levels: Floats,
-        anomalous: npt.NDArray[np.bool_],
+        usual: Flags,
+        anomalous: Flags,
         counts: Floats,
         *,
         combine: bool = True,
@@ -170,6 +177,7 @@ class Combination:
         Args:
             logits: class logit of each session, (n,).
             levels: its level, (n,).
+            usual: whether a normal training session had the same counts, (n,).
             anomalous: its label, (n,); both kinds are present.
             counts: how many equal sessions it stands for, (n,).
             combine: whether the level may have a weight.
@@ -178,22 +186,22 @@ class Combination:
         n_normal = counts[~anomalous].sum()
         high, low = (n_anomalous + 1) / (n_anomalous + 2), 1 / (n_normal + 2)
         targets = np.where(anomalous, high, low)
-        features = np.stack([np.ones_like(levels), _bounded(logits), levels], axis=1)
+        features = np.stack([np.ones_like(levels), _bounded(logits), levels, -usual.astype(np.float64)], axis=1)
         # The problem is convex, so its constrained optimum is the best of the feasible optima over the
-        # sets of weights that are free; with two weights there are four such sets. The level has to lower the loss by
-        # what BIC asks of a parameter: where either statistic tells the sessions apart, chance would share the weight.
+        # sets of weights that are free; with three weights there are eight such sets. Level and usual counts have to
+        # lower the loss by what BIC asks of a parameter: where each alone tells the sessions apart, chance would share
+        # the weight out.
         price = 0.5 * float(np.log(counts.sum()))
         best: tuple[float, Floats] | None = None
-        for use_logit, use_level in product((True, False), (True, False) if combine else (False,)):
-            chosen = np.array([True, use_logit, use_level])
-            weights = np.zeros(3)
+        for free in product((True, False), (True, False) if combine else (False,), (True, False)):
+            chosen = np.array([True, *free])
+            weights = np.zeros(4)
             loss, weights[chosen] = _logistic_regression(features[:, chosen], targets, counts)
-            cost = loss + price * use_level
+            cost = loss + price * sum(free[1:])
             if (weights[1:] >= 0).all() and (best is None or cost < best[0]):
                 best = cost, weights
         assert best is not None, "the regression without weights is always feasible"
-        bias, logit_weight, level_weight = best[1].tolist()
-        return cls(bias=bias, logit_weight=logit_weight, level_weight=level_weight)
+        return cls(*best[1].tolist())
 
     def lowered(self, scores: Floats, others: Floats, counts: Floats) -> "Combination":
         """With the greatest bias, no greater than now, that takes no more sessions to a threshold than other scores do.
@@ -213,9 +221,9 @@ class Combination:
                 by = max(by, _logit(beyond[0]) - _logit(threshold) + _BELOW)
         return replace(self, bias=self.bias - by)
 
-    def score(self, logits: Floats, levels: Floats) -> Floats:
-        """Score in [0, 1] of each pair."""
-        z = self.bias + self.logit_weight * _bounded(logits) + self.level_weight * levels
+    def score(self, logits: Floats, levels: Floats, usual: Flags) -> Floats:
+        """Score in [0, 1] of each session; all (n,)."""
+        z = self.bias + self.logit_weight * _bounded(logits) + self.level_weight * levels - self.usual_weight * usual
         score: Floats = 1.0 / (1.0 + np.exp(-np.clip(z, -500.0, 500.0)))
         return score
 
@@ -239,7 +247,7 @@ class SessionStatistics:
     highest: Floats
     logits: Floats
     unusual: Floats
-    seen: npt.NDArray[np.bool_]
+    seen: Flags
     early_highest: Floats
     early_logits: Floats
     early_unusual: Floats
@@ -278,16 +286,18 @@ class Calibration:
         levels = calibration.levels(validation.highest[known], validation.unusual[known], validation.seen[known])
         early_levels = calibration.early_levels(validation.early_highest[known], validation.early_unusual[known])
         logits, early_logits = validation.logits[known], validation.early_logits[known]
-        final = Combination.fit(logits, levels, anomalous, counts, combine=combine)
-        early = Combination.fit(early_logits, early_levels, anomalous, counts, combine=combine)
+        usual = validation.seen[known]
+        not_yet = np.zeros_like(usual)
+        final = Combination.fit(logits, levels, usual, anomalous, counts, combine=combine)
+        early = Combination.fit(early_logits, early_levels, not_yet, anomalous, counts, combine=combine)
         early = early.lowered(
-            early.score(early_logits, early_levels)[~anomalous],
-            final.score(logits, levels)[~anomalous],
+            early.score(early_logits, early_levels, not_yet)[~anomalous],
+            final.score(logits, levels, usual)[~anomalous],
             counts[~anomalous],
         )
         return replace(calibration, early=early, final=final)
 
-    def levels(self, highest: Floats, unusual: Floats, seen: npt.NDArray[np.bool_]) -> Floats:
+    def levels(self, highest: Floats, unusual: Floats, seen: Flags) -> Floats:
         """Level of each complete session, from the statistics of these names (`SessionStatistics`)."""
         surprise = self.tail.level(highest)
         evidence = _evidence(surprise, unusual, seen)
@@ -301,21 +311,21 @@ class Calibration:
 
     def early_scores(self, highest: Floats, logits: Floats, unusual: Floats) -> Floats:
         """Scores of the events so far, from the running maxima of their statistics."""
-        return self.early.score(logits, self.early_levels(highest, unusual))
+        return self.early.score(logits, self.early_levels(highest, unusual), np.zeros(highest.shape, np.bool_))
 
-    def final_scores(self, highest: Floats, logits: Floats, unusual: Floats, seen: npt.NDArray[np.bool_]) -> Floats:
+    def final_scores(self, highest: Floats, logits: Floats, unusual: Floats, seen: Flags) -> Floats:
         """Scores of complete sessions, from the statistics of these names (`SessionStatistics`)."""
-        return self.final.score(logits, self.levels(highest, unusual, seen))
+        return self.final.score(logits, self.levels(highest, unusual, seen), seen)
 
 
-def _evidence(surprise: Floats, unusual: Floats, seen: npt.NDArray[np.bool_]) -> Floats:
+def _evidence(surprise: Floats, unusual: Floats, seen: Flags) -> Floats:
     """Nats of evidence: how unusual the counts are, or how far beyond `EVIDENT_LEVEL` usual ones are surprising."""
     order = np.log(10) * np.maximum(surprise - EVIDENT_LEVEL, 0.0)
     evidence: Floats = np.maximum(unusual, np.where(seen, order, 0.0))
     return evidence
 
 
-def calibrated_loss(logits: Floats, anomalous: npt.NDArray[np.bool_], weights: Floats) -> float:
+def calibrated_loss(logits: Floats, anomalous: Flags, weights: Floats) -> float:
     """Mean cross-entropy, in nats, of the scores that the best calibration makes of class logits.
 
     Args:
@@ -323,8 +333,9 @@ def calibrated_loss(logits: Floats, anomalous: npt.NDArray[np.bool_], weights: F
         anomalous: their labels, (n,).
         weights: theirs in the mean, (n,).
     """
-    fitted = Combination.fit(logits, np.zeros_like(logits), anomalous, weights, combine=False)
-    scores = np.clip(fitted.score(logits, np.zeros_like(logits)), 1 - _ALMOST_ONE, _ALMOST_ONE)
+    none, no = np.zeros_like(logits), np.zeros(len(logits), np.bool_)
+    fitted = Combination.fit(logits, none, no, anomalous, weights, combine=False)
+    scores = np.clip(fitted.score(logits, none, no), 1 - _ALMOST_ONE, _ALMOST_ONE)
     return float(np.average(-np.log(np.where(anomalous, scores, 1 - scores)), weights=weights))
 
 

@@ -1,5 +1,6 @@
 """What the model expected instead of each event of a session, and instead of its end."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ class Explanation(NamedTuple):
         expected: the tokens that were the likeliest given the events before, the likeliest first: templates,
             UNK and, for the session's end, EOS; int64 (n + 1, k).
         probabilities: of each of these, float32 (n + 1, k).
+        unusual_counts: by token, the nats of evidence that how often it came (or that it did not) is, beside what
+            normal sessions hold; the greatest first. Empty for usual ones.
     """
 
     surprises: npt.NDArray[np.float32]
@@ -34,6 +37,7 @@ class Explanation(NamedTuple):
     final: float
     expected: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
+    unusual_counts: Mapping[int, float]
 
 
 class Expectations(NamedTuple):

@@ -164,13 +164,15 @@ class Scorer:
             DeviceError: the device's memory does not hold the session.
         """
         [scores] = self.score([sequence])
-        found = expectations(self._model, np.frombuffer(sequence, dtype="<i8"), k, self._kernels)
+        tokens = np.frombuffer(sequence, dtype="<i8")
+        found = expectations(self._model, tokens, k, self._kernels)
         return Explanation(
             surprises=np.append(scores.surprises, found.surprises[-1]),
             scores=scores.scores,
             final=scores.final,
             expected=found.expected,
             probabilities=found.probabilities,
+            unusual_counts=self._profile.unusual_counts(tokens),
         )
 
     def _run(self, keys: list[bytes]) -> dict[bytes, EventScores]:

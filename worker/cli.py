@@ -125,6 +125,9 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and the validation split.")] = 0,
     size: Annotated[Literal["tiny", "small", "reference"], typer.Option(help="Of the model.")] = "tiny",
     steps: Annotated[int, typer.Option(min=1, help="Most optimiser steps in each of the two stages.")] = 600,
+    combine: Annotated[
+        bool, typer.Option("--combine", help="With labels: let what is unusual raise the score, too, where it pays.")
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start over where a killed training could go on.")] = False,
 ) -> None:
     """Train a checkpoint from raw logs or parsed sessions; killed, the same command goes on where it was."""
@@ -138,6 +141,7 @@ def train(
         seed=seed,
         size=size,
         steps=steps,
+        combine=combine,
         restart=restart,
         console=_err,
     )

@@ -90,6 +90,15 @@ class ExplainedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class UnusualCount:
+    """A template that came as often as normal sessions hardly ever have it; `nats` is how much evidence that is."""
+
+    template: str
+    count: int
+    nats: float
+
+
+@dataclass(frozen=True, slots=True)
 class ExplainedSession:
     """A session with all that is known about its score.
 
@@ -98,12 +107,14 @@ class ExplainedSession:
         events: in order.
         end_surprise: nats of the session's end.
         end_expected: the likeliest in the end's place.
+        unusual_counts: the most unusual first; without labels they are what most alarms come from.
     """
 
     record: dict[str, Any]
     events: tuple[ExplainedEvent, ...]
     end_surprise: float
     end_expected: tuple[Expected, ...]
+    unusual_counts: tuple[UnusualCount, ...]
 
     def to_json(self) -> bytes:
         """One JSON object (schema `logmamba.explanation/1`) without line breaks."""
@@ -129,6 +140,9 @@ class ExplainedSession:
                     "score": self.record["score"],
                     "expected": list(map(_expected_json, self.end_expected)),
                 },
+                "unusual_counts": [
+                    {"template": each.template, "count": each.count, "nats": each.nats} for each in self.unusual_counts
+                ],
             }
         )
 
@@ -281,6 +295,10 @@ def _explained(pipeline: Pipeline, scorer: Scorer, found: _Found) -> ExplainedSe
         ),
         end_surprise=end_surprise,
         end_expected=expected[-1],
+        unusual_counts=tuple(
+            UnusualCount(vocabulary.text(token), session.tokens.count(token), round(nats, DECIMALS))
+            for token, nats in explanation.unusual_counts.items()
+        ),
     )
 
 

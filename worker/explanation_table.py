@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.vocabulary import EOS, UNK
-from worker.explain import Expected, ExplainedEvent, ExplainedSession
+from worker.explain import Expected, ExplainedEvent, ExplainedSession, UnusualCount
 from worker.records import Severity, Thresholds
 from worker.terminal_text import SEVERITY_STYLES, shown
 
@@ -51,7 +51,7 @@ def explanation_table(explained: ExplainedSession) -> Group:
         Text(_SPECIAL[EOS], style="italic"),
         _LINES.join(_alternatives(EOS, explained.end_expected)),
     )
-    return Group(*_heading(record), table)
+    return Group(*_heading(record), *map(_unusual, explained.unusual_counts), table)
 
 
 def _heading(record: Mapping[str, Any]) -> Iterator[Text]:
@@ -68,6 +68,11 @@ def _heading(record: Mapping[str, Any]) -> Iterator[Text]:
         f", {record['unknown_events']} of them unknown" if record["unknown_events"] else "",
         f", mean surprise {record['surprise']:.2f} nats, closed by {record['closed_by'].replace('_', ' ')}",
     )
+
+
+def _unusual(count: UnusualCount) -> Text:
+    often = "missing" if not count.count else f"{count.count} times" if count.count > 1 else "once"
+    return Text.assemble(f"unusual: {often} ({count.nats:.1f} nats)  ", _template(count.template))
 
 
 def _event(event: ExplainedEvent) -> Iterator[Text]:

@@ -31,6 +31,7 @@ def train_checkpoint(
     seed: int,
     size: Literal["tiny", "small", "reference"],
     steps: int,
+    combine: bool = False,
     restart: bool = False,
     console: Console,
 ) -> None:
@@ -47,6 +48,7 @@ def train_checkpoint(
         seed: of weights, order and the validation split.
         size: of the model.
         steps: most optimiser steps in each stage.
+        combine: with labels, let what is unusual raise the score, too.
         restart: start over where a killed training could go on.
         console: told what is going on.
 
@@ -80,7 +82,7 @@ def train_checkpoint(
             device=settings.model.device,
             precision=settings.model.precision,
             kernels=settings.model.kernels,
-            options=TrainingOptions(next_token_steps=steps, classifier_steps=steps),
+            options=TrainingOptions(next_token_steps=steps, classifier_steps=steps, combine=combine),
             progress=report,
             state=state,
         )

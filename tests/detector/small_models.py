@@ -24,8 +24,8 @@ VOCABULARY = Vocabulary(TEMPLATES)
 CALIBRATION = Calibration(
     tail=Tail(knots=(0.5, 2.0, 3.5), levels=(0.0, 0.9, 1.7), slope=0.8),
     evidence=Evidence(level=2.3, slope=0.4),
-    early=Combination(bias=-3.0, logit_weight=1.1, level_weight=0.7),
-    final=Combination(bias=-2.5, logit_weight=1.7, level_weight=0.9),
+    early=Combination(bias=-3.0, logit_weight=1.1, level_weight=0.7, usual_weight=0.0),
+    final=Combination(bias=-2.5, logit_weight=1.7, level_weight=0.9, usual_weight=0.6),
 )
 # Sessions of up to two of the first three templates are usual, and nothing else.
 PROFILE = CountProfile.fit(

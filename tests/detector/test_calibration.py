@@ -18,6 +18,8 @@ from detector.calibration import (
     Tail,
 )
 
+NONE = np.zeros(20_000, bool)
+
 
 def statistics(
     highest: Floats,
@@ -154,17 +156,36 @@ def test_sessions_of_unknown_label_shape_the_tail_but_not_the_regression() -> No
     assert calibration.tail == Tail.fit(highest[labels != 1], np.ones(1_000))
     known = labels >= 0
     levels = calibration.levels(highest[known], none[known], seen[known])
-    assert calibration.final == Combination.fit(logits[known], levels, labels[known] == 1, np.ones(1_000))
+    usual = seen[known]
+    assert calibration.final == Combination.fit(
+        logits[known], levels, usual, labels[known] == 1, np.ones(1_000), combine=False
+    )
 
 
 def test_both_statistics_raise_the_score_when_both_tell() -> None:
     rng = np.random.default_rng(6)
     truth = rng.normal(size=(4_000, 2))
     anomalous = rng.random(4_000) < sigmoid(2 * truth[:, 0] + truth[:, 1] - 1)
-    combination = Combination.fit(truth[:, 0], truth[:, 1], anomalous, np.ones(4_000))
+    combination = Combination.fit(truth[:, 0], truth[:, 1], NONE[:4_000], anomalous, np.ones(4_000))
     assert combination.logit_weight == pytest.approx(2.0, abs=0.3)
     assert combination.level_weight == pytest.approx(1.0, abs=0.2)
     assert combination.bias == pytest.approx(-1.0, abs=0.2)
+
+
+def test_counts_that_normal_sessions_had_lower_the_score_where_the_logit_errs() -> None:
+    rng = np.random.default_rng(13)
+    anomalous = np.arange(4_000) >= 3_000
+    logits = np.where(anomalous, 4.0, -4.0) + rng.normal(0, 2.5, 4_000)
+    usual = ~anomalous & (rng.random(4_000) < 0.9)
+    combination = Combination.fit(logits, np.zeros(4_000), usual, anomalous, np.ones(4_000), combine=False)
+    assert combination.usual_weight > 2
+    errs = usual & (logits > 2)
+    assert errs.any()
+    none = np.zeros(4_000)
+    assert (combination.score(logits, none, usual)[errs] < combination.score(logits, none, NONE[:4_000])[errs]).all()
+    among_both = rng.random(4_000) < 0.5
+    useless = Combination.fit(logits, none, among_both, anomalous, np.ones(4_000), combine=False)
+    assert useless.usual_weight == 0
 
 
 def test_a_level_that_adds_nothing_to_the_logit_gets_no_weight() -> None:
@@ -172,12 +193,16 @@ def test_a_level_that_adds_nothing_to_the_logit_gets_no_weight() -> None:
     rng = np.random.default_rng(12)
     anomalous = np.arange(930) >= 900
     logits = np.where(anomalous, 6.0, -6.0) + rng.normal(0, 1.0, 930)
-    combination = Combination.fit(logits, np.where(anomalous, 4.0, 0.5), anomalous, np.ones(930))
+    combination = Combination.fit(logits, np.where(anomalous, 4.0, 0.5), NONE[:930], anomalous, np.ones(930))
     assert combination.logit_weight > 0
     assert combination.level_weight == 0
-    useless = Combination.fit(rng.normal(0, 1.0, 930), np.where(anomalous, 4.0, 0.5), anomalous, np.ones(930))
+    useless = Combination.fit(
+        rng.normal(0, 1.0, 930), np.where(anomalous, 4.0, 0.5), NONE[:930], anomalous, np.ones(930)
+    )
     assert useless.level_weight > 0
-    alone = Combination.fit(np.zeros(930), np.where(anomalous, 4.0, 0.5), anomalous, np.ones(930), combine=False)
+    alone = Combination.fit(
+        np.zeros(930), np.where(anomalous, 4.0, 0.5), NONE[:930], anomalous, np.ones(930), combine=False
+    )
     assert alone.level_weight == 0
 
 
@@ -185,10 +210,10 @@ def test_a_statistic_that_points_the_wrong_way_gets_no_weight() -> None:
     rng = np.random.default_rng(7)
     truth = rng.normal(size=(4_000, 2))
     anomalous = rng.random(4_000) < sigmoid(2 * truth[:, 0] - 3 * truth[:, 1])
-    combination = Combination.fit(truth[:, 0], truth[:, 1], anomalous, np.ones(4_000))
+    combination = Combination.fit(truth[:, 0], truth[:, 1], NONE[:4_000], anomalous, np.ones(4_000))
     assert combination.level_weight == 0.0
     assert combination.logit_weight > 0.5
-    backwards = Combination.fit(-truth[:, 0], truth[:, 1], anomalous, np.ones(4_000))
+    backwards = Combination.fit(-truth[:, 0], truth[:, 1], NONE[:4_000], anomalous, np.ones(4_000))
     assert (backwards.logit_weight, backwards.level_weight) == (0.0, 0.0)
     assert sigmoid(np.array(backwards.bias)) == pytest.approx(anomalous.mean(), abs=0.01)
 
@@ -197,8 +222,8 @@ def test_perfectly_separated_sessions_give_finite_weights_and_the_right_side() -
     logits = np.concatenate([np.full(900, -9.0), np.full(30, 9.0)])
     levels = np.zeros(930)
     anomalous = logits > 0
-    combination = Combination.fit(logits, levels, anomalous, np.ones(930))
-    scores = combination.score(logits, levels)
+    combination = Combination.fit(logits, levels, NONE[:930], anomalous, np.ones(930))
+    scores = combination.score(logits, levels, NONE[:930])
     assert (scores[anomalous] > 0.95).all()
     assert (scores[~anomalous] < 0.01).all()
     assert combination.logit_weight < 10
@@ -209,9 +234,9 @@ def test_counts_are_as_good_as_copies_in_the_regression() -> None:
     logits, levels = rng.normal(size=(2, 60))
     anomalous = rng.random(60) < 0.4
     counts = rng.integers(1, 9, 60)
-    counted = Combination.fit(logits, levels, anomalous, counts.astype(float))
+    counted = Combination.fit(logits, levels, logits > 0.5, anomalous, counts.astype(float))
     copies = Combination.fit(
-        *(np.repeat(values, counts) for values in (logits, levels, anomalous)), np.ones(counts.sum())
+        *(np.repeat(values, counts) for values in (logits, levels, logits > 0.5, anomalous)), np.ones(counts.sum())
     )
     assert list(asdict(counted).values()) == pytest.approx(list(asdict(copies).values()), rel=1e-6)
 
@@ -229,11 +254,11 @@ def test_early_alarms_are_false_no_more_often_than_those_at_the_end() -> None:
     final = calibration.final_scores(none, logits, none, seen)
     early = calibration.early_scores(none, early_logits, none)
     levels = calibration.early_levels(none, none)
-    alone = Combination.fit(early_logits, levels, anomalous, np.ones(n))
+    alone = Combination.fit(early_logits, levels, NONE, anomalous, np.ones(n))
     for threshold in (0.7, 0.95):
         false = (final[~anomalous] >= threshold).sum()
         assert (early[~anomalous] >= threshold).sum() <= false
-    assert (alone.score(early_logits, levels)[~anomalous] >= 0.7).sum() > 2 * false
+    assert (alone.score(early_logits, levels, NONE)[~anomalous] >= 0.7).sum() > 2 * false
     assert (early[anomalous] >= 0.7).mean() > 0.5
     assert alone.logit_weight == calibration.early.logit_weight
 

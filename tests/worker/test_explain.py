@@ -65,7 +65,7 @@ def test_every_session_of_a_key_has_the_record_that_scoring_the_files_gives_it(s
     lines = list(log)
     for path, part in zip(paths, (lines[: len(lines) // 2], lines[len(lines) // 2 :]), strict=True):
         path.write_text("".join(f"{line.text}\n" for line in part))
-    rules = ["sessions.max_events=4", "sessions.max_open=30", "scoring.warning=0.998", "scoring.critical=0.999"]
+    rules = ["sessions.max_events=4", "sessions.max_open=30", "scoring.warning=0.7", "scoring.critical=0.95"]
     expected = scored(load_settings(None, rules), scorer, paths, tmp_path)
     assert max(map(len, expected.values())) > 2
     assert {record["severity"] for records in expected.values() for record in records} >= {"normal", "critical"}
@@ -211,10 +211,35 @@ def test_no_line_of_a_table_is_wider_than_the_terminal(scorer: Scorer, tmp_path:
     path.write_text(f"blk_1 {'long ' * 1_000}\nblk_1 {'x' * 3_000}\nblk_1 日本語{'語' * 300}\n")
     [session] = explained(load_settings(None, []), scorer, [path], "blk_1")
     narrow, wide = (printed(session, width).splitlines() for width in (72, 240))
-    table = [line.strip() for line in narrow].index("")
-    assert len(narrow[table:]) == len(wide[2:])  # cut, not wrapped
+    tables = [lines[[line.strip() for line in lines].index("") :] for lines in (narrow, wide)]
+    assert len(tables[0]) == len(tables[1])  # cut, not wrapped
     assert max(map(len, narrow)) <= 72
     assert any(len(line) > 200 for line in wide)
+
+
+def test_counts_that_normal_sessions_do_not_have_are_named(scorer: Scorer, tmp_path: Path) -> None:
+    lines = [line.text for line in GeneratedLog(blocks=1, anomaly_rate=0.0, seed=2)]
+    key = next(iter(GeneratedLog(blocks=1, anomaly_rate=0.0, seed=2))).block
+    path = tmp_path / "app.log"
+    path.write_text("".join(f"{line}\n" for line in [*lines, *lines[-1:] * 30, f"{key} never seen before"]))
+    [session] = explained(load_settings(None, []), scorer, [path], key)
+    counts = {each.template: each.count for each in session.unusual_counts}
+    assert counts.keys() == {session.events[-2].template, session.events[-1].template}
+    assert sorted(counts.values()) == [
+        1,
+        30 + sum(event.token == session.events[-2].token for event in session.events[:-31]),
+    ]
+    assert all(each.nats > 0 for each in session.unusual_counts)
+    assert [each["count"] for each in orjson.loads(session.to_json())["unusual_counts"]] == [
+        each.count for each in session.unusual_counts
+    ]
+    text = printed(session)
+    assert text.count("unusual: ") == 2
+    assert "unusual: once (" in text
+    path.write_text("".join(f"{line}\n" for line in lines))
+    [usual] = explained(load_settings(None, []), scorer, [path], key)
+    assert usual.unusual_counts == ()
+    assert "unusual" not in printed(usual)
 
 
 def test_the_table_marks_what_came_and_ends_with_the_end(scorer: Scorer, tmp_path: Path) -> None:
