@@ -177,7 +177,8 @@ class Combination:
         Args:
             logits: class logit of each session, (n,).
             levels: its level, (n,).
-            usual: whether a normal training session had the same counts, (n,).
+            usual: whether a normal training session had the same counts, (n,). What lowers these is fitted on them
+                alone, so that it says nothing of the others.
             anomalous: its label, (n,); both kinds are present.
             counts: how many equal sessions it stands for, (n,).
             combine: whether the level may have a weight.
@@ -186,22 +187,27 @@ class Combination:
         n_normal = counts[~anomalous].sum()
         high, low = (n_anomalous + 1) / (n_anomalous + 2), 1 / (n_normal + 2)
         targets = np.where(anomalous, high, low)
-        features = np.stack([np.ones_like(levels), _bounded(logits), levels, -usual.astype(np.float64)], axis=1)
+        features = np.stack([np.ones_like(levels), _bounded(logits), levels], axis=1)
         # The problem is convex, so its constrained optimum is the best of the feasible optima over the
-        # sets of weights that are free; with three weights there are eight such sets. Level and usual counts have to
-        # lower the loss by what BIC asks of a parameter: where each alone tells the sessions apart, chance would share
-        # the weight out.
+        # sets of weights that are free; with two weights there are four such sets. The level has to lower the loss by
+        # what BIC asks of a parameter: where either statistic tells the sessions apart, chance would share the weight.
         price = 0.5 * float(np.log(counts.sum()))
         best: tuple[float, Floats] | None = None
-        for free in product((True, False), (True, False) if combine else (False,), (True, False)):
-            chosen = np.array([True, *free])
-            weights = np.zeros(4)
+        for use_logit, use_level in product((True, False), (True, False) if combine else (False,)):
+            chosen = np.array([True, use_logit, use_level])
+            weights = np.zeros(3)
             loss, weights[chosen] = _logistic_regression(features[:, chosen], targets, counts)
-            cost = loss + price * sum(free[1:])
+            cost = loss + price * use_level
             if (weights[1:] >= 0).all() and (best is None or cost < best[0]):
                 best = cost, weights
         assert best is not None, "the regression without weights is always feasible"
-        return cls(*best[1].tolist())
+        bias, logit_weight, level_weight = best[1].tolist()
+        return cls(
+            bias=bias,
+            logit_weight=logit_weight,
+            level_weight=level_weight,
+            usual_weight=_lowered_by((features @ best[1])[usual], targets[usual], counts[usual], price),
+        )
 
     def lowered(self, scores: Floats, others: Floats, counts: Floats) -> "Combination":
         """With the greatest bias, no greater than now, that takes no more sessions to a threshold than other scores do.
@@ -337,6 +343,20 @@ def calibrated_loss(logits: Floats, anomalous: Flags, weights: Floats) -> float:
     fitted = Combination.fit(logits, none, no, anomalous, weights, combine=False)
     scores = np.clip(fitted.score(logits, none, no), 1 - _ALMOST_ONE, _ALMOST_ONE)
     return float(np.average(-np.log(np.where(anomalous, scores, 1 - scores)), weights=weights))
+
+
+def _lowered_by(z: Floats, targets: Floats, counts: Floats, price: float) -> float:
+    """What to take from these log-odds to fit the targets best; 0 where the loss falls by less than the price."""
+    low, high = 0.0, 2 * MAX_LOGIT
+    while high - low > _BELOW:  # the loss is convex, so its slope changes sign once
+        middle = (low + high) / 2
+        too_low = counts @ (1 / (1 + np.exp(-np.clip(z - middle, -500.0, 500.0))) - targets) < 0
+        low, high = (low, middle) if too_low else (middle, high)
+
+    def loss(by: float) -> float:
+        return float(counts @ (np.logaddexp(0.0, z - by) - targets * (z - by)))
+
+    return low if loss(0.0) - loss(low) > price else 0.0
 
 
 def _logit(score: float) -> float:

@@ -178,11 +178,13 @@ def test_counts_that_normal_sessions_had_lower_the_score_where_the_logit_errs() 
     logits = np.where(anomalous, 4.0, -4.0) + rng.normal(0, 2.5, 4_000)
     usual = ~anomalous & (rng.random(4_000) < 0.9)
     combination = Combination.fit(logits, np.zeros(4_000), usual, anomalous, np.ones(4_000), combine=False)
-    assert combination.usual_weight > 2
+    assert combination.usual_weight > 1
     errs = usual & (logits > 2)
     assert errs.any()
     none = np.zeros(4_000)
     assert (combination.score(logits, none, usual)[errs] < combination.score(logits, none, NONE[:4_000])[errs]).all()
+    others = Combination.fit(logits, none, NONE[:4_000], anomalous, np.ones(4_000), combine=False)
+    assert (combination.bias, combination.logit_weight) == (others.bias, others.logit_weight), "new counts are no sign"
     among_both = rng.random(4_000) < 0.5
     useless = Combination.fit(logits, none, among_both, anomalous, np.ones(4_000), combine=False)
     assert useless.usual_weight == 0
