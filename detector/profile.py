@@ -47,7 +47,7 @@ _GROUPS_PER_DOUBLING = 2
 _LEAST_SEEN = 2.5  # where so few sessions are known that none is rarer than RARE, what was never seen still is
 _UNUSUAL = 0.1  # a count that more sessions share explains nothing and needs no explanation
 _MOST_UNUSUAL = 16  # counts of a session that are judged, the rarest
-_REMEMBERED = 1 << 16
+_REMEMBERED = 1 << 12
 
 
 class Judged(NamedTuple):
@@ -184,6 +184,8 @@ class CountProfile:
 
     def _column(self, token: int) -> npt.NDArray[np.uint8]:
         """The group of the token's count in each vector, (rows,)."""
+        if not self._is_held(token):
+            return self._held_by_none
         found = self._columns.get(token)
         if found is None:
             mine = self.vectors[self.vectors[:, 1] == token]
@@ -192,7 +194,17 @@ class CountProfile:
             self._columns[token] = found
         return found
 
+    def _is_held(self, token: int) -> bool:
+        """Whether any vector has it. Nothing is kept of others: unknown lines are without end."""
+        return 0 <= token < len(self._most) - 1 and bool(self._most[token])
+
+    @cached_property
+    def _held_by_none(self) -> npt.NDArray[np.uint8]:
+        return np.zeros(len(self.weights), np.uint8)
+
     def _are_related(self, one: int, other: int) -> bool:
+        if not (self._is_held(one) and self._is_held(other)):
+            return False
         key = (min(one, other), max(one, other))
         if key not in self._related:
             self._related[key] = _related(self._column(one), self._column(other), self._w)

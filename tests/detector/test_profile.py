@@ -1,5 +1,6 @@
 """A session's counts are usual when normal sessions had them, or had their parts; else it says how unusual they are."""
 
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -129,6 +130,24 @@ def test_an_event_too_many_is_unusual_at_once_and_a_missing_one_only_at_the_end(
     assert (judged.running[:6] > 0).tolist() == [False, False, True, True, True, True]
     assert (judged.running[6:] == 0).all()
     assert (judged.final > 0).all()
+
+
+def test_lines_that_no_template_matches_leave_nothing_behind() -> None:
+    """They are without end, and each would leave a column of the table."""
+    sessions = [
+        np.array([token for bit in range(14) if number >> bit & 1 for token in [3 + bit]])
+        for number in range(1, 10_001)
+    ]
+    known = CountProfile.fit(sessions, np.ones(len(sessions), np.int64))
+    known.judge(*packed([[3, 4, -1], [3, 4, -1, -2]]))
+    tracemalloc.start()
+    try:
+        for line in range(3, 403):
+            known.judge(*packed([[3, 4, -line, -line - 1]]))
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 400 * len(known.weights) / 4
 
 
 @pytest.mark.parametrize(
