@@ -306,7 +306,7 @@ def _write_and_rename(directory: Path, contents: Mapping[str, bytes]) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        _sync_directory(staging)
+        sync_directory(staging)
         if directory.exists():
             # A save that was killed before its last step has left its predecessor; the one in place is newer.
             shutil.rmtree(previous, ignore_errors=True)
@@ -317,14 +317,15 @@ def _write_and_rename(directory: Path, contents: Mapping[str, bytes]) -> None:
             if previous.exists():
                 previous.rename(directory)
             raise
-        _sync_directory(directory.parent)
+        sync_directory(directory.parent)
     except OSError:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Put on the disk which names a directory holds."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from detector.errors import DeviceError
-from detector.inference import Backend, pack
+from detector.inference import Backend, log_probabilities, pack
 from detector.model import DetectorModel
 from detector.vocabulary import BOS
 
@@ -86,8 +85,7 @@ def expectations(model: DetectorModel, events: npt.NDArray[np.int64], k: int, ba
 
 def _ranked(logits: Tensor, targets: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """(rows, vocabulary_size) logits and (rows,) classes to the columns of `Expectations`."""
-    # Filled up to whole groups of four as where sessions are scored: the width decides the last bits of the sums.
-    log_p = functional.log_softmax(functional.pad(logits.float(), (0, -logits.shape[1] % 4), value=-torch.inf), dim=1)
+    log_p = log_probabilities(logits)
     surprises = -log_p.gather(1, targets[:, None]).squeeze(1)
     log_p = log_p[:, : logits.shape[1]].clone()
     log_p[:, BOS] = -torch.inf  # nothing is followed by a beginning

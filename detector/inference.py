@@ -206,16 +206,16 @@ class Inference:
         rows = max(1, _SOFTMAX_LOGITS // next_logits.shape[1])
         surprises = torch.cat(
             [
-                _surprises(next_logits[part - 1], targets)
+                -log_probabilities(next_logits[part - 1]).gather(1, targets[:, None]).squeeze(1)
                 for part, targets in zip(torch.split(positions, rows), torch.split(classes, rows), strict=True)
             ]
         )
         return surprises.cpu().numpy(), class_logits[positions].float().cpu().numpy()
 
 
-def _surprises(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(logits)[target] of each row, (rows,), in float32."""
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log softmax of each row in float32; (rows, classes) to (rows, classes and up to 3 more), those at -inf."""
     # CUDA's softmax over long rows starts each at the next 16-byte boundary, so the order of its sums would
     # depend on the row's place in the batch; rows of a multiple of 16 bytes all sit alike.
     padded = functional.pad(logits.float(), (0, -logits.shape[1] % 4), value=-torch.inf)
-    return -functional.log_softmax(padded, dim=1).gather(1, targets[:, None]).squeeze(1)
+    return functional.log_softmax(padded, dim=1)

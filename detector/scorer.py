@@ -87,7 +87,7 @@ class Scorer:
         self._cache: OrderedDict[bytes, EventScores] = OrderedDict()
         self._cache_size = cache_size
         target = resolve_device(device)
-        dtype = _dtype(precision, target)
+        dtype = compute_dtype(precision, target)
         if target.type == "cpu":
             batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
         self._model = checkpoint.build_model().to(target)
@@ -243,12 +243,22 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 without emulating it."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype of that name; ``auto`` is float32.
+
+    Raises:
+        DeviceError: the name is not allowed, or the device does not compute in it.
+    """
     if precision in ("auto", "float32"):
         return torch.float32
     if precision != "bfloat16":
         raise DeviceError(f"precision {precision!r} is unknown; allowed: auto, float32, bfloat16")
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if not has_bfloat16(device):
         raise DeviceError(f"precision bfloat16 is not available on {torch.cuda.get_device_name(device)}")
     return torch.bfloat16
 

@@ -11,12 +11,12 @@ import torch
 from detector import checkpoint
 from detector.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.checkpoint import TrainingRecord
-from detector.errors import DeviceError, TrainingError
+from detector.errors import TrainingError
 from detector.inference import Backend
 from detector.metrics import Detection, average_precision
 from detector.model import DetectorModel, ModelConfig
 from detector.profile import CountProfile
-from detector.scorer import Precision, resolve_device
+from detector.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.stages import Trainer
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
 from detector.training_loop import TrainingProgress
@@ -233,14 +233,9 @@ def _initial(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> Detector
 
 
 def _training_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    if precision == "float32":
-        return torch.float32
-    missing = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "auto":
-        return torch.float32 if missing or device.type == "cpu" else torch.bfloat16
-    if missing:
-        raise DeviceError(f"precision bfloat16 is not available on {torch.cuda.get_device_name(device)}")
-    return torch.bfloat16
+    if precision == "auto" and device.type == "cuda" and has_bfloat16(device):
+        return torch.bfloat16
+    return compute_dtype(precision, device)
 
 
 def _identity(

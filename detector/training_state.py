@@ -18,6 +18,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from detector.checkpoint import sync_directory
 from detector.errors import TrainingError
 from detector.training_options import Stage
 
@@ -128,11 +129,7 @@ class TrainingState:
                 file.flush()
                 os.fsync(file.fileno())
             self._unfinished.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_directory(self._path.parent)
         except OSError as error:
             raise TrainingError(f"cannot write the state of the training {self._path}: {error.strerror}") from error
 

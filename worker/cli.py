@@ -21,7 +21,7 @@ from rich.table import Table
 
 from detector.errors import DetectorError
 from worker.errors import SettingsError, WorkerError
-from worker.settings import load_settings
+from worker.settings import Settings, load_settings
 
 app = typer.Typer(
     name="logmamba",
@@ -161,8 +161,7 @@ def score(
     from worker.score_files import score_files
     from worker.scorer import load_scorer
 
-    settings = load_settings(config, overrides)
-    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": checkpoint})})
+    settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
     with _reading(inputs) as advance:
         done = score_files(settings, load_scorer(settings), inputs, output, advance)
     _err.print(
@@ -195,8 +194,7 @@ def evaluate(
     from worker.evaluate import evaluate_checkpoint
     from worker.scorer import load_scorer
 
-    settings = load_settings(config, overrides)
-    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": checkpoint})})
+    settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
     evaluate_checkpoint(
         settings,
         load_scorer(settings),
@@ -238,17 +236,13 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a session instead of tables.")] = False,
 ) -> None:
     """Show a session's events, how surprising each was, and what the model expected instead."""
-    from detector.scorer import Scorer
     from worker.explain import explain_sessions
     from worker.explanation_table import explanation_table
     from worker.scorer import load_scorer
 
-    settings = load_settings(config, overrides)
-    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": checkpoint})})
+    settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
     with _reading(inputs) as advance:
-        scorer = load_scorer(settings)
-        assert isinstance(scorer, Scorer)
-        found = explain_sessions(settings, scorer, inputs, session, advance)
+        found = explain_sessions(settings, load_scorer(settings), inputs, session, advance)
     for explained in found:
         if as_json:
             typer.echo(explained.to_json())
@@ -290,6 +284,11 @@ def generate(
             stopping=_stopped_by_signals(),
             console=_err,
         )
+
+
+def _with_checkpoint(settings: Settings, checkpoint: Path) -> Settings:
+    """The settings with the checkpoint that the command names."""
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": checkpoint})})
 
 
 @contextmanager

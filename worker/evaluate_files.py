@@ -14,12 +14,11 @@ from detector.errors import InputFileError
 from detector.evaluation import EvaluatedSessions, SequenceScores
 from detector.score_curves import NEVER
 from detector.sessions_file import UNKNOWN_LABEL, read_sessions
-from worker.files import check_inputs, partition_of, read_records
+from worker.files import check_inputs, closed_sessions, partition_of
 from worker.observability import Metrics
 from worker.pipeline import Pipeline, session_rules
 from worker.protocols import Scorer
 from worker.records import DECIMALS
-from worker.sessions import ClosedSession, Sessions
 from worker.settings import Settings
 from worker.train_files import event_tokens
 
@@ -86,22 +85,12 @@ def read_evaluated_sessions(
         # The pipeline also refuses settings that do not fit the checkpoint.
         decoder = Pipeline(settings, scorer, Metrics()).decoder
         rules = session_rules(settings, scorer.vocabulary)
-
-        def keep(closed: Sequence[ClosedSession], file: int) -> None:
-            for each in closed:
-                session = each.session
-                label = known.get(session.key, UNKNOWN_LABEL)
-                rows.add(session.key, session.tokens.tobytes(), label, 1, file, session.first_offset)
-
         for file, path in enumerate(inputs):
-            sessions = Sessions(rules)
-            end = 0
-            for records in read_records(path, progress):
-                (events,) = decoder.decode([records])
-                refused += len(events.dead_letters)
-                keep(sessions.process(events.keys, events.tokens, events.times, events.offsets), file)
-                end = records.offsets[-1] + 1
-            keep(sessions.flush(end, "end_of_input"), file)
+            for events, closed in closed_sessions(path, decoder, rules, progress):
+                refused += 0 if events is None else len(events.dead_letters)
+                for session in (each.session for each in closed):
+                    label = known.get(session.key, UNKNOWN_LABEL)
+                    rows.add(session.key, session.tokens.tobytes(), label, 1, file, session.first_offset)
     if not rows.sequence:
         raise InputFileError(f"the input holds no session ({refused} lines were refused); does sessions.key fit it?")
     return ReadSessions(

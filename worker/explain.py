@@ -7,9 +7,8 @@ its score record is made by the same pipeline. Other sessions are only passed ov
 from __future__ import annotations
 
 import heapq
-from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import takewhile
@@ -26,12 +25,12 @@ from detector.tokenizer import Tokenizer
 from detector.vocabulary import N_SPECIAL, UNK, Vocabulary
 from worker.decoder import Decoder
 from worker.errors import RunError
-from worker.files import check_inputs, partition_of, read_records
+from worker.files import check_inputs, closed_sessions, parsed_session, partition_of
 from worker.observability import Metrics
 from worker.pipeline import Pipeline, session_rules
 from worker.protocols import Partition
 from worker.records import DECIMALS, iso_time
-from worker.sessions import NO_TIME, RANK_EXPIRED, ClosedSession, Session, Sessions
+from worker.sessions import NO_TIME, ClosedSession
 from worker.settings import Settings
 from worker.train_files import event_tokens
 
@@ -225,24 +224,16 @@ def _raw(
 ) -> Iterator[_Found]:
     keeper = _TextKeeper(Tokenizer(vocabulary, unknown=settings.tokenizer.unknown))
     decoder = Decoder(settings.input, settings.sessions, keeper)
-    sessions = Sessions(session_rules(settings, vocabulary))
     texts: deque[str] = deque()  # of events whose session is still open
-    end = 0
-
-    def found(closed: Iterable[ClosedSession]) -> Iterator[_Found]:
+    for events, closed in closed_sessions(path, decoder, session_rules(settings, vocabulary), progress):
+        if events is not None:
+            seen.refused += len(events.dead_letters)
+            seen.keys.update(events.keys)
+            texts += (keeper.lines[row].as_py() for row, each in enumerate(events.keys) if each == key)
+        seen.sessions += len(closed)
         for each in closed:
-            seen.sessions += 1
             if each.session.key == key:
                 yield _Found(partition_of(path), each, [texts.popleft() for _ in range(len(each.session))])
-
-    for records in read_records(path, progress):
-        [events] = decoder.decode([records])
-        seen.refused += len(events.dead_letters)
-        seen.keys.update(events.keys)
-        texts += (keeper.lines[row].as_py() for row, each in enumerate(events.keys) if each == key)
-        yield from found(sessions.process(events.keys, events.tokens, events.times, events.offsets))
-        end = records.offsets[-1] + 1
-    yield from found(sessions.flush(end, "end_of_input"))
 
 
 def _parsed(vocabulary: Vocabulary, path: Path, key: str, seen: _Seen) -> Iterator[_Found]:
@@ -251,17 +242,7 @@ def _parsed(vocabulary: Vocabulary, path: Path, key: str, seen: _Seen) -> Iterat
     seen.keys.update(rows.sessions)
     own = [row for row, each in enumerate(rows.sessions) if each == key]
     for row, tokens in zip(own, event_tokens(vocabulary, [rows.events[row] for row in own]), strict=True):
-        session = Session.from_columns(
-            key=key,
-            tokens=array("q", tokens),
-            offsets=array("q", [row]) * len(tokens),
-            times=array("q", [NO_TIME]) * len(tokens),
-            opened_at=NO_TIME,
-            last_at=NO_TIME,
-            order=row,
-        )
-        closed = ClosedSession(session, row, "end_of_input", RANK_EXPIRED)
-        yield _Found(partition_of(path), closed, list(rows.events[row]))
+        yield _Found(partition_of(path), parsed_session(key, tokens, row), list(rows.events[row]))
 
 
 def _explained(pipeline: Pipeline, scorer: Scorer, found: _Found) -> ExplainedSession:

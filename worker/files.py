@@ -1,16 +1,24 @@
-"""Raw log files as records: a line is a record, the file's name its topic, the line's number (from 0) its offset."""
+"""Log files as records and sessions: a line is a record, the file's name its topic, the line's number its offset.
+
+Lines are counted from 0. A row of a file of parsed sessions is a session, and its number the offset of its events.
+"""
 
 from __future__ import annotations
 
 import gzip
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+import numpy.typing as npt
+
 from detector.errors import InputFileError
 from detector.sessions_file import is_sessions_file
-from worker.decoder import Records
+from worker.decoder import Decoder, Events, Records
 from worker.protocols import Partition
+from worker.sessions import NO_TIME, RANK_EXPIRED, ClosedSession, Session, SessionRules, Sessions
 
 _BATCH_LINES = 20_000
 
@@ -65,6 +73,39 @@ def read_records(path: Path, progress: Callable[[int], object] = lambda _bytes: 
                 yield from _batches(path.name, file, file, progress)
     except (OSError, EOFError) as error:
         raise InputFileError(f"{path}: cannot be read: {error}") from error
+
+
+def closed_sessions(
+    path: Path, decoder: Decoder, rules: SessionRules, progress: Callable[[int], object] = lambda _bytes: None
+) -> Iterator[tuple[Events | None, list[ClosedSession]]]:
+    """The sessions of a log file by batches of lines: the batch's events and what they closed.
+
+    At last comes what is open at the file's end and closes with it, beside None.
+
+    Raises:
+        InputFileError: as `read_records`.
+    """
+    sessions = Sessions(rules)
+    end = 0
+    for records in read_records(path, progress):
+        (events,) = decoder.decode([records])
+        yield events, sessions.process(events.keys, events.tokens, events.times, events.offsets)
+        end = records.offsets[-1] + 1
+    yield None, sessions.flush(end, "end_of_input")
+
+
+def parsed_session(key: str, tokens: npt.NDArray[np.int64], row: int) -> ClosedSession:
+    """A row of a file of parsed sessions, as the session that it says was closed."""
+    session = Session.from_columns(
+        key=key,
+        tokens=array("q", tokens),
+        offsets=array("q", [row]) * len(tokens),
+        times=array("q", [NO_TIME]) * len(tokens),
+        opened_at=NO_TIME,
+        last_at=NO_TIME,
+        order=row,
+    )
+    return ClosedSession(session, row, "end_of_input", RANK_EXPIRED)
 
 
 def _batches(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detector.sessions_file import read_sessions
 from worker.errors import RunError
-from worker.files import check_inputs, partition_of, read_records
+from worker.files import check_inputs, parsed_session, partition_of, read_records
 from worker.observability import Metrics
 from worker.pipeline import Output, Pipeline
 from worker.protocols import Scorer
-from worker.sessions import NO_TIME, RANK_EXPIRED, ClosedSession, Session
 from worker.settings import Settings
 from worker.train_files import event_tokens
 
@@ -92,19 +90,8 @@ def _parsed(pipeline: Pipeline, scorer: Scorer, path: Path, done: ScoredFiles) -
     partition = partition_of(path)
     pipeline.open(partition)
     for first in range(0, len(rows), _PARSED_BATCH):
-        closed = []
-        for row in range(first, min(first + _PARSED_BATCH, len(rows))):
-            tokens = array("q", sequences[row])
-            session = Session.from_columns(
-                key=rows.sessions[row],
-                tokens=tokens,
-                offsets=array("q", [row]) * len(tokens),
-                times=array("q", [NO_TIME]) * len(tokens),
-                opened_at=NO_TIME,
-                last_at=NO_TIME,
-                order=row,
-            )
-            closed.append(ClosedSession(session, row, "end_of_input", RANK_EXPIRED))
-            done.lines += len(tokens)
+        batch = range(first, min(first + _PARSED_BATCH, len(rows)))
+        closed = [parsed_session(rows.sessions[row], sequences[row], row) for row in batch]
+        done.lines += sum(len(sequences[row]) for row in batch)
         yield from pipeline.score_closed(partition, closed)
     pipeline.drop(partition)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detector.errors import CheckpointError, DeviceError
 from worker.errors import RunError
-from worker.protocols import Scorer
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from detector.scorer import Scorer
 
 
 def load_scorer(settings: Settings) -> Scorer:
@@ -18,11 +21,11 @@ def load_scorer(settings: Settings) -> Scorer:
         RunError: naming the setting, when the checkpoint is refused or the device is not there.
     """
     # PyTorch takes seconds to import; only what scores waits for it.
-    from detector.scorer import Scorer as ModelScorer
+    from detector.scorer import Scorer
 
     model = settings.model
     try:
-        return ModelScorer.load(
+        return Scorer.load(
             model.checkpoint,
             device=model.device,
             precision=model.precision,

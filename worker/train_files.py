@@ -23,9 +23,9 @@ from detector.tokenizer import Tokenizer, learn_vocabulary
 from detector.training_data import UNLABELLED, TrainingSessions
 from detector.vocabulary import Vocabulary
 from worker.decoder import Decoder
-from worker.files import check_inputs, read_records
+from worker.files import check_inputs, closed_sessions, read_records
 from worker.pipeline import session_rules
-from worker.sessions import ClosedSession, Sessions
+from worker.sessions import ClosedSession
 from worker.settings import Settings
 
 VALIDATION_SHARE = 0.2
@@ -87,15 +87,9 @@ def read_training_set(
     rows: list[_Row] = []
     refused = 0
     for path in inputs:
-        sessions = Sessions(rules)
-        end = 0
-        for records in read_records(path, progress):
-            (events,) = decoder.decode([records])
-            refused += len(events.dead_letters)
-            closed = sessions.process(events.keys, events.tokens, events.times, events.offsets)
+        for events, closed in closed_sessions(path, decoder, rules, progress):
+            refused += 0 if events is None else len(events.dead_letters)
             rows += map(_row, closed)
-            end = records.offsets[-1] + 1
-        rows += map(_row, sessions.flush(end, "end_of_input"))
     return _split(vocabulary, rows, [1] * len(rows), labels, seed, refused)
 
 
