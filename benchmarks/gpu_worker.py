@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 import urllib.request
@@ -257,7 +258,12 @@ class Bench:
             gpu_mb=memory_mb,
             resident_mb=resident / 1e6,
         )
+        tell(f"{what}: {rate:,.0f} lines/s")
         return Run(result, records)
+
+
+def tell(progress: str) -> None:
+    print(progress, file=sys.stderr)
 
 
 def _counters(address: str) -> Counter[str]:
@@ -390,9 +396,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = trained(folder, arguments.size, device, arguments.training_blocks, arguments.training_steps)
+        tell("trained a checkpoint")
         broker = MockBroker()
         broker.make(*TOPICS)
         sent = send(broker.bootstrap, GeneratedLog(lines=arguments.lines, seed=1), arguments.sample)
+        tell(f"sent {sent.lines.total():,} lines of {len(sent.blocks):,} sessions")
         bench = Bench(broker, folder, checkpoint, device, sent, gpu)
         off, other = "model.score_cache=0", ("worker.batch_records=2000", "model.batch_tokens=8192")
         runs = [

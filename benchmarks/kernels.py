@@ -1,8 +1,9 @@
 """How fast do the kernels run on this GPU, beside the layer's two matrix products and a copy of as many bytes?
 
 bfloat16, at the reference size of a layer. Nothing is timed before every kernel has given, on fresh random inputs and
-in memory full of NaN, what the recurrence gives in float64. Times are medians of device time, of many calls in a row,
-so that launches are hidden; and over so many bytes that none is still in the cache from the call before.
+in memory full of NaN, what the recurrence gives in float64. Times are medians of device time, of many calls in a row
+out of one CUDA graph, so that launches are hidden (those of a training step are not in a graph); and over so many bytes
+that none is still in the cache from the call before.
 
 Bytes of the operation: what it must read and write at least once, C, B, x, z and y in bfloat16 and adt, dt, trap and
 angles in float32, 4,256 a token. Bytes of the step: the float32 matrices of the state, read and written once. A copy's
@@ -220,7 +221,7 @@ def median_us(calls: Sequence[Callable[[], object]], at_least_us: float = 100_00
 
 
 def replayed_us(calls: Sequence[Callable[[], object]]) -> float:
-    """As `median_us`, the calls being captured in one CUDA graph: for those shorter than their launches."""
+    """As `median_us`, the calls being captured in one CUDA graph, which takes the host's part out of them."""
     for call in calls:
         call()
     graph = torch.cuda.CUDAGraph()
@@ -245,17 +246,17 @@ def measure_batch(what: str, lengths: Sequence[int]) -> Batch:
     sets = 4
     arguments = operation_arguments(tokens)
     with torch.inference_mode():
-        operation = median_us([lambda: mamba3_mimo(**arguments, cu_seqlens=packing)] * sets)  # type: ignore[arg-type]
+        operation = replayed_us([lambda: mamba3_mimo(**arguments, cu_seqlens=packing)] * sets)  # type: ignore[arg-type]
 
     block = block_of()
     u = torch.randn(tokens, CONFIG.d_model, device="cuda").bfloat16()
     inner = torch.randn(tokens, CONFIG.expand * CONFIG.d_model, device="cuda").bfloat16()
     with torch.inference_mode():
         entering, leaving = (p.weight.bfloat16() for p in (block.mixer.in_proj, block.mixer.out_proj))
-        projections = median_us([lambda: (functional.linear(u, entering), functional.linear(inner, leaving))] * sets)
+        projections = replayed_us([lambda: (functional.linear(u, entering), functional.linear(inner, leaving))] * sets)
         weights = layer_weights(block, torch.bfloat16)
         stream = stream_of(u)
-        layer = median_us([lambda: layer_forward(stream, weights, packing)] * sets)
+        layer = replayed_us([lambda: layer_forward(stream, weights, packing)] * sets)
 
     mixer = block.mixer.bfloat16()
     u = torch.randn_like(u).requires_grad_()

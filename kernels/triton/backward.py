@@ -19,7 +19,6 @@ from kernels.packing import Packing
 from kernels.state import Mamba3State
 from kernels.triton.common import (
     Blocks,
-    dot_precision,
     load,
     product,
     rounded,
@@ -27,7 +26,7 @@ from kernels.triton.common import (
     twice_silu,
     widened,
 )
-from kernels.triton.forward import Forward
+from kernels.triton.forward import Kept
 from kernels.triton.scan import scan_backward
 from kernels.triton.timeline import EndGradients, SegmentGradients, timeline_backward
 
@@ -249,7 +248,6 @@ def _segments_backward(
     H: tl.constexpr, R: tl.constexpr, N: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
     L: tl.constexpr, HALF: tl.constexpr, BP: tl.constexpr,
     ALL: tl.constexpr, RESUMED: tl.constexpr, INITIAL: tl.constexpr, FINAL: tl.constexpr, STATES: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of segments; with STATES only what their own outputs say of the state they start with.
 
@@ -332,8 +330,8 @@ def _segments_backward(
                 weight = tl.where(slot[:, None] > slots[None, :], c_row[:, None] - source[None, :], float("-inf"))
                 weight = tl.exp2(tl.where(same, own[None, :], weight))
                 zeros = tl.zeros((R * L, R * L), tl.float32)
-                plain = tl.reshape(product(q, tl.trans(k), zeros, compute, PRECISION), (R * L, R, L))
-                dplain = tl.reshape(product(dout, tl.trans(v), zeros, compute, PRECISION), (R * L, R, L))
+                plain = tl.reshape(product(q, tl.trans(k), zeros, compute), (R * L, R, L))
+                dplain = tl.reshape(product(dout, tl.trans(v), zeros, compute), (R * L, R, L))
                 dplain *= weight[:, None, :]
                 by_own = tl.sum(tl.where(same, tl.sum(dplain * plain, 1), 0.0), 1)
                 tl.store(down + rank * plane + here + (begin + slot) * H, by_own, row_valid)
@@ -352,8 +350,8 @@ def _segments_backward(
 
                 dv = tl.zeros((R * L, BP), tl.float32)
                 if is_read:
-                    dv = product(k, dstate, dv, compute, PRECISION) * left[:, None]
-                dv = product(tl.trans(scores), dout, dv, compute, PRECISION)
+                    dv = product(k, dstate, dv, compute) * left[:, None]
+                dv = product(tl.trans(scores), dout, dv, compute)
                 x_tokens = widened(load(at_x, in_lanes, whole))
                 by_x, by_mx = _through_values(_of_ranks(dv, R, L), x_tokens, mimo_x, in_lanes, P, 1, R)
                 sum_mx += tl.reshape(by_mx, (L, BP, R))
@@ -364,8 +362,8 @@ def _segments_backward(
                 wide_cos, wide_sin = widened(cos), widened(sin)
                 dk = tl.zeros((R * L, 2 * HALF), tl.float32)
                 if is_read:
-                    dk = product(v, tl.trans(dstate), dk, compute, PRECISION) * left[:, None]
-                dk = product(tl.trans(dplain), q, dk, compute, PRECISION)
+                    dk = product(v, tl.trans(dstate), dk, compute) * left[:, None]
+                dk = product(tl.trans(dplain), q, dk, compute)
                 by_k, turn_k = _turned_back(
                     _of_ranks(dk, R, L), k_first, k_second, wide_cos, wide_sin, dB + at, stored, N, 1, R
                 )
@@ -375,8 +373,8 @@ def _segments_backward(
                         found = tl.load(states + ((start // L + chunk) * H + head) * (2 * HALF * BP) + in_state)
                     else:
                         found = tl.load(entering + at_number).to(compute)
-                    dq = product(dout, tl.trans(found), dq, compute, PRECISION) * tl.exp2(c_row)[:, None]
-                dq = product(dplain, k, dq, compute, PRECISION)
+                    dq = product(dout, tl.trans(found), dq, compute) * tl.exp2(c_row)[:, None]
+                dq = product(dplain, k, dq, compute)
                 by_q, turn_q = _turned_back(
                     _of_ranks(dq, R, L), q_first, q_second, wide_cos, wide_sin, dC + at, stored, N, 1, R
                 )
@@ -389,7 +387,7 @@ def _segments_backward(
             if STATES or chunk > 0:
                 c = tl.load(weights + here + (begin + slots) * H, valid, float("-inf"))
                 weighted = _scaled(douts, tl.exp2(c)[:, None] + tl.zeros((L, BP), tl.float32), compute, R)
-                dstate = product(tl.trans(q), _rows(weighted, L, BP, R), dstate * tl.exp2(total), compute, PRECISION)
+                dstate = product(tl.trans(q), _rows(weighted, L, BP, R), dstate * tl.exp2(total), compute)
                 is_read = True
                 if not STATES:
                     at_here = (start // L + chunk) * H + head
@@ -458,9 +456,9 @@ def mamba3_mimo_backward(
     operands: Operands,
     packing: Packing,
     initial_state: Mamba3State | None,
-    forward: Forward,
+    kept: Kept,
     dy: Tensor,
-    dfinal: Mamba3State | None,
+    ends: tuple[Mamba3State, Mamba3State] | None,
 ) -> Gradients:
     """Gradients of `mamba3_mimo_forward`.
 
@@ -468,9 +466,9 @@ def mamba3_mimo_backward(
         operands: as given to it.
         packing: likewise.
         initial_state: likewise.
-        forward: what it returned.
+        kept: what it has kept.
         dy: (T, H, P) gradient of y.
-        dfinal: gradients of the final states, if it returned them.
+        ends: if it returned final states, these and their gradients.
 
     Returns:
         Gradients in the operands' dtypes; the same bits for the same arguments.
@@ -481,7 +479,8 @@ def mamba3_mimo_backward(
     S = angles.shape[1]
     blocks = Blocks.of(R, N, P)
     m, n, device = packing.segments.shape[0], packing.n_sequences, x.device
-    resumed, everything = forward.entering is not None, initial_state is not None or dfinal is not None
+    final, dfinal = ends or (None, None)
+    resumed, everything = kept.entering is not None, initial_state is not None or dfinal is not None
     programs = min(m, _PROGRAMS)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -492,35 +491,36 @@ def mamba3_mimo_backward(
     ddecay, dread, down, dtheta = empty(T, H), empty(T, H), empty(R, T, H), empty(T, H, S)
     dlater, dtotal = empty(T // blocks.L + 1, H, S), empty(T // blocks.L + 1, H, blocks.HALF)
     dweights, dgates = empty(programs, H, R, P), empty(programs, H, 2 * R * P + 1)
-    assert forward.ranked is not None
-    assert forward.states is not None
-    entering = forward.states if forward.entering is None else forward.entering
-    leaving = forward.states if forward.entering is None else torch.empty_like(forward.entering)
+    assert kept.ranked is not None
+    assert kept.states is not None
+    entering = kept.states if kept.entering is None else kept.entering
+    leaving = kept.states if kept.entering is None else torch.empty_like(kept.entering)
     sizes = {"N": N, "P": P, "S": S, "HALF": blocks.HALF, "BP": blocks.BP, "ALL": everything}
     flags = {"INITIAL": initial_state is not None, "FINAL": dfinal is not None}
 
     def run_segments(states: bool) -> None:
         if m:
             _segments_backward[(programs * H,)](
-                C, B, x, z, forward.timeline.weights, forward.timeline.turned, dt, trap,
+                C, B, x, z, kept.timeline.weights, kept.timeline.turned, dt, trap,
                 C_bias, B_bias, mimo_x, mimo_z, mimo_o, D, dy,
                 C.stride(0), B.stride(0), x.stride(0), z.stride(0), dt.stride(0), trap.stride(0), T * H,
-                packing.segments, m, programs, entering, leaving, forward.states,
+                packing.segments, m, programs, entering, leaving, kept.states,
                 dC, dB, dx, ddecay, dread, down, dtheta, dlater, dtotal, dweights,
                 H=H, R=R, **sizes, L=blocks.L, RESUMED=resumed, **flags, STATES=states,
-                PRECISION=dot_precision(x.dtype), **_options(x.dtype, blocks.tile),
+                **_options(x.dtype, blocks.tile),
             )  # fmt: skip
 
-    dssm, dlater_segments, dtotal_segments = empty(n, H, P, N), dlater, dtotal
+    dlater_segments, dtotal_segments = dlater, dtotal
+    dssm = empty(0 if initial_state is None else n, H, P, N)
     if resumed and n:
         run_segments(states=True)
-        dlater_segments, dtotal_segments, dssm = scan_backward(
-            packing, forward.timeline, entering, leaving, initial_state, dfinal, P=P, N=N
+        dlater_segments, dtotal_segments = scan_backward(
+            packing, kept.timeline, entering, leaving, initial_state, dfinal, dssm, P=P, N=N
         )
     run_segments(states=False)
     if m:
         _gates_backward[(H * programs,)](
-            x, z, mimo_x, mimo_z, mimo_o, forward.ranked, dy, x.stride(0), z.stride(0), T, dz, dgates,
+            x, z, mimo_x, mimo_z, mimo_o, kept.ranked, dy, x.stride(0), z.stride(0), T, dz, dgates,
             H=H, R=R, P=P, BT=512 // blocks.BP, BP=blocks.BP, num_warps=4,
         )  # fmt: skip
 
@@ -532,11 +532,10 @@ def mamba3_mimo_backward(
     dangle = dend = torch.zeros(n, H, S, device=device)
     dopening = dtotal_out = torch.zeros(n, H, device=device)
     filled = packing.cu_seqlens.diff() > 0
-    if dfinal is not None:
-        assert forward.final is not None
+    if final is not None and dfinal is not None:
         last = packing.cu_seqlens[1:].long()[filled] - 1
-        dangle, dend = _through_final_state(dfinal, forward.final, filled, last, sums)
-        dtotal_out = (dfinal.ssm.float() * forward.final.ssm).sum((2, 3))
+        dangle, dend = _through_final_state(dfinal, final, filled, last, sums)
+        dtotal_out = (dfinal.ssm.float() * final.ssm).sum((2, 3))
     dinitial = None
     if initial_state is not None:
         starts = packing.cu_seqlens[:-1].long()[filled]
@@ -554,8 +553,8 @@ def mamba3_mimo_backward(
         dinitial = dinitial._replace(angle=dangle_in)
         dinitial = Mamba3State(*(d.to(t.dtype) for d, t in zip(dinitial, initial_state, strict=True)))
     by_segments = SegmentGradients(ddecay, dread, down, dtheta, dlater, dtotal, dlater_segments, dtotal_segments)
-    ends = EndGradients(dopening, dend, dangle, dtotal_out) if everything else None
-    dadt, ddt, dtrap, dangles = timeline_backward(operands, packing, blocks.L, by_segments, ends, resumed)
+    by_ends = EndGradients(dopening, dend, dangle, dtotal_out) if everything else None
+    dadt, ddt, dtrap, dangles = timeline_backward(operands, packing, blocks.L, by_segments, by_ends, resumed)
     gradients = (
         dC, sums["dB"], sums["dx"], dz, dadt, ddt, dtrap, dangles,
         dC_bias, sums["dB_bias"], sums["dmimo_x"], dmimo_z, dmimo_o, by_gates[:, -1],

@@ -7,7 +7,6 @@ rows 2 i and 2 i + 1 for the pair (i, i + N / 2).
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import libdevice
@@ -21,6 +20,10 @@ INVERSE_TURN = tl.constexpr(0.15915494309189535)
 # 2 pi in two parts; the first has few bits, so that whole multiples of it are exact in float32.
 TURN_HIGH = tl.constexpr(6.28125)
 TURN_LOW = tl.constexpr(0.0019353071795864769)
+
+
+# Which sums are fused with the product before them, and so their last bits, would depend on what else a launch does.
+NO_FUSION = {"enable_fp_fusion": False}
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,13 @@ class Blocks:
 
     @classmethod
     def of(cls, R: int, N: int, P: int) -> "Blocks":
-        """At least 32 columns and rows of the state: with 16 Triton 3.6 gives float32 products that read amiss."""
+        """At least 32 columns and 64 rows of the state: what Triton 3.6 makes of smaller tiles computes amiss on sm_90.
+
+        With 16 of either float32 products read memory that is not theirs; with 32 rows bfloat16 chunks read a wrong
+        state of the chunk before.
+        """
         return cls(
-            R=R, L=max(16, 64 // R), HALF=max(16, triton.next_power_of_2(N // 2)), BP=max(32, triton.next_power_of_2(P))
+            R=R, L=max(16, 64 // R), HALF=max(16, triton.next_power_of_2(N // 2)), BP=max(64, triton.next_power_of_2(P))
         )
 
     @property
@@ -69,12 +76,12 @@ INTERPRETED = tl.constexpr(isinstance(sine, InterpretedFunction))
 
 
 @triton.jit
-def product(a, b, total, COMPUTE: tl.constexpr, PRECISION: tl.constexpr):
-    """total + a @ b in float32, with a and b rounded to COMPUTE."""
+def product(a, b, total, COMPUTE: tl.constexpr):
+    """total + a @ b in float32, with a and b rounded to COMPUTE; float32 as three products, nearly all its bits."""
     a, b = a.to(COMPUTE), b.to(COMPUTE)
     if INTERPRETED:  # whose product takes bfloat16 for integers
         a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision=PRECISION)
+    return tl.dot(a, b, total, input_precision="tf32x3" if COMPUTE.primitive_bitwidth == 32 else "ieee")
 
 
 @triton.jit
@@ -95,9 +102,15 @@ def tanh(x):
 
 
 @triton.jit
+def nearest(x):
+    """The whole number nearest to float32 x below 2 ** 22, by two sums: an instruction that rounds takes longer."""
+    return (x + 12582912.0) - 12582912.0
+
+
+@triton.jit
 def rotation(theta):
     """Cosine and sine of any angle."""
-    turns = tl.floor(theta * INVERSE_TURN + 0.5)
+    turns = nearest(theta * INVERSE_TURN)
     reduced = theta - turns * TURN_HIGH - turns * TURN_LOW
     return cosine(reduced), sine(reduced)
 
@@ -178,7 +191,7 @@ def twice_silu(half, dtype: tl.constexpr):
         tanh_half = tl.inline_asm_elementwise(
             "tanh.approx.f32 $0, $1;", "=f,f", [half], dtype=tl.float32, is_pure=True, pack=1
         )
-        return half + half * tanh_half
+        return tl.fma(half, tanh_half, half)
     else:
         return 2 * half * tl.sigmoid(2 * half)
 
@@ -199,8 +212,3 @@ def with_contiguous_tokens(operands: Operands) -> Operands:
     """Copies what is not laid out as the kernels read it: weights as a whole, of the others each token's numbers."""
     per_token = (t if t[:1].is_contiguous() else t.contiguous() for t in operands[:PER_TOKEN])
     return Operands(*per_token, *(t.contiguous() for t in operands[PER_TOKEN:]))
-
-
-def dot_precision(dtype: torch.dtype) -> str:
-    """How `tl.dot` multiplies: float32 as three products of its halves, which keeps nearly all its bits."""
-    return "tf32x3" if dtype == torch.float32 else "ieee"

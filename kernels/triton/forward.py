@@ -20,8 +20,8 @@ from kernels.packing import Packing
 from kernels.state import Mamba3State
 from kernels.triton.common import (
     INTERPRETED,
+    NO_FUSION,
     Blocks,
-    dot_precision,
     load,
     packed_sum,
     packed_turn,
@@ -106,11 +106,11 @@ def _gates(half, mimo_z, mimo_o, dtype: tl.constexpr, STEP: tl.constexpr, R: tl.
 
 
 @triton.jit
-def _attended(q, k, v, weight, skip, out, R: tl.constexpr, L: tl.constexpr, PRECISION: tl.constexpr):
+def _attended(q, k, v, weight, skip, out, R: tl.constexpr, L: tl.constexpr):
     """out + what a chunk's tokens read of a chunk: weight is (R * L, L), skip (R * L, R, L) added to the scores."""
-    scores = product(q, tl.trans(k), tl.zeros((R * L, R * L), tl.float32), q.dtype, PRECISION)
-    scores = tl.reshape(scores, (R * L, R, L)) * weight[:, None, :] + skip
-    return product(tl.reshape(scores, (R * L, R * L)), v, out, q.dtype, PRECISION)
+    scores = product(q, tl.trans(k), tl.zeros((R * L, R * L), tl.float32), q.dtype)
+    scores = tl.fma(tl.reshape(scores, (R * L, R, L)), weight[:, None, :], skip)
+    return product(tl.reshape(scores, (R * L, R * L)), v, out, q.dtype)
 
 
 @triton.jit
@@ -157,7 +157,7 @@ def _segments(
     L: tl.constexpr, HALF: tl.constexpr, BP: tl.constexpr,
     ALL: tl.constexpr, RESUMED: tl.constexpr, INITIAL: tl.constexpr, SPLIT: tl.constexpr,
     LONG: tl.constexpr, ORDERED: tl.constexpr, STATES: tl.constexpr,
-    KEEP: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+    KEEP: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """A segment's outputs, and with KEEP what their gradients need; with STATES what it leaves of its own tokens.
 
@@ -214,15 +214,15 @@ def _segments(
         c, weight = _decays(weights, plane, H, 0, length, R, L)
         out = tl.zeros((R * L, BP), tl.float32)
         if RESUMED and reads:
-            out = product(q, state, out, compute, PRECISION) * tl.exp2(c)[:, None]
-        out = _attended(q, k, v.to(compute), weight, skip, out, R, L, PRECISION)
+            out = product(q, state, out, compute) * tl.exp2(c)[:, None]
+        out = _attended(q, k, v.to(compute), weight, skip, out, R, L)
         _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, 0, length, R, P, L, BP, KEEP)
         if length > L:
             total = tl.load(weights + (L - 1) * H)
             source = tl.load(weights + plane + slots * H)
             if KEEP or LONG:
                 remaining = tl.exp2(total - tl.load(weights + plane + slot * H))[:, None]
-                after = product(tl.trans(k), v * remaining, state * tl.exp2(total), compute, PRECISION)
+                after = product(tl.trans(k), v * remaining, state * tl.exp2(total), compute)
                 if KEEP:
                     tl.store(states + H * (2 * HALF * BP) + in_state, after.to(compute))
             tokens, row_tokens = tl.minimum(L + slots, length - 1), tl.minimum(L + slot, length - 1)
@@ -233,17 +233,17 @@ def _segments(
             c += total
             out = tl.zeros((R * L, BP), tl.float32)
             if RESUMED and reads:
-                out = product(q, state, out, compute, PRECISION) * tl.exp2(c)[:, None]
+                out = product(q, state, out, compute) * tl.exp2(c)[:, None]
             before = tl.exp2(c[:, None] - source[None, :])
-            out = _attended(q, k, v.to(compute), before, 0.0, out, R, L, PRECISION)
+            out = _attended(q, k, v.to(compute), before, 0.0, out, R, L)
             v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
-            out = _attended(q, own_k, v.to(compute), weight, skip, out, R, L, PRECISION)
+            out = _attended(q, own_k, v.to(compute), weight, skip, out, R, L)
             _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, L, length, R, P, L, BP, KEEP)
             if LONG:
                 total = tl.load(weights + (tl.minimum(2 * L, length) - 1) * H)
                 remaining = tl.load(weights + plane + (L + slot) * H, L + slot < length, float("inf"))
                 remaining = tl.exp2(total - remaining)[:, None]
-                state = product(tl.trans(own_k), v * remaining, after * tl.exp2(total), compute, PRECISION)
+                state = product(tl.trans(own_k), v * remaining, after * tl.exp2(total), compute)
         if not LONG:
             return
         first = 2 * L
@@ -262,41 +262,51 @@ def _segments(
             c, weight = _decays(weights, plane, H, first, length, R, L)
             out = tl.zeros((R * L, BP), tl.float32)
             if reads:
-                out = product(q, state, out, compute, PRECISION) * tl.exp2(c)[:, None]
-            out = _attended(q, k, v.to(compute), weight, skip, out, R, L, PRECISION)
+                out = product(q, state, out, compute) * tl.exp2(c)[:, None]
+            out = _attended(q, k, v.to(compute), weight, skip, out, R, L)
             _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, first, length, R, P, L, BP, KEEP)
         if STATES or first + L < length:
             total = tl.load(weights + (tl.minimum(first + L, length) - 1) * H)
             remaining = tl.load(weights + plane + (first + slot) * H, first + slot < length, float("inf"))
             remaining = tl.exp2(total - remaining)[:, None]
-            state = product(tl.trans(k), v * remaining, state * tl.exp2(total), compute, PRECISION)
+            state = product(tl.trans(k), v * remaining, state * tl.exp2(total), compute)
         reads = True
         first += L
     if STATES:
         tl.store(left + at_state, state)
 
 
-class Forward(NamedTuple):
-    """What a forward pass gives, and what a backward pass needs of it.
+class Kept(NamedTuple):
+    """What a backward pass needs of a forward pass, besides its arguments and final states.
 
     Attributes:
-        y: (T, H, P) in x's dtype, contiguous.
-        final: states in float32, if asked for.
         timeline: of the batch.
         entering: float32 (numbers, H, 2 * HALF, BP): what the segments start with, for those of long sequences or, with
             states, for all; in the frame that has turned as far as the segment's start, with the share of the token
             before that the segment's first token takes. None where all start from nothing.
-        ranked: (T, H, R, P) in x's dtype: each rank's output before the gate. Kept for the gradients.
+        ranked: (T, H, R, P) in x's dtype: each rank's output before the gate. None where nobody asked for gradients.
         states: (about T / L, H, 2 * HALF, BP) in x's dtype: what the chunks but each segment's first start with, that
-            of a chunk which is c chunks after its segment's start s at s // L + c. Kept for the gradients.
+            of a chunk which is c chunks after its segment's start s at s // L + c. Likewise.
     """
 
-    y: Tensor
-    final: Mamba3State | None
     timeline: Timeline
     entering: Tensor | None
     ranked: Tensor | None
     states: Tensor | None
+
+
+class Forward(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+        y: (T, H, P) in x's dtype, contiguous.
+        final: states in float32, if asked for.
+        kept: for the gradients.
+    """
+
+    y: Tensor
+    final: Mamba3State | None
+    kept: Kept
 
 
 class _Aside:
@@ -326,7 +336,7 @@ def _options(dtype: torch.dtype, tile: int, long: bool) -> dict[str, int | bool]
 
     Few registers let more programs share a multiprocessor: four of short segments, three of long ones.
     """
-    options = {"PACKED": dtype == torch.bfloat16, "num_warps": 4, "num_stages": 1}
+    options = {"PACKED": dtype == torch.bfloat16, "num_warps": 4, "num_stages": 1, **NO_FUSION}
     if dtype == torch.bfloat16 and tile <= 64 * 64:
         options["maxnreg"] = 168 if long else 128
     return options
@@ -380,9 +390,12 @@ def mamba3_mimo_forward(
                 y if ranked is None else ranked, y if states is None else states,
                 H, **sizes, L=blocks.L, RESUMED=reads, INITIAL=initial_state is not None,
                 SPLIT=split and not states_only, LONG=long, ORDERED=order is not None, STATES=states_only,
-                KEEP=keep and not states_only, PRECISION=dot_precision(x.dtype), **_options(x.dtype, blocks.tile, long),
+                KEEP=keep and not states_only, **_options(x.dtype, blocks.tile, long),
             )  # fmt: skip
 
+    # Made before the streams part, so that whatever else the current one does with their memory is over by then.
+    shape = (m if everything else packing.n_long, H, 2 * blocks.HALF, blocks.BP) if resumed else (0,)
+    entering, left = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
     # The few long segments wait for each other, and most of the device for them, unless the others run meanwhile.
     overlaps = resumed and not everything and split and n_long < m and device.type == "cuda"
     aside = _Aside(device) if overlaps else nullcontext()
@@ -391,10 +404,8 @@ def mamba3_mimo_forward(
     order = packing.longest_first if split else None
     if not resumed:
         run_segments(n_long, order, y, y, long=True)
-        return Forward(y, None, times, None, ranked, states)
+        return Forward(y, None, Kept(times, None, ranked, states))
 
-    shape = (m if everything else packing.n_long, H, 2 * blocks.HALF, blocks.BP)
-    entering, left = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
     with aside:
         if everything:
             run_segments(m, None, entering, left, long=True, states_only=True)
@@ -404,4 +415,4 @@ def mamba3_mimo_forward(
         if split and everything:
             run_segments(m, None, entering, left, long=False)
         run_segments(n_long, order, entering, left, long=True)
-    return Forward(y, final, times, entering, ranked, states)
+    return Forward(y, final, Kept(times, entering, ranked, states))

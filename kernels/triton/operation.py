@@ -31,15 +31,19 @@ class _Operation(torch.autograd.Function):
     def forward(ctx: Any, packing: Packing, return_final_state: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         operands, state = _operands_and_state(tensors)
         result = mamba3_mimo_forward(operands, packing, state, return_final_state, keep=any(ctx.needs_input_grad))
-        ctx.packing, ctx.result = packing, result._replace(y=result.y[:0])
-        ctx.save_for_backward(*tensors)
-        return (result.y, *(result.final or ()))
+        # Results go with the saved tensors: they refer to this object, which would never be freed if it held them.
+        final = result.final or ()
+        ctx.packing, ctx.kept = packing, result.kept
+        ctx.save_for_backward(*tensors, *final)
+        return (result.y, *final)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *dfinal: Tensor) -> tuple[Tensor | None, ...]:
-        operands, state = _operands_and_state(ctx.saved_tensors)
-        final = Mamba3State(*dfinal) if dfinal else None
-        gradients = mamba3_mimo_backward(operands, ctx.packing, state, ctx.result, dy.contiguous(), final)
+        saved = ctx.saved_tensors
+        n_inputs = len(saved) - len(dfinal)
+        operands, state = _operands_and_state(saved[:n_inputs])
+        ends = (Mamba3State(*saved[n_inputs:]), Mamba3State(*dfinal)) if dfinal else None
+        gradients = mamba3_mimo_backward(operands, ctx.packing, state, ctx.kept, dy.contiguous(), ends)
         return (None, None, *gradients.operands, *(gradients.initial_state or ()))
 
 

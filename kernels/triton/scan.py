@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
-from kernels.triton.common import openings, rotation, without_turns
+from kernels.triton.common import NO_FUSION, openings, rotation, without_turns
 from kernels.triton.timeline import Timeline
 
 # Rows of the state that a program takes; both kinds of blocks are multiples of it.
@@ -202,7 +202,7 @@ def scan(
             packing.segments, packing.first_segments, packing.long_sequences,
             left, times.turns, times.decay, entering, *given, *(states or (left,) * 4), H,
             R=R, N=N, P=P, S=S, HALF=entering.shape[2] // 2, BP=BP, PART=_PART,
-            ALL=everything, INITIAL=initial_state is not None, FINAL=final, num_warps=1, num_stages=1,
+            ALL=everything, INITIAL=initial_state is not None, FINAL=final, num_warps=1, num_stages=1, **NO_FUSION,
         )  # fmt: skip
     return states
 
@@ -214,10 +214,11 @@ def scan_backward(
     leaving: Tensor,
     initial_state: Mamba3State | None,
     dfinal: Mamba3State | None,
+    dssm: Tensor,
     *,
     P: int,
     N: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """From what segments say of their first state to the gradients of the states they leave, in place in `leaving`.
 
     Args:
@@ -227,19 +228,19 @@ def scan_backward(
         leaving: of the same shape.
         initial_state: as for the operation.
         dfinal: gradients of the final states, if there are any.
+        dssm: float32 (n, H, P, N), is filled with the gradient of the initial ssm; empty without initial states.
         P: rows of the state.
         N: columns of it.
 
     Returns:
-        What each segment and those after it say of a common rotation, (numbers, H, S), of a common factor of the state
-        they find, (numbers, H), and of the initial ssm, (n, H, P, N); the last means nothing without initial states.
+        What each segment and those after it say of a common rotation, (numbers, H, S), and of a common factor of the
+        state they find, (numbers, H).
     """
     numbers, H, width, BP = entering.shape
     S, n = times.turns.shape[2], packing.n_sequences
     everything = initial_state is not None or dfinal is not None
     by_part = torch.empty(numbers, H, BP // _PART, S, dtype=torch.float32, device=entering.device)
     total_by_part = torch.empty(numbers, H, BP // _PART, dtype=torch.float32, device=entering.device)
-    dssm = torch.empty(n, H, P, N, dtype=torch.float32, device=entering.device)
     _scan_backward[((n if everything else _count(packing)) * H, BP // _PART)](
         packing.segments, packing.first_segments, packing.long_sequences, entering, leaving,
         times.turns, times.decay, by_part, total_by_part,
@@ -248,7 +249,7 @@ def scan_backward(
         H, N=N, P=P, S=S, HALF=width // 2, BP=BP, PART=_PART,
         ALL=everything, INITIAL=initial_state is not None, FINAL=dfinal is not None, num_warps=1, num_stages=1,
     )  # fmt: skip
-    return by_part.sum(2), total_by_part.sum(2), dssm
+    return by_part.sum(2), total_by_part.sum(2)
 
 
 def _count(packing: Packing) -> int:

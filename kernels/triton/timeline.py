@@ -15,6 +15,7 @@ from kernels.triton.common import (
     PI,
     TURN_HIGH,
     TURN_LOW,
+    nearest,
     rotation,
     tanh,
     without_turns,
@@ -52,6 +53,7 @@ def _timeline(
     HEADS: tl.constexpr, ANGLES: tl.constexpr,
 ):  # fmt: skip
     """One segment, all heads."""
+    EXACT: tl.constexpr = turned.dtype.element_ty == tl.float32
     segment = tl.program_id(0)
     start = tl.load(segments + 4 * segment).to(tl.int64)
     length = tl.load(segments + 4 * segment + 1)
@@ -63,7 +65,7 @@ def _timeline(
     turned += start * (H * 2 * S)
     heads, slots, turning = tl.arange(0, HEADS), tl.arange(0, CHUNKS * L), tl.arange(0, ANGLES)
     is_head, is_angle = (heads < H)[None, :], (turning < S)[None, :]
-    turn = tl.zeros((HEADS, ANGLES), tl.float64)
+    turn = tl.zeros((HEADS, ANGLES), tl.float64 if EXACT else tl.float32)
     total = tl.zeros((HEADS,), tl.float32)
     for first in range(0, length, CHUNKS * L):
         tokens = first + slots
@@ -85,15 +87,18 @@ def _timeline(
 
         at = angles + (tokens * stride_angles)[:, None] + turning[None, :]
         raw = tl.load(at, (tokens < length)[:, None] & is_angle, 0.0).to(tl.float32)
-        rate, by_head = tanh(raw), d[:, :, None]
-        rates = (rate * PI)[:, None, :] * by_head
-        # Less whole turns, so that sums stay small; from tile to tile in float64: rotations of one sign add up to many
-        # turns, of which only the rest counts.
-        whole = tl.floor(rates * INVERSE_TURN + 0.5)
+        by_head = d[:, :, None]
+        # tanh; over thousands of tokens its last bits and those of sums add up, where bfloat16 does not hide them.
+        rate = tanh(raw.to(tl.float64)) if EXACT else 1 - 2 / (1 + tl.exp2(2 * LOG2_E * raw))
+        rates = (rate * PI).to(tl.float32)[:, None, :] * by_head
+        # Less whole turns, so that sums stay small.
+        whole = nearest(rates * INVERSE_TURN)
         rates = rates - whole * TURN_HIGH - whole * TURN_LOW
         cos, sin = rotation(turn.to(tl.float32)[None, :, :] + tl.cumsum(rates, 0))
-        exact = (rate.to(tl.float64) * PI)[:, None, :] * by_head.to(tl.float64)
-        turn = without_turns(turn + tl.sum(exact, 0))
+        if EXACT:
+            turn = without_turns(turn + tl.sum((rate * PI)[:, None, :] * by_head.to(tl.float64), 0))
+        else:
+            turn = without_turns(turn + tl.sum(rates, 0))
         at = turned + (tokens * (H * 2 * S))[:, None, None] + (heads * (2 * S))[None, :, None] + turning[None, None, :]
         mask = mask[:, :, None] & is_angle[None, :, :]
         tl.store(at, cos.to(turned.dtype.element_ty), mask)
@@ -221,7 +226,7 @@ def _timeline_backward(
 
 
 class SegmentGradients(NamedTuple):
-    """What segments say of the timeline, float32; of slots of chunks, as `kernels.triton.forward.Forward.states`.
+    """What segments say of the timeline, float32; of slots of chunks, as `kernels.triton.forward.Kept.states`.
 
     Attributes:
         ddecay: (T, H), of each token's decay, as what it reads less what is read of it.

@@ -97,7 +97,7 @@ def test_a_long_session_is_measured_among_few_tokens_as_among_many(
 
 def test_shapes_are_few_and_forgotten_when_long_unused(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[int] = []
-    monkeypatch.setattr(prepared.PreparedModel, "run", lambda self, tokens, packing, out: launched.append(len(tokens)))
+    monkeypatch.setattr(prepared._Shape, "run", lambda self: launched.append(self._packing.n_tokens))
     monkeypatch.setattr(prepared, "_MOST_SHAPES", 2)
     model = prepared.PreparedModel(random_model().to(device), torch.float32)
     for n in (2, 100, 128, 129, 192, 193, 256, 257, 3000):

@@ -3,6 +3,8 @@
 Without a GPU they are interpreted on the CPU, with fewer shapes.
 """
 
+import gc
+import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +39,7 @@ SIZES = [
         (1, 128, 96, 2, 0.5),
         (1, 128, 128, 8, 1.0),
         (1, 64, 32, 1, 1.0),
+        *([(2, 32, 64, 4, 0.5), (1, 32, 128, 2, 0.5)] if ON_GPU else []),
     ]
 ]
 # Both at every size where that is quick, and else in turns.
@@ -211,6 +214,19 @@ def test_gradients_are_those_of_the_inputs_that_ask_for_them(device: torch.devic
     arguments = {name: t.detach().requires_grad_(name in asking) for name, t in arguments.items()}
     found = gradients(arguments, None, *run(arguments))
     assert_same_bits(found, {name: expected[name] for name in asking})
+
+
+@pytest.mark.parametrize("with_states", [False, True], ids=["outputs", "states"])
+def test_what_is_kept_for_gradients_goes_with_the_results(with_states: bool, device: torch.device) -> None:
+    """Else a training holds the memory of every step it has taken."""
+    arguments = on(device, random_arguments(SMALL, [9, 20]))
+    require_gradients(arguments, None)
+    y, final = mamba3_mimo(**arguments, return_final_state=with_states, backend="triton")
+    torch.autograd.grad(y.sum(), [arguments["x"]])
+    result = weakref.ref(y)
+    del y, final
+    gc.collect()
+    assert result() is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
