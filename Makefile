@@ -40,6 +40,7 @@ faults: setup ## show every fault the worker survives, at full size; prints a ta
 # A machine with a GPU may bring a PyTorch of its own: where there is no .venv, $(PYTHON) runs the tests with what it has.
 gpu-test: ## run the tests of kernels, detector and worker on a CUDA device
 	@python=$$(test -e $(READY) && echo $(BIN)/python || echo $(PYTHON)); \
+	$$python -c 'import sys; from importlib.metadata import distributions; any(distributions(name="logmamba")) or sys.exit(f"gpu-test: logmamba is not installed; run: {sys.executable} -m pip install --no-deps --editable .")' && \
 	$$python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-test: PyTorch finds no CUDA device here")' && \
 	$$python -m pytest tests/kernels tests/detector tests/worker/test_devices.py
 

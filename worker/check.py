@@ -46,7 +46,7 @@ def check_everything(settings: Settings, *, create_topics: bool) -> list[Row]:
 
 def _checkpoint(settings: Settings) -> str:
     scorer = load_scorer(settings)
-    Pipeline(settings, scorer, Metrics())  # end events and masks must fit the vocabulary
+    Pipeline(settings, scorer, Metrics())  # refuses what does not fit the checkpoint
     return f"{settings.model.checkpoint}: {len(scorer.vocabulary.templates)} templates, {scorer.checkpoint}"
 
 

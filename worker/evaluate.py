@@ -63,8 +63,7 @@ def evaluate_checkpoint(
 
     Raises:
         InputFileError: an input or the labels cannot be read.
-        SettingsError: the settings do not fit the checkpoint.
-        TrainingError: parsed sessions, and a checkpoint trained on raw lines.
+        SettingsError: settings that do not fit the checkpoint, or an input of another kind than it was trained on.
         RunError: the report cannot be written.
     """
     known = None if labels is None else read_labels(labels)

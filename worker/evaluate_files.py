@@ -66,24 +66,24 @@ def read_evaluated_sessions(
 
     Raises:
         InputFileError: a file cannot be read, or the files hold no session.
-        SettingsError: the settings do not fit the checkpoint.
-        TrainingError: parsed sessions, and a checkpoint trained on raw lines.
+        SettingsError: settings that do not fit the checkpoint, or an input of another kind than it was trained on.
     """
     rows = _Rows()
     refused = 0
-    if check_inputs(inputs):
+    parsed = check_inputs(inputs)
+    # The pipeline also refuses what does not fit the checkpoint.
+    decoder = Pipeline(settings, scorer, Metrics(), parsed=parsed).decoder
+    if parsed:
         for file, path in enumerate(inputs):
-            parsed = read_sessions(path)
-            own = parsed.labels.tolist()
-            for row, tokens in enumerate(event_tokens(scorer.vocabulary, parsed.events)):
-                key = parsed.sessions[row]
+            table = read_sessions(path)
+            own = table.labels.tolist()
+            for row, tokens in enumerate(event_tokens(scorer.vocabulary, table.events)):
+                key = table.sessions[row]
                 label = own[row] if labels is None else labels.get(key, UNKNOWN_LABEL)
-                rows.add(key, tokens.tobytes(), label, int(parsed.counts[row]), file, row)
+                rows.add(key, tokens.tobytes(), label, int(table.counts[row]), file, row)
             progress(path.stat().st_size)
     else:
         known = {} if labels is None else labels
-        # The pipeline also refuses settings that do not fit the checkpoint.
-        decoder = Pipeline(settings, scorer, Metrics()).decoder
         rules = session_rules(settings, scorer.vocabulary)
         for file, path in enumerate(inputs):
             for events, closed in closed_sessions(path, decoder, rules, progress):

@@ -102,11 +102,13 @@ class ExplainedSession:
     """A session with all that is known about its score.
 
     Attributes:
-        record: its score record, as `logmamba score` writes it.
+        record: its score record, as `logmamba score` writes it with the fixed thresholds.
         events: in order.
         end_surprise: nats of the session's end.
         end_expected: the likeliest in the end's place.
         unusual_counts: the most unusual first; without labels they are what most alarms come from.
+        adaptive: whether the settings have `scoring.adaptive`. A worker then judges by thresholds that it has learnt
+            from the sessions before this one, which are not read here: only its own record of the session shows them.
     """
 
     record: dict[str, Any]
@@ -114,6 +116,7 @@ class ExplainedSession:
     end_surprise: float
     end_expected: tuple[Expected, ...]
     unusual_counts: tuple[UnusualCount, ...]
+    adaptive: bool
 
     def to_json(self) -> bytes:
         """One JSON object (schema `logmamba.explanation/1`) without line breaks."""
@@ -142,6 +145,7 @@ class ExplainedSession:
                 "unusual_counts": [
                     {"template": each.template, "count": each.count, "nats": each.nats} for each in self.unusual_counts
                 ],
+                "adaptive": self.adaptive,
             }
         )
 
@@ -156,7 +160,7 @@ def explain_sessions(
     """Every session of a key, in the order of the files and of their closing.
 
     The files are read to their ends before this returns; the sessions are explained one by one as they are taken.
-    Severities are those of the fixed thresholds.
+    Severities are those of the fixed thresholds, also where the settings have adaptive ones.
 
     Args:
         settings: of the application.
@@ -168,12 +172,13 @@ def explain_sessions(
     Raises:
         InputFileError: an input cannot be read.
         RunError: no session has that key; names those whose keys are most like it.
-        SettingsError: settings that do not fit the checkpoint.
+        SettingsError: settings that do not fit the checkpoint, or an input of another kind than it was trained on.
     """
     parsed = check_inputs(inputs)
     scoring = settings.scoring.model_copy(update={"early": False, "adaptive": None})
     output = settings.output.model_copy(update={"include": "all"})
-    pipeline = Pipeline(settings.model_copy(update={"scoring": scoring, "output": output}), scorer, Metrics())
+    use = settings.model_copy(update={"scoring": scoring, "output": output})
+    pipeline = Pipeline(use, scorer, Metrics(), parsed=parsed)
     seen = _Seen()
     found: list[_Found] = []
     for path in inputs:
@@ -183,7 +188,8 @@ def explain_sessions(
             found += _raw(settings, scorer.vocabulary, path, key, seen, progress)
     if not found:
         raise RunError(_not_found(key, seen))
-    return (_explained(pipeline, scorer, each) for each in found)
+    adaptive = settings.scoring.adaptive is not None
+    return (_explained(pipeline, scorer, each, adaptive=adaptive) for each in found)
 
 
 @dataclass(slots=True)
@@ -245,7 +251,7 @@ def _parsed(vocabulary: Vocabulary, path: Path, key: str, seen: _Seen) -> Iterat
         yield _Found(partition_of(path), parsed_session(key, tokens, row), list(rows.events[row]))
 
 
-def _explained(pipeline: Pipeline, scorer: Scorer, found: _Found) -> ExplainedSession:
+def _explained(pipeline: Pipeline, scorer: Scorer, found: _Found, *, adaptive: bool) -> ExplainedSession:
     vocabulary, session = scorer.vocabulary, found.closed.session
     pipeline.open(found.partition)
     [output] = pipeline.score_closed(found.partition, [found.closed])
@@ -280,6 +286,7 @@ def _explained(pipeline: Pipeline, scorer: Scorer, found: _Found) -> ExplainedSe
             UnusualCount(vocabulary.text(token), session.tokens.count(token), round(nats, DECIMALS))
             for token, nats in explanation.unusual_counts.items()
         ),
+        adaptive=adaptive,
     )
 
 

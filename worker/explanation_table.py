@@ -1,4 +1,4 @@
-"""An explained session on a terminal: two lines about the whole, and a table of its events and its end."""
+"""An explained session on a terminal: lines about the whole, and a table of its events and its end."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def explanation_table(explained: ExplainedSession) -> Group:
         Text(_SPECIAL[EOS], style="italic"),
         _LINES.join(_alternatives(EOS, explained.end_expected)),
     )
-    return Group(*_heading(record), *map(_unusual, explained.unusual_counts), table)
+    return Group(*_heading(record, adaptive=explained.adaptive), *map(_unusual, explained.unusual_counts), table)
 
 
-def _heading(record: Mapping[str, Any]) -> Iterator[Text]:
+def _heading(record: Mapping[str, Any], *, adaptive: bool) -> Iterator[Text]:
     source, thresholds = record["source"], record["thresholds"]
     yield Text.assemble(
         shown(record["session"], "bold"),
@@ -62,6 +62,12 @@ def _heading(record: Mapping[str, Any]) -> Iterator[Text]:
         (f"{record['severity']} {record['score']:.4f}", SEVERITY_STYLES[record["severity"]]),
         (f"  (warning from {thresholds['warning']:g}, critical from {thresholds['critical']:g})", "dim"),
     )
+    if adaptive:
+        yield Text(
+            "severities are by the fixed thresholds; with scoring.adaptive a worker's follow its stream, and its score "
+            "record of the session shows them",
+            style="dim",
+        )
     yield Text.assemble(
         shown(source["topic"]),
         f", offsets {source['first_offset']} to {source['last_offset']}: {record['events']} events",

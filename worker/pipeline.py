@@ -17,6 +17,7 @@ import structlog
 
 from detector.canonical import Mask
 from detector.tokenizer import Tokenizer
+from detector.vocabulary import Kind as VocabularyKind
 from detector.vocabulary import Vocabulary
 from worker.adaptive import LOWEST, AdaptiveState, AdaptiveThresholds
 from worker.decoder import Decoder, Events, Records
@@ -84,17 +85,20 @@ class Pipeline:
         settings: of the application.
         scorer: scores event sequences; its vocabulary makes the tokens.
         metrics: what is counted.
+        parsed: the sessions are parsed ones, for `score_closed`, instead of those of raw lines.
 
     Attributes:
         while_scoring: called every few seconds while many sessions are scored. What it raises ends `process` or
             `flush`, after which partitions have to be opened anew.
 
     Raises:
-        SettingsError: `sessions.end_events` or `tokenizer.masks` do not fit the checkpoint.
+        SettingsError: the checkpoint was trained on the other kind of input, or `sessions.end_events` or
+            `tokenizer.masks` do not fit it.
     """
 
-    def __init__(self, settings: Settings, scorer: Scorer, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, scorer: Scorer, metrics: Metrics, *, parsed: bool = False) -> None:
         vocabulary = scorer.vocabulary
+        _check_kind(settings, vocabulary.kind, "events" if parsed else "lines")
         _check_masks(settings, vocabulary.masks)
         self._scorer = scorer
         self._metrics = metrics
@@ -359,6 +363,18 @@ def session_rules(settings: Settings, vocabulary: Vocabulary) -> SessionRules:
         max_future_skew_ms=sessions.max_future_skew_ms,
         end_tokens=frozenset(tokens),
     )
+
+
+def _check_kind(settings: Settings, trained_on: VocabularyKind, given: VocabularyKind) -> None:
+    # The one kind's templates are not the other's: every event would be unknown, and nothing would tell.
+    if given != trained_on:
+        named = {"lines": "raw log lines", "events": "parsed sessions"}
+        raise SettingsError(
+            [
+                f"model.checkpoint: {settings.model.checkpoint} was trained on {named[trained_on]}, but the input is "
+                f"{named[given]}; allowed: a checkpoint trained on {named[given]}"
+            ]
+        )
 
 
 def _check_masks(settings: Settings, masks: Sequence[Mask]) -> None:

@@ -45,10 +45,11 @@ def score_files(
     Raises:
         InputFileError: an input cannot be read.
         RunError: the output cannot be written.
+        SettingsError: settings that do not fit the checkpoint, or an input of another kind than it was trained on.
     """
     parsed = check_inputs(inputs)
     settings = settings.model_copy(update={"scoring": settings.scoring.model_copy(update={"early": False})})
-    pipeline = Pipeline(settings, scorer, Metrics())
+    pipeline = Pipeline(settings, scorer, Metrics(), parsed=parsed)
     done = ScoredFiles()
     try:
         handle, temporary = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import orjson
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from detector.errors import CheckpointError
@@ -19,6 +21,7 @@ from worker.settings import Settings
 from worker.train_files import TrainingSet, read_training_set
 
 if TYPE_CHECKING:
+    from detector.checkpoint import TrainingRecord
     from detector.training import TrainingProgress
 
 
@@ -64,7 +67,8 @@ def train_checkpoint(
         state.unlink(missing_ok=True)
     known = None if labels is None else read_labels(labels)
     total = 2 * sum(path.stat().st_size for path in inputs if path.is_file())
-    with Progress(TextColumn("reading"), BarColumn(), DownloadColumn(), console=console, transient=True) as bar:
+    columns = TextColumn("reading"), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)
         found = read_training_set(settings, inputs, known, seed, lambda count: bar.advance(task, count))
     _describe(found, console)
@@ -94,49 +98,72 @@ def train_checkpoint(
             soft_wrap=True,
         )
     digest = trained.save(output)
-    table = Table(
-        "validation", "value", title=f"{output} ({trained.record.mode.replace('_', ' ')})", title_justify="left"
-    )
-    for name, value in trained.record.metrics.items():
-        table.add_row(name.replace("_", " "), f"{value:.4f}")
-    console.print(table)
-    console.print(f"checkpoint {digest}", highlight=False)
+    mode = trained.record.mode.replace("_", " ")
+    console.print(f"scores of the sessions to validate ({mode}):", highlight=False)
+    console.print(_quality(trained.record))
+    console.print(f"checkpoint {digest} in {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _quality(record: TrainingRecord) -> Table:
+    """How many validation sessions reach each severity, and how well that tells the anomalous ones."""
+    from detector.calibration import CRITICAL_SCORE, WARNING_SCORE
+
+    metrics = record.metrics
+    table = Table(box=SIMPLE_HEAD, caption=f"AUPRC {metrics['auprc']:.4f}" if "auprc" in metrics else None)
+    table.add_column("at or above", no_wrap=True)
+    table.add_column("of the normal ones", justify="right", no_wrap=True)
+    rates = ("precision", "recall", "f1") if "auprc" in metrics else ()
+    for rate in rates:
+        table.add_column(rate.capitalize(), justify="right", no_wrap=True)
+    for early in ("", "early.") if rates else ("",):
+        for severity, least in (("warning", WARNING_SCORE), ("critical", CRITICAL_SCORE)):
+            share = "" if early else f"{metrics[f'normals.{severity}']:.3%}"
+            found = (f"{metrics[f'{early}{severity}.{rate}']:.4f}" for rate in rates)
+            table.add_row(f"{early.replace('.', ' ')}{severity} {least}", share, *found)
+    return table
 
 
 @contextmanager
 def _reporting(log: Path, console: Console, *, resumed: bool) -> Iterator[Callable[[TrainingProgress], None]]:
     """Yields what shows a report and logs it; says at the end what the training took."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}")
-    tasks: dict[str, TaskID] = {}
     last: TrainingProgress | None = None
+    validation = ""
     with (
         _opened(log, resumed=resumed) as lines,
-        Progress(*columns, console=console, transient=True) as bar,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
+        console.print(f"losses as they come: {log}", highlight=False, markup=False, soft_wrap=True)
 
         def report(at: TrainingProgress) -> None:
-            nonlocal last
+            nonlocal last, validation
             stage = at.stage.replace("_", " ")
             if last is None and resumed:
                 console.print(f"went on from a killed training, in stage {stage}", highlight=False)
-            last = at
             lines.write(orjson.dumps(asdict(at), option=orjson.OPT_APPEND_NEWLINE))
-            if at.stage not in tasks:
-                tasks[at.stage] = bar.add_task(stage, total=at.steps, state="")
-            losses = f"loss {at.loss:.3f}"
+            if last is None or last.stage != at.stage:
+                if last is not None:  # its time left and rate are over
+                    bar.update(bar.task_ids[-1], state=f"loss {last.loss:.3f}{validation}")
+                bar.add_task(stage, total=at.steps, state="")
+                validation = ""
             if at.validation_loss is not None:
-                losses += f", validation {at.validation_loss:.3f}"
-            state = f"{losses}, {at.tokens_per_s:,.0f} tokens/s, {at.seconds_left:.0f} s left"
-            bar.update(tasks[at.stage], completed=at.step, state=state)
+                validation = f", validation {at.validation_loss:.3f}"
+            rate = f"{at.tokens_per_s:,.0f} tokens/s, {_clock(at.seconds_left)} left"
+            bar.update(bar.task_ids[-1], completed=at.step, state=f"loss {at.loss:.3f}{validation}, {rate}")
+            last = at
 
         yield report
     if last is not None:
         console.print(
-            f"trained in {last.seconds:.0f} s, {last.tokens / last.seconds:,.0f} tokens/s, with at most "
-            f"{last.peak_memory_bytes / 1e6:,.0f} MB of memory; losses in {log}",
+            f"trained in {_clock(last.seconds)}, {last.tokens / last.seconds:,.0f} tokens/s, with at most "
+            f"{last.peak_memory_bytes / 1e6:,.0f} MB of memory",
             highlight=False,
-            soft_wrap=True,
         )
+
+
+def _clock(seconds: float) -> timedelta:
+    """Shown as hours, minutes and seconds."""
+    return timedelta(seconds=round(seconds))
 
 
 def _opened(log: Path, *, resumed: bool) -> BinaryIO:
@@ -149,14 +176,18 @@ def _opened(log: Path, *, resumed: bool) -> BinaryIO:
 
 
 def _describe(found: TrainingSet, console: Console) -> None:
-    training, validation = found.training, found.validation
+    parts = found.training, found.validation
+    sessions = [int(part.counts.sum()) for part in parts]
+    anomalous = [int(part.counts[part.labels == 1].sum()) for part in parts]
     console.print(
-        f"{training.counts.sum():,} sessions to learn from "
-        f"({training.counts[training.labels == 1].sum():,} anomalous), "
-        f"{validation.counts.sum():,} to validate ({validation.counts[validation.labels == 1].sum():,} anomalous), "
-        f"{len(found.vocabulary.templates):,} templates",
+        f"{sum(sessions):,} sessions of {found.keys:,} keys: {sessions[0]:,} to learn from ({anomalous[0]:,} "
+        f"anomalous), {sessions[1]:,} to validate ({anomalous[1]:,} anomalous); {len(found.vocabulary.templates):,} "
+        "templates",
         highlight=False,
+        soft_wrap=True,
     )
+    if any(anomalous) and sum(sessions) > found.keys:
+        console.print("a label is one of a key: it counts for each of the key's sessions", highlight=False)
     if found.refused:
         console.print(f"{found.refused:,} lines were refused (a worker would send them to the dead-letter topic)")
     if found.unmatched_labels:

@@ -40,6 +40,7 @@ class TrainingSet:
     Attributes:
         vocabulary: learnt from the training part only.
         training, validation: sessions, split by key.
+        keys: how many keys the sessions have, those of both parts.
         unmatched_labels: labels whose session is not in the input.
         refused: lines that a worker would have sent to the dead-letter topic.
     """
@@ -47,6 +48,7 @@ class TrainingSet:
     vocabulary: Vocabulary
     training: TrainingSessions
     validation: TrainingSessions
+    keys: int
     unmatched_labels: int
     refused: int
 
@@ -94,13 +96,7 @@ def read_training_set(
 
 
 def event_tokens(vocabulary: Vocabulary, sessions: Iterable[Sequence[str]]) -> Iterator[npt.NDArray[np.int64]]:
-    """Tokens of parsed sessions: each event's name is its own template.
-
-    Raises:
-        TrainingError: the vocabulary is one of raw lines.
-    """
-    if vocabulary.kind != "events":
-        raise TrainingError("the checkpoint was trained on raw lines; parsed sessions need one trained on such")
+    """Tokens of parsed sessions, with a vocabulary of such: each event's name is its own template."""
     tokenizer = Tokenizer(vocabulary, unknown="unk")
     for events in sessions:
         yield tokenizer.encode(pa.array(events, pa.string()))
@@ -170,6 +166,7 @@ def _split(
     if not rows:
         raise TrainingError(f"the input holds no session ({refused} lines were refused); does sessions.key fit it?")
     labels = {} if labels is None else labels
+    keys = {key for key, _ in rows}
     sides = np.array([is_validation(key, seed) for key, _ in rows])
     whole = TrainingSessions.of(
         [tokens for _, tokens in rows], [labels.get(key, UNLABELLED) for key, _ in rows], counts
@@ -178,6 +175,7 @@ def _split(
         vocabulary=vocabulary,
         training=whole.select(~sides),
         validation=whole.select(sides),
-        unmatched_labels=len(labels.keys() - {key for key, _ in rows}),
+        keys=len(keys),
+        unmatched_labels=len(labels.keys() - keys),
         refused=refused,
     )

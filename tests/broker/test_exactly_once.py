@@ -15,6 +15,7 @@ import pytest
 from tests.broker.harness import Application, Record, hdfs_lines, keyed_by_block, run_logmamba
 from tests.broker.kafka import KafkaBroker
 from tests.shared import needs_shared
+from worker.scorer import demo_checkpoint
 
 LINES = 50_000
 PARTITIONS = 4
@@ -110,6 +111,32 @@ def test_kill_9_in_the_middle_and_restarts_change_nothing(
 
 
 @needs_shared
+def test_kill_9_and_restarts_change_no_adaptive_threshold_and_no_severity(
+    broker: KafkaBroker, lines: list[Record], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    undisturbed = Application(broker.bootstrap, tmp_path, demo_checkpoint(), PARTITIONS)
+    undisturbed.produce(lines)
+    killed = undisturbed.again()
+    # A commit each batch, so that the worker dies where it is meant to, with a batch scored and not committed; a static
+    # member, so that the group does not wait for the dead one.
+    at_once = ("worker.batch_records=1000", "worker.commit_interval=1ms", "kafka.group.instance.id=w0")
+    adaptive = ("scoring.adaptive={target_rate: 0.05}", *at_once)
+    learnt = []
+    for commit in (25, 12):
+        strike = ("tests.faults.striking_worker", "--at", "commit", "--nth", str(commit), "--signal", "KILL")
+        with killed.start(*adaptive, program=strike) as worker:
+            assert worker.process.wait(60) == -signal.SIGKILL, worker.tail()
+        learnt.append(thresholds(killed))
+    for application in (killed, undisturbed):
+        with application.start(*adaptive) as worker:
+            worker.wait_until(lambda application=application: finals_of(application) >= len(expected))
+            assert worker.stop() == 0, worker.tail()
+    assert PARTITIONS < len(learnt[0]) < len(learnt[1]) < len(thresholds(undisturbed)), "not killed while they changed"
+    written, wanted = (sorted(map(orjson.dumps, each.scores())) for each in (killed, undisturbed))
+    assert [(one, other) for one, other in zip(written, wanted, strict=True) if one != other] == []
+
+
+@needs_shared
 def test_partitions_that_move_between_two_workers_change_nothing(
     broker: KafkaBroker, checkpoint: Path, lines: list[Record], expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -162,6 +189,11 @@ def finish_and_compare(application: Application, expected: list[dict[str, Any]])
         worker.wait_until(lambda: finals_of(application) >= len(expected))
         assert worker.stop() == 0, worker.tail()
     assert_exact(application, expected)
+
+
+def thresholds(application: Application) -> set[tuple[float, ...]]:
+    """The partition of each record and what it was judged by."""
+    return {(each["source"]["partition"], *each["thresholds"].values()) for each in application.scores()}
 
 
 def consumed(application: Application) -> int:

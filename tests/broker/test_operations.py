@@ -6,9 +6,13 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
 
+from detector.vocabulary import Vocabulary
 from tests.broker.harness import Application, hdfs_lines, keyed_by_block, read_all, run_logmamba
 from tests.broker.kafka import KafkaBroker
+from tests.detector.small_models import save_random
 from tests.shared import needs_shared
+from worker.check import check_everything
+from worker.settings import load_settings
 
 LINES = 300
 
@@ -23,6 +27,17 @@ def test_check_creates_the_output_topics_and_says_what_is_missing(
         assert len(Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "x"}).list_topics(topic).topics) == 1
     run_logmamba("check", "--config", application.config, "--set", "input.topics=[not-there]", code=1)
     run_logmamba("check", "--config", application.config, "--set", "model.checkpoint=nowhere", code=1)
+
+
+def test_a_checkpoint_of_parsed_sessions_is_refused_by_check_and_run(broker: KafkaBroker, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "of-sessions"
+    save_random(checkpoint, Vocabulary(("E5", "E9"), kind="events"))
+    application = Application(broker.bootstrap, tmp_path, checkpoint)
+    refused = f"model.checkpoint: {checkpoint} was trained on parsed sessions, but the input is raw log lines"
+    rows = check_everything(load_settings(application.config, []), create_topics=False)
+    assert [refused in row.detail for row in rows if not row.ok] == [True]
+    told = run_logmamba("run", "--config", application.config, code=2).splitlines()
+    assert told[-1].startswith(f"logmamba: {refused}")
 
 
 @needs_shared

@@ -150,10 +150,6 @@ def test_parsed_sessions_are_trained_on_and_scored(tmp_path: Path) -> None:
     assert [(r["session"], r["source"]["first_offset"], r["events"]) for r in records] == [
         (f"s{number}", number, 6) for number in range(300)
     ]
-    mixed = logmamba(
-        "score", "--checkpoint", demo_checkpoint(), "--input", sessions, "--output", tmp_path / "other.jsonl"
-    )
-    assert (mixed.returncode, "trained on raw lines" in mixed.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("name", ["2024", "a: ${b}"])

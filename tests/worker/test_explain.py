@@ -161,6 +161,21 @@ def test_expectations_are_the_models_with_the_end_and_unknown_lines_among_them(t
     assert {each.template for row in rows for each in row} <= {VOCABULARY.text(t) for t in range(EOS, len(VOCABULARY))}
 
 
+@pytest.mark.parametrize("adaptive", ["null", "{target_rate: 0.05}"])
+def test_severities_are_by_the_fixed_thresholds_and_told_so_where_a_workers_are_adaptive(
+    scorer: Scorer, tmp_path: Path, adaptive: str
+) -> None:
+    path = tmp_path / "app.log"
+    line = next(iter(GeneratedLog(blocks=1)))
+    path.write_text(f"{line.text}\n")
+    settings = load_settings(None, ["scoring.warning=0.6", f"scoring.adaptive={adaptive}"])
+    [session] = explained(settings, scorer, [path], line.block)
+    assert session.record["thresholds"] == {"warning": 0.6, "critical": 0.95}
+    assert orjson.loads(session.to_json())["adaptive"] == (adaptive != "null")
+    told = "severities are by the fixed thresholds; with scoring.adaptive a worker's follow its stream"
+    assert (told in printed(session)) == (adaptive != "null")
+
+
 @pytest.fixture
 def many_keys(tmp_path: Path) -> tuple[Path, list[str]]:
     """A log of 5,000 sessions with keys as alike as those of HDFS."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -45,14 +46,27 @@ def parsed(tmp_path: Path) -> Path:
     return path
 
 
-def train(parsed: Path, output: Path, *, steps: int = 24, restart: bool = False, settings: Settings = _DEFAULTS) -> str:
+def train(
+    parsed: Path,
+    output: Path,
+    *,
+    steps: int = 24,
+    restart: bool = False,
+    settings: Settings = _DEFAULTS,
+    terminal: bool = False,
+) -> str:
     """What the console shows."""
     shown = io.StringIO()
-    console = Console(file=shown, width=200)
+    console = Console(file=shown, width=200, force_terminal=terminal)
     train_checkpoint(
         settings, [parsed], None, output, seed=0, size="tiny", steps=steps, restart=restart, console=console
     )
     return shown.getvalue()
+
+
+def severities(shown: str) -> list[str]:
+    """Of the table's rows, with their thresholds."""
+    return re.findall(r"^ +((?:early )?(?:warning|critical) [\d.]+) ", shown, re.MULTILINE)
 
 
 def reports(output: Path) -> list[dict[str, object]]:
@@ -86,20 +100,21 @@ def test_a_killed_training_is_refused_to_other_options_and_taken_up_or_started_o
     both = reports(output)
     assert both[:2] == killed
     assert [report["step"] for report in both[2:5]] == [8, 10, 12]
-    digest = shown.split("checkpoint ")[-1]
+    digest = re.findall("sha256:.{64}", shown)
 
     state.write_bytes(left_behind)
     shown = train(parsed, output, restart=True)
     assert "went on" not in shown
     assert [report["step"] for report in reports(output)[:2]] == [2, 4]
-    assert shown.split("checkpoint ")[-1] == digest
+    assert re.findall("sha256:.{64}", shown) == digest
 
 
 def test_every_report_is_a_json_line_and_the_console_states_time_rate_and_memory(tmp_path: Path, parsed: Path) -> None:
-    shown = train(parsed, tmp_path / "model")
-    [summary] = [line for line in shown.splitlines() if line.startswith("trained in ")]
-    for unit in (" s, ", " tokens/s, ", " MB of memory; losses in "):
-        assert unit in summary
+    shown = train(parsed, tmp_path / "model").splitlines()
+    log = tmp_path / "model.training.jsonl"
+    assert f"losses as they come: {log}" in shown
+    [summary] = [line for line in shown if line.startswith("trained in ")]
+    assert re.fullmatch(r"trained in 0:\d\d:\d\d, [\d,]+ tokens/s, with at most [\d,]+ MB of memory", summary)
     lines = reports(tmp_path / "model")
     assert {tuple(line) for line in lines} == {
         (
@@ -108,7 +123,32 @@ def test_every_report_is_a_json_line_and_the_console_states_time_rate_and_memory
         )
     }
     assert [line["stage"] for line in lines] == sorted((str(line["stage"]) for line in lines), reverse=True)
-    assert summary.endswith(str(tmp_path / "model.training.jsonl"))
+
+
+def test_a_terminal_shows_the_time_left_of_the_stage_that_runs_and_of_no_other(tmp_path: Path, parsed: Path) -> None:
+    shown = train(parsed, tmp_path / "model", terminal=True)
+    frames = [frame for frame in shown.split("next token")[1:] if "classifier" in frame and "loss" in frame]
+    assert len(frames) > 1
+    for frame in frames:
+        done, running = frame.split("classifier", 1)
+        assert ("left" in done, "loss" in done, "validation" in done) == (False, True, True)
+        assert "left" in running or "loss" not in running
+
+
+def test_what_is_learnt_from_and_how_good_it_is_are_said_in_words(tmp_path: Path, parsed: Path) -> None:
+    shown = train(parsed, tmp_path / "labelled", steps=2)
+    assert "300 sessions of 300 keys: " in shown
+    assert "a label is one of a key" not in shown
+    assert severities(shown) == ["warning 0.7", "critical 0.95", "early warning 0.7", "early critical 0.95"]
+    assert "AUPRC" in shown
+    parsed.write_text(re.sub(r"^s\d*(\d)\t", r"s\1\t", parsed.read_text(), flags=re.MULTILINE))
+    shown = train(parsed, tmp_path / "few-keys", steps=2)
+    assert "300 sessions of 10 keys: " in shown
+    assert "a label is one of a key" in shown
+    parsed.write_text(re.sub(r"\t[01]\t", "\t\t", parsed.read_text()))
+    shown = train(parsed, tmp_path / "unlabelled", steps=2)
+    assert severities(shown) == ["warning 0.7", "critical 0.95"]
+    assert "AUPRC" not in shown
 
 
 def test_the_model_is_trained_in_the_precision_of_the_settings(tmp_path: Path, parsed: Path) -> None:
