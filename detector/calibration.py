@@ -171,22 +171,25 @@ class Combination:
     ) -> "Combination":
         """Logistic regression with non-negative weights on labelled sessions.
 
-        The targets are drawn in from 0 and 1 by one session of each kind (Platt 1999), so that perfectly
-        separated sessions do not give infinite weights.
+        What lowers usual counts is fitted on sessions that have them alone. All else is fitted with those weighing as
+        much as the share of the anomalous sessions that have usual counts: where anomalies have counts of their own,
+        the many normal sessions that are nothing new say little of where they begin.
+
+        The targets are drawn in from 0 and 1, so that perfectly separated sessions do not give infinite weights: as in
+        Platt (1999), but by half a session of each kind (Krichevsky and Trofimov 1981), so that ten separated anomalous
+        sessions are enough for a critical score.
 
         Args:
             logits: class logit of each session, (n,).
             levels: its level, (n,).
-            usual: whether a normal training session had the same counts, (n,). What lowers these is fitted on them
-                alone, so that it says nothing of the others.
+            usual: whether a normal training session had the same counts, (n,).
             anomalous: its label, (n,); both kinds are present.
             counts: how many equal sessions it stands for, (n,).
             combine: whether the level may have a weight.
         """
-        n_anomalous = counts[anomalous].sum()
-        n_normal = counts[~anomalous].sum()
-        high, low = (n_anomalous + 1) / (n_anomalous + 2), 1 / (n_normal + 2)
-        targets = np.where(anomalous, high, low)
+        share = (counts[anomalous & usual].sum() + 0.5) / (counts[anomalous].sum() + 1)
+        weighing = np.where(usual, share * counts, counts)
+        targets = _targets(anomalous, weighing)
         features = np.stack([np.ones_like(levels), _bounded(logits), levels], axis=1)
         # The problem is convex, so its constrained optimum is the best of the feasible optima over the
         # sets of weights that are free; with two weights there are four such sets. The level has to lower the loss by
@@ -196,17 +199,18 @@ class Combination:
         for use_logit, use_level in product((True, False), (True, False) if combine else (False,)):
             chosen = np.array([True, use_logit, use_level])
             weights = np.zeros(3)
-            loss, weights[chosen] = _logistic_regression(features[:, chosen], targets, counts)
+            loss, weights[chosen] = _logistic_regression(features[:, chosen], targets, weighing)
             cost = loss + price * use_level
             if (weights[1:] >= 0).all() and (best is None or cost < best[0]):
                 best = cost, weights
         assert best is not None, "the regression without weights is always feasible"
         bias, logit_weight, level_weight = best[1].tolist()
+        z = features @ best[1]
         return cls(
             bias=bias,
             logit_weight=logit_weight,
             level_weight=level_weight,
-            usual_weight=_lowered_by((features @ best[1])[usual], targets[usual], counts[usual], price),
+            usual_weight=_lowered_by(z[usual], _targets(anomalous, counts)[usual], counts[usual], price),
         )
 
     def lowered(self, scores: Floats, others: Floats, counts: Floats) -> "Combination":
@@ -343,6 +347,13 @@ def calibrated_loss(logits: Floats, anomalous: Flags, weights: Floats) -> float:
     fitted = Combination.fit(logits, none, no, anomalous, weights, combine=False)
     scores = np.clip(fitted.score(logits, none, no), 1 - _ALMOST_ONE, _ALMOST_ONE)
     return float(np.average(-np.log(np.where(anomalous, scores, 1 - scores)), weights=weights))
+
+
+def _targets(anomalous: Flags, weights: Floats) -> Floats:
+    """What a regression is to say of sessions of each label, by how much they weigh, (n,)."""
+    totals = np.where(anomalous, weights[anomalous].sum(), weights[~anomalous].sum())
+    targets: Floats = np.where(anomalous, totals + 0.5, 0.5) / (totals + 1)
+    return targets
 
 
 def _lowered_by(z: Floats, targets: Floats, counts: Floats, price: float) -> float:

@@ -5,9 +5,10 @@
   normal sessions are not drowned, and both classes weigh the same.
 - The classifier stage goes on predicting the next token of normal sessions, so that the surprise stays what
   it was while the layers learn to tell the classes apart.
-- The classifier also sees normal sessions that end too early, as normal ones: a gap, a limit or a later end of the log
-  cuts sessions, and a classifier that never saw such an end takes whatever comes last in all others for granted. Those
-  whose counts an anomalous session has are left out.
+- The classifier also sees normal sessions that end too early, as normal ones: a gap, the end of the log or a later
+  version of what logs may leave out the last phases, and a classifier that never saw such an end takes whatever comes
+  last in all others for granted. They end between two phases (`TrainingSessions.cut_short`), and those whose counts an
+  anomalous session has are left out.
 - The class logit is trained at the end of the session and, with less weight, after each event with the label
   of the whole session: that is what early scores are made of.
 - Some input events lose their learned vector and keep their text's, as an unknown line does when serving. As

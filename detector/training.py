@@ -49,7 +49,7 @@ class Trained:
     Attributes:
         model: in evaluation mode, float32, on the CPU.
         vocabulary: of its tokens.
-        profile: of the counts in normal sessions, training and validation.
+        profile: of the counts in normal sessions: of training and, unless there is a classifier, of validation.
         calibration: of its scores.
         record: where it comes from.
         state: of the training that made it, where that was kept.
@@ -148,7 +148,8 @@ def train(
     trainer.next_token(normal, steps_after=steps_after)
     if classifier:
         trainer.classifier(fitting)
-    statistics = trainer.statistics(CountProfile.fit(normal.sequences, normal.counts))
+    profile = CountProfile.fit(normal.sequences, normal.counts)
+    statistics = trainer.statistics(profile)
     calibration = Calibration.fit(statistics, classifier=classifier, combine=options.combine)
     record = TrainingRecord(
         fingerprint=sessions.fingerprint(),
@@ -159,9 +160,11 @@ def train(
         events=int(sessions.counts @ sessions.lengths),
         metrics=validation_metrics(calibration, statistics),
     )
-    # What held-out sessions add is known to be normal, too; the shares measured without it are the higher ones.
-    normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
-    profile = CountProfile.fit(normal.sequences, normal.counts)
+    if not classifier:
+        # What held-out sessions add is known to be normal, too; the shares measured without it are the higher ones.
+        # With labels it would lower the scores of just these sessions, and a threshold chosen on them would be too low.
+        normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
+        profile = CountProfile.fit(normal.sequences, normal.counts)
     return Trained(model.cpu(), vocabulary, profile, calibration, record, saved)
 
 

@@ -101,8 +101,10 @@ class TrainingSessions:
     def cut_short(self, most: int, seed: int) -> "TrainingSessions":
         """Normal sessions that end too early: beginnings of those labelled normal, drawn at random.
 
-        Of each session one to `_MOST_CUTS`, more as long as they are not more than `most` in all. Equal ones come once,
-        and none has the events of a session labelled anomalous, in whatever order.
+        They end between two phases, where every kind of event so far has come for the last time: pauses are there, and
+        what ends within a phase lacks some of its events, which may well be an anomaly. Of each session one to
+        `_MOST_CUTS`, more as long as they are not more than `most` in all. Equal ones come once, and none has the
+        events of a session labelled anomalous, in whatever order.
         """
         if not most:
             return TrainingSessions.of([])
@@ -115,7 +117,7 @@ class TrainingSessions:
         each = min(max(most // max(len(normal), 1), 1), _MOST_CUTS)
         for row in normal:
             events = self.sequences[row]
-            for length in rng.integers(1, len(events), each if len(events) > 1 else 0).tolist():
+            for length in rng.permutation(_ends_of_phases(events))[:each].tolist():
                 begun = events[:length]
                 if np.sort(begun).tobytes() not in anomalous:
                     cut.setdefault(begun.tobytes(), begun)
@@ -149,3 +151,11 @@ class TrainingSessions:
             part = self.select(counts > 0)
             parts.append(TrainingSessions(part.sequences, part.labels, counts[counts > 0]))
         return parts[0], parts[1]
+
+
+def _ends_of_phases(events: Tokens) -> Tokens:
+    """Lengths of the beginnings, shorter than all, that hold every occurrence of each of their tokens."""
+    _, kind = np.unique(events, return_inverse=True)
+    last = np.zeros(kind.max() + 1, np.int64)
+    np.maximum.at(last, kind, np.arange(len(events)))
+    return np.flatnonzero(np.maximum.accumulate(last[kind])[:-1] == np.arange(len(events) - 1)) + 1

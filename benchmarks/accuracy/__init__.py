@@ -4,6 +4,9 @@
 it, on the shared data. Nothing a detector learns from is in the test part: a split never divides a session id, the
 vocabulary comes from the training part, thresholds are fixed beforehand or on the validation part. What is chosen on
 the test part itself is called "best" and stands beside for comparison only.
+
+`python -m benchmarks.accuracy.ablations` asks what each part of the model is worth,
+`python -m benchmarks.accuracy.sizes` what its sizes cost.
 """
 
 import os

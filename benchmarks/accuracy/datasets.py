@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,14 @@ from detector.sessions_file import NO_ORDER, ParsedSessions, read_labels, read_s
 from detector.vocabulary import Kind
 from worker.decoder import Decoder
 from worker.files import read_records
+from worker.setting_values import TimestampPattern
 from worker.settings_sections import InputSettings, SessionsSettings
 
 DATA = Path(os.environ.get("LOGMAMBA_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "data"
 
 # Of the full HDFS_v1, the data hold 80 % of the anomalous blocks but only 32,526 normal ones.
 HDFS_NORMAL_WEIGHT = 558_223 * 0.8 / 32_526
+HDFS_TIMES = TimestampPattern(r"^(\d{6} \d{6})", "%y%m%d %H%M%S")
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -86,24 +89,23 @@ def hdfs_ordered() -> Dataset:
 @cache
 def hdfs_raw() -> Dataset:
     """The raw lines as the worker's decoder reads them, a session a block, blocks in order of their ids."""
-    lines = _LineKeeper()
-    decoder = Decoder(InputSettings(), SessionsSettings(), lines)
-    blocks: dict[str, list[int]] = {}
-    for records in read_records(DATA / "hdfs/raw.log.gz"):
-        (events,) = decoder.decode([records])
-        for key, line in zip(events.keys, events.tokens, strict=True):
-            blocks.setdefault(key, []).append(line)
+    raw = _hdfs_lines()
     labels = read_labels(DATA / "hdfs/raw_labels.csv.gz")
-    keys = sorted(blocks)
+    keys = sorted(raw.rows)
     return Dataset(
         kind="lines",
-        texts=lines.texts,
-        sessions=[np.array(blocks[key], np.int64) for key in keys],
+        texts=raw.texts,
+        sessions=[np.array(raw.rows[key], np.int64) for key in keys],
         keys=keys,
         anomalous=np.array([labels[key] == 1 for key in keys]),
         counts=np.ones(len(keys), np.int64),
         order=np.full(len(keys), NO_ORDER, np.int64),
     )
+
+
+def hdfs_raw_times() -> dict[str, Integers]:
+    """When the events of each session of `hdfs_raw` were, in ms since 1970, by session id."""
+    return {key: np.array(times, np.int64) for key, times in _hdfs_lines().times.items()}
 
 
 @cache
@@ -150,6 +152,27 @@ class _LineKeeper:
         first = len(self.texts)
         self.texts += lines.to_pylist()
         return np.arange(first, len(self.texts))
+
+
+class _Lines(NamedTuple):
+    """Lines in file order; which are a session's, and their times in ms since 1970, by session id."""
+
+    texts: list[str]
+    rows: dict[str, list[int]]
+    times: dict[str, list[int]]
+
+
+@cache
+def _hdfs_lines() -> _Lines:
+    keeper = _LineKeeper()
+    decoder = Decoder(InputSettings(timestamp=HDFS_TIMES), SessionsSettings(), keeper)
+    lines = _Lines(keeper.texts, {}, {})
+    for records in read_records(DATA / "hdfs/raw.log.gz"):
+        (events,) = decoder.decode([records])
+        for key, row, time in zip(events.keys, events.tokens, events.times, strict=True):
+            lines.rows.setdefault(key, []).append(row)
+            lines.times.setdefault(key, []).append(time)
+    return lines
 
 
 def _of_parsed(rows: ParsedSessions, names: Mapping[str, str] | None = None, normal_weight: float = 1.0) -> Dataset:

@@ -98,13 +98,13 @@ class Product:
     def run(self, task: Task, seed: int) -> Outcome:
         """Thresholds are those of the worker's severities."""
         trained = train(
-            _training_sessions(task.training),
+            training_sessions(task.training),
             task.vocabulary,
             size=self.size,
             seed=seed,
             device=self.device,
             options=self.options,
-            validation=_training_sessions(task.validation),
+            validation=training_sessions(task.validation),
         )
         with tempfile.TemporaryDirectory() as folder:
             trained.save(Path(folder) / "checkpoint")
@@ -123,5 +123,6 @@ def detectors(size: Size, device: str) -> dict[str, Detector]:
     return found
 
 
-def _training_sessions(part: Part) -> TrainingSessions:
+def training_sessions(part: Part) -> TrainingSessions:
+    """The same sessions, for a training."""
     return TrainingSessions.of(part.tokens, part.anomalous.astype(np.int8), part.counts)

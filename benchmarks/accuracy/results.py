@@ -76,17 +76,22 @@ def show(console: Console, results: Sequence[Result]) -> None:
 
 
 def write_report(path: Path, results: Sequence[Result]) -> None:
-    """Put the tables between the marks of a Markdown file and leave the rest of it as it is.
+    """Put the tables into a Markdown file, as `insert`."""
+    insert(path, BEGIN, END, tables(results))
+
+
+def insert(path: Path, begin: str, end: str, text: str) -> None:
+    """Put a text between two marks of a Markdown file and leave the rest of it as it is.
 
     Raises:
-        ValueError: the file is there but has no marks.
+        ValueError: the file is there but has no such marks.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# Accuracy\n\n{BEGIN}\n{END}\n"
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{path}: has no {BEGIN} and {END} for the tables to stand between")
-    path.write_text(f"{before}{BEGIN}\n{tables(results)}{END}{after}", encoding="utf-8")
+    whole = path.read_text(encoding="utf-8") if path.exists() else f"# Accuracy\n\n{begin}\n{end}\n"
+    before, found_begin, rest = whole.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"{path}: has no {begin} and {end} for the tables to stand between")
+    path.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
 
 
 def tables(results: Sequence[Result]) -> str:
@@ -98,8 +103,7 @@ def tables(results: Sequence[Result]) -> str:
         parts += [_early(runs)] if any(each["early"] for each in runs) else []
     routes = agreement(results)
     parts += ["## Raw lines against parsed sessions of the same blocks", routes] if routes else []
-    commands = dict.fromkeys(f"    {each['command']}" for each in results)
-    return "\n\n".join((*parts, "## Commands", "\n".join(commands))) + "\n"
+    return "\n\n".join((*parts, "## Commands", _commands(results))) + "\n"
 
 
 def _sizes(result: Result) -> str:
@@ -123,7 +127,7 @@ def _at_thresholds(runs: Sequence[Result]) -> str:
             rates = (_at(same, "sessions", name, figure) for figure in ("precision", "recall"))
             f1s = [_at(same, view, name, "f1") for view in VIEWS]
             rows.append([detector, str(len(same)), name, f1s[0], *counts, *rates, *f1s[1:]])
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def _areas(runs: Sequence[Result]) -> str:
@@ -133,7 +137,7 @@ def _areas(runs: Sequence[Result]) -> str:
         areas = (_range(each[area] for each in _judged(same, view)) for view in VIEWS for area in ("auprc", "auroc"))
         devices = ", ".join(sorted({each["device"] for each in same}))
         rows.append([detector, *areas, _range((each["seconds"] for each in same), ".0f"), devices])
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def _early(runs: Sequence[Result]) -> str:
@@ -144,7 +148,7 @@ def _early(runs: Sequence[Result]) -> str:
             early = [each["early"][name] for each in same]
             figures = ("flagged", "median_delay", "precision", "final_precision")
             rows.append([detector, name, *(_range(each[figure] for each in early) for figure in figures)])
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def agreement(results: Sequence[Result]) -> str:
@@ -160,7 +164,32 @@ def agreement(results: Sequence[Result]) -> str:
         f1s = [f"{each['figures']['sessions']['at'][each['headline']]['f1']:.4f}" for each in pair]
         tested = sum(raw["data"]["sizes"]["test"].values())
         rows.append([raw["detector"], str(raw["seed"]), *f1s, f"{len(wrong[0] ^ wrong[1])} of {tested:,}"])
-    return _markdown("detector|seed|F1 raw lines|F1 parsed|sessions judged otherwise", rows) if rows else ""
+    return markdown("detector|seed|F1 raw lines|F1 parsed|sessions judged otherwise", rows) if rows else ""
+
+
+def comparison(results: Sequence[Result]) -> str:
+    """A short table a protocol, with the errors of each seed at the headline threshold."""
+    parts = []
+    for title, group in groupby(results, key=lambda each: str(each["title"])):
+        runs = list(group)
+        headline = str(runs[0]["headline"])
+        rows = []
+        for detector, same in _by_detector(runs):
+            points = [each["at"][headline] for each in _judged(same, "sessions")]
+            errors = ", ".join(f"{each['misses']} + {each['false_alarms']}" for each in points)
+            seeds = ", ".join(str(each["seed"]) for each in same)
+            f1s = (_at(same, "sessions", name, "f1") for name in (headline, "warning", "critical", "best"))
+            areas = (_range(each["auprc"] for each in _judged(same, view)) for view in VIEWS)
+            rows.append([detector, seeds, errors, *f1s, *areas, _range((each["seconds"] for each in same), ".0f")])
+        header = "variant|seeds|misses + false alarms|F1|F1 at 0.7|F1 at 0.95|best F1|AUPRC|unseen|vectors|seconds"
+        parts.append(
+            f"### {title}\n\nMisses, false alarms and F1 at the threshold `{headline}`.\n\n{markdown(header, rows)}"
+        )
+    return "\n\n".join((*parts, "Commands:", _commands(results))) + "\n"
+
+
+def _commands(results: Sequence[Result]) -> str:
+    return "\n".join(dict.fromkeys(f"    {each['command']}" for each in results))
 
 
 def _by_detector(runs: Sequence[Result]) -> Iterable[tuple[str, list[Result]]]:
@@ -184,6 +213,7 @@ def _range(values: Iterable[float | None], form: str = ".4f") -> str:
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
-def _markdown(header: str, rows: Iterable[Sequence[str]]) -> str:
+def markdown(header: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table, its header's names between bars."""
     names = header.split("|")
     return "\n".join("| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from benchmarks.accuracy import measures, results
 from benchmarks.accuracy.detectors import Detector
+from benchmarks.accuracy.devices import device_name
 from benchmarks.accuracy.protocols import Protocol
 from benchmarks.accuracy.tasks import Task
 from detector.scorer import resolve_device
@@ -66,7 +66,7 @@ def _measure(task: Task, detector: Detector, seed: int) -> results.Result:
     return {
         "detector": detector.name,
         "seed": seed,
-        "device": _device_name(resolve_device(detector.device)),
+        "device": device_name(resolve_device(detector.device)),
         "torch": torch.__version__,
         "seconds": seconds,
         "data": measures.describe(task),
@@ -75,13 +75,3 @@ def _measure(task: Task, detector: Detector, seed: int) -> results.Result:
         "headline": headline,
         "mistakes": measures.mistakes(task.test, outcome.test, at[headline]),
     }
-
-
-def _device_name(device: torch.device) -> str:
-    """What people call it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()

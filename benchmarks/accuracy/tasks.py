@@ -50,9 +50,12 @@ class Part:
         return [np.sort(np.maximum(tokens, UNK)).tobytes() for tokens in self.tokens]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
-    """What a detector learns from and what it is asked; without `labelled` only the test has anomalous sessions."""
+    """What a detector learns from and what it is asked; without `labelled` only the test has anomalous sessions.
+
+    Equal to itself alone, so that what is learnt of it can be remembered.
+    """
 
     vocabulary: Vocabulary
     training: Part

@@ -183,11 +183,20 @@ def test_counts_that_normal_sessions_had_lower_the_score_where_the_logit_errs() 
     assert errs.any()
     none = np.zeros(4_000)
     assert (combination.score(logits, none, usual)[errs] < combination.score(logits, none, NONE[:4_000])[errs]).all()
-    others = Combination.fit(logits, none, NONE[:4_000], anomalous, np.ones(4_000), combine=False)
-    assert (combination.bias, combination.logit_weight) == (others.bias, others.logit_weight), "new counts are no sign"
+    new = ~usual
+    alone = Combination.fit(logits[new], none[new], NONE[: new.sum()], anomalous[new], np.ones(new.sum()))
+    assert combination.bias == pytest.approx(alone.bias, abs=0.05), "the others are judged among themselves"
+    assert combination.logit_weight == pytest.approx(alone.logit_weight, rel=0.05)
     among_both = rng.random(4_000) < 0.5
     useless = Combination.fit(logits, none, among_both, anomalous, np.ones(4_000), combine=False)
     assert useless.usual_weight == 0
+
+
+def test_where_no_normal_session_has_new_counts_they_alone_make_no_alarm() -> None:
+    anomalous = np.arange(500) >= 475
+    logits = np.concatenate([np.linspace(-7, -5, 475), np.linspace(5, 7, 25)])
+    combination = Combination.fit(logits, np.zeros(500), ~anomalous, anomalous, np.ones(500), combine=False)
+    assert combination.score(np.array([-6.0, 6.0]), np.zeros(2), NONE[:2]) == pytest.approx([0.0, 1.0], abs=0.06)
 
 
 def test_a_level_that_adds_nothing_to_the_logit_gets_no_weight() -> None:
@@ -229,6 +238,17 @@ def test_perfectly_separated_sessions_give_finite_weights_and_the_right_side() -
     assert (scores[anomalous] > 0.95).all()
     assert (scores[~anomalous] < 0.01).all()
     assert combination.logit_weight < 10
+
+
+@pytest.mark.parametrize(("n_anomalous", "critical"), [(5, False), (10, True)])
+def test_ten_separated_anomalous_sessions_are_enough_for_a_critical_score(n_anomalous: int, critical: bool) -> None:
+    anomalous = np.arange(500 + n_anomalous) >= 500
+    n, logits = len(anomalous), np.where(anomalous, 6.0, -6.0)
+    none = np.zeros(n)
+    combination = Combination.fit(logits, none, NONE[:n], anomalous, np.ones(n), combine=False)
+    highest = combination.score(logits, none, NONE[:n]).max()
+    assert highest == pytest.approx((n_anomalous + 0.5) / (n_anomalous + 1))
+    assert (highest >= 0.95) == critical
 
 
 def test_counts_are_as_good_as_copies_in_the_regression() -> None:

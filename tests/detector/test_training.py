@@ -285,6 +285,16 @@ def test_given_validation_sessions_are_the_ones_that_calibrate() -> None:
     assert first.calibration != second.calibration
 
 
+@pytest.mark.parametrize("n_faulty", [0, 30])
+def test_with_labels_validation_sessions_get_the_scores_of_sessions_that_are_new(n_faulty: int) -> None:
+    """Where their counts are known to be usual, a threshold chosen on them is too low for others."""
+    options = TrainingOptions(next_token_steps=2, classifier_steps=2, passes=0)
+    data, odd = sessions(60, n_faulty, seed=8), [OPEN, READ, READ, CLOSE]
+    held_out = sessions(30, n_faulty, seed=9).joined(TrainingSessions.of([np.array(odd)], [0]))
+    trained = train(data, VOCABULARY, size=SMALL, device="cpu", options=options, validation=held_out)
+    assert trained.profile.judge(np.array(odd), np.array([0, 4])).seen == [n_faulty == 0]
+
+
 @pytest.mark.parametrize(
     ("data", "validation", "message"),
     [
@@ -425,7 +435,7 @@ def test_on_real_hdfs_sessions_a_hundred_steps_find_nearly_all_anomalies(tmp_pat
 
 
 def test_a_normal_session_cut_short_is_not_taken_for_an_anomaly(tmp_path: Path) -> None:
-    """A gap or a limit may end a session anywhere; among those to learn from none ended so."""
+    """A gap or a limit may end a session between its phases; among those to learn from none ended so."""
     rng = np.random.default_rng(1)
     whole = [normal(rng) for _ in range(600)]
     failed = [[*events[: rng.integers(1, 4)], FAIL, CLOSE] for events in whole[:60]]
@@ -448,8 +458,21 @@ def test_sessions_are_cut_to_beginnings_of_normal_ones_that_no_anomalous_one_is_
 ) -> None:
     data = TrainingSessions.of([np.array(events) for events, _ in rows], [label for _, label in rows])
     cut = [events.tolist() for events in data.cut_short(5, seed=3).sequences]
-    beginnings = [events[:n] for events, label in rows if label == 0 for n in range(1, len(events))]
+    beginnings = [events[:n] for events, label in rows if label == 0 for n in phases(events)]
     assert all(events in beginnings for events in cut)
     assert len(cut) == len({tuple(events) for events in cut})
     anomalous = [sorted(events) for events, label in rows if label == 1]
     assert not any(sorted(events) in anomalous for events in cut)
+    assert anomalous or bool(cut) == bool(beginnings)
+
+
+def phases(events: list[int]) -> list[int]:
+    """How long the beginnings are whose kinds of events come no more."""
+    return [n for n in range(1, len(events)) if not set(events[:n]) & set(events[n:])]
+
+
+def test_a_session_is_cut_between_its_phases_and_not_within_one() -> None:
+    """One with a write of three that never came may well be an anomaly; one whose close has not come yet is none."""
+    data = TrainingSessions.of([np.array([OPEN, READ, WRITE, READ, WRITE, WRITE, CLOSE])], [0])
+    cut = [events.tolist() for events in data.cut_short(5, seed=3).sequences]
+    assert sorted(cut) == [[OPEN], [OPEN, READ, WRITE, READ, WRITE, WRITE]]
