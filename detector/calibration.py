@@ -12,7 +12,8 @@ it no further than `SURPRISE_LEVEL`, below a warning: rare but harmless turns ar
 them. What takes it further is *evidence*, in nats: counts that are unusual or, in a session whose counts are those
 of a normal one, a surprise beyond `EVIDENT_LEVEL`: there it can only be the order. (Elsewhere a surprise says again
 what the counts say, but not whether normal sessions explain them.) From there the level is -log10 of the share of
-held-out normal sessions with evidence, and grows with the evidence as it falls off among those (`Evidence`).
+held-out normal sessions with evidence, and grows with the evidence as it falls off among those (`Evidence`). Where so
+many have evidence that this comes to less than a warning, it still ranks above surprise alone, more of it above less.
 
 A score is logistic(bias + logit_weight * c + level_weight * level - usual_weight), the last where a normal training
 session had the same counts. Without labels bias and level_weight alone put 0.7 at a level of 2 and 0.95 at 3: at
@@ -137,6 +138,14 @@ class Evidence:
         # Nats are -log p already: what few sessions say of their fall is drawn towards one nat a nat.
         mean = (float(counts[some] @ evidence[some]) + _PRIOR_SESSIONS) / (k + _PRIOR_SESSIONS)
         return cls(level=float(np.log10((counts.sum() + 1) / (k + 1))), slope=1 / (mean * float(np.log(10))))
+
+    def levels(self, evidence: Floats) -> Floats:
+        """Level of sessions with evidence, from `SURPRISE_LEVEL` to `MAX_LEVEL`, ascending."""
+        steps = self.slope * evidence
+        # Where many normal sessions have evidence, little of it is no warning, but still ranks above surprise alone.
+        ranked = WARNING_LEVEL - (WARNING_LEVEL - SURPRISE_LEVEL) / (1 + steps)
+        levels: Floats = np.minimum(np.maximum(self.level + steps, ranked), MAX_LEVEL)
+        return levels
 
 
 @dataclass(frozen=True)
@@ -311,8 +320,7 @@ class Calibration:
         """Level of each complete session, from the statistics of these names (`SessionStatistics`)."""
         surprise = self.tail.level(highest)
         evidence = _evidence(surprise, unusual, seen)
-        evident = np.maximum(self.evidence.level + self.evidence.slope * evidence, SURPRISE_LEVEL)
-        levels: Floats = np.where(evidence > 0, np.minimum(evident, MAX_LEVEL), np.minimum(surprise, SURPRISE_LEVEL))
+        levels: Floats = np.where(evidence > 0, self.evidence.levels(evidence), np.minimum(surprise, SURPRISE_LEVEL))
         return levels
 
     def early_levels(self, highest: Floats, unusual: Floats) -> Floats:

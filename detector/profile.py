@@ -7,7 +7,9 @@ sessions, and a session is judged by four rules:
 - A count vector that a normal session had is not unusual, however rare.
 - Otherwise each count is judged by the rarest statement that the table supports about it: among all sessions, or among
   those that share another count of this session to which it is related, at most a share of `RARE` had it. A statement
-  over few sessions is weak, so it says little: c of n counts as (c + 1) / (n + 1).
+  over few sessions is weak, so it says little: c of n counts as (c + 1) / (n + 1). So is one about a count that takes
+  many values: where these sessions show T of them, one no greater than the greatest counts as no less than T / (n + T),
+  the estimate of Witten and Bell (1991, method C) for a value never seen.
 - A rare count is explained by another one of the session, itself no rarer, that makes it at least `LIFT` times likelier
   or of which too little is known to say that it does not. Explanations chain; a chain is as unusual as its most unusual
   link. So a session that puts rare but known behaviours together is no alarm, and one that contradicts them is.
@@ -44,10 +46,12 @@ MAX_VECTORS = 10_000
 
 _EXACT = 8  # counts up to this have a group each
 _GROUPS_PER_DOUBLING = 2
+_GROUPS = 256  # more than counts can have: a group fits 8 bits
 _LEAST_SEEN = 2.5  # where so few sessions are known that none is rarer than RARE, what was never seen still is
 _UNUSUAL = 0.1  # a count that more sessions share explains nothing and needs no explanation
 _MOST_UNUSUAL = 16  # counts of a session that are judged, the rarest
 _REMEMBERED = 1 << 12
+_REMEMBERED_VALUES = 1 << 16
 
 
 class Judged(NamedTuple):
@@ -96,6 +100,9 @@ class CountProfile:
         self._floor = float(np.log(min(1 / RARE, (self._n + 1) / _LEAST_SEEN)))
         # Sessions with equal counts come in many orders.
         self._judged = lru_cache(_REMEMBERED)(self._judge_vector)
+        self._company = lru_cache(_REMEMBERED)(self._find_company)
+        self._values = lru_cache(_REMEMBERED_VALUES)(self._find_values)
+        self._weights_of: dict[int, Floats] = {}
         self._columns: dict[int, npt.NDArray[np.uint8]] = {}
         self._related: dict[tuple[int, int], bool] = {}
 
@@ -202,66 +209,115 @@ class CountProfile:
     def _held_by_none(self) -> npt.NDArray[np.uint8]:
         return np.zeros(len(self.weights), np.uint8)
 
+    def _weight_of(self, token: int) -> Floats:
+        """How many sessions had each group of the token's count, (`_GROUPS`,)."""
+        if not self._is_held(token):
+            return self._weight_of_none
+        found = self._weights_of.get(token)
+        if found is None:
+            found = self._weights_of[token] = self._sums(self._column(token))
+        return found
+
+    @cached_property
+    def _weight_of_none(self) -> Floats:
+        return self._sums(self._held_by_none)
+
+    def _sums(self, column: npt.NDArray[np.uint8]) -> Floats:
+        return np.bincount(column, self._w, _GROUPS).astype(np.float64)
+
+    def _find_values(self, token: int, given: int, group: int) -> int:
+        """How many different counts of one token the sessions with a count of another show."""
+        return max(1, int(np.count_nonzero(np.bincount(self._column(token)[self._column(given) == group]))))
+
     def _are_related(self, one: int, other: int) -> bool:
-        if not (self._is_held(one) and self._is_held(other)):
-            return False
-        key = (min(one, other), max(one, other))
-        if key not in self._related:
-            self._related[key] = _related(self._column(one), self._column(other), self._w)
-        return self._related[key]
+        key = (one, other) if one < other else (other, one)
+        found = self._related.get(key)
+        if found is None:
+            if not (self._is_held(one) and self._is_held(other)):
+                return False
+            found = self._related[key] = _related(self._column(one), self._column(other), self._w)
+        return found
+
+    @staticmethod
+    def _nats(had: float, of: float, values: int = 1) -> float:
+        """Surprise of what so many sessions had of some that show so many values."""
+        return float(-np.log(max((had + 1) / (of + 1), values / (of + values))))
 
     # -- one session -----------------------------------------------------------------------------------------------
 
     def _judge_vector(self, counts: Vector) -> _Verdict:
         """How unusual a session with these counts is."""
         vector = dict(counts)
-        same: dict[int, Flags] = {}  # rows whose count of the token is the session's
-        share: dict[int, float] = {}
+        group: dict[int, int] = {}  # of the session's count of each token
+        values: dict[int, int] = {}  # how many different counts of the token there are
+        nats: dict[int, float] = {}
 
         def look_at(token: int) -> None:
-            if token not in same:
-                same[token] = self._column(token) == _group(vector.get(token, 0))
-                share[token] = float(self._w @ same[token] + 1) / (self._n + 1)
+            if token not in group:
+                count = vector.get(token, 0)
+                group[token] = count if count <= _EXACT else int(_group(count))
+                weight = self._weight_of(token)
+                # What is beyond all that was seen is no other value of the same kind.
+                values[token] = int(np.count_nonzero(weight)) if weight[group[token] :].any() else 1
+                nats[token] = self._nats(weight[group[token]], self._n, values[token])
 
         for token in {*vector, *self._usual_tokens}:
             look_at(token)
-        rare = sorted((token for token in same if share[token] < _UNUSUAL), key=lambda token: (share[token], token))
+        rare = sorted((token for token in group if nats[token] > -np.log(_UNUSUAL)), key=lambda t: (-nats[t], t))
         rare = rare[:_MOST_UNUSUAL]
+        if not rare:
+            return _Verdict(0.0, {})
         # What goes with a rare count may be missing here, and that may be what is wrong.
         for token in rare:
-            for other in self._company(same[token]):
-                look_at(other)
-        worst, links = self._explained(rare, same, self._w)
-        for context in sorted(same):
+            if self._is_held(token):
+                for other in self._company(token, group[token]):
+                    look_at(other)
+        same = np.stack([self._column(token) == group[token] for token in rare])
+        rows = np.flatnonzero(same.any(0))  # the others have none of the rare counts
+        having, w = same[:, rows].astype(np.float64), self._w[rows]
+        worst, links = self._explained(rare, (having * w) @ having.T, self._n, values)
+        for context in sorted(group):
+            n = float(self._weight_of(context)[group[context]])
             # A statement over fewer sessions could not be rare.
-            if share[context] * (self._n + 1) <= np.exp(self._floor):
+            if np.log(n + 1) <= self._floor:
                 continue
-            if concerned := [token for token in rare if token != context and self._are_related(token, context)]:
-                for token, nats in self._explained(concerned, same, self._w * same[context])[0].items():
-                    worst[token] = max(worst[token], nats)
-        excess = {token: max(nats - self._floor, 0.0) for token, nats in worst.items()}
-        together = sum(max(nats - self._floor, 0.0) for nats in links.values())
+            if concerned := [
+                i for i, token in enumerate(rare) if token != context and self._are_related(token, context)
+            ]:
+                these, some = having[concerned], [rare[i] for i in concerned]
+                both = (these * (w * (self._column(context)[rows] == group[context]))) @ these.T
+                here = {token: min(values[token], self._values(token, context, group[context])) for token in some}
+                for token, most in self._explained(some, both, n, here)[0].items():
+                    worst[token] = max(worst[token], most)
+        excess = {token: max(most - self._floor, 0.0) for token, most in worst.items()}
+        together = sum(max(link - self._floor, 0.0) for link in links.values())
         return _Verdict(max(together, *excess.values(), 0.0), excess)
 
-    def _company(self, rows: Flags) -> list[int]:
-        """Tokens that these vectors hold."""
+    def _find_company(self, token: int, group: int) -> list[int]:
+        """Tokens that the vectors with a count hold."""
+        rows = self._column(token) == group
         tokens: list[int] = np.unique(self.vectors[rows[self.vectors[:, 0]], 1]).tolist()
         return tokens
 
     def _explained(
-        self, rare: Sequence[int], same: dict[int, Flags], weights: Floats
+        self, rare: Sequence[int], together: Floats, n: float, values: dict[int, int]
     ) -> tuple[dict[int, float], dict[int, float]]:
-        """Nats of each rare count among weighted sessions, after the best explanation: minimax paths, as in Dijkstra's.
+        """Nats of each rare count among n sessions, after the best explanation: minimax paths, as in Dijkstra's.
 
         A path begins at "no explanation"; its links cost the surprise of a count given the one before.
+
+        Args:
+            rare: tokens.
+            together: how many of these sessions have both of two rare counts, (rare, rare).
+            n: how many sessions.
+            values: how many different counts of each token they show.
 
         Returns:
             By token the most that a link of its path costs, and what the last one does.
         """
-        n = weights.sum()
-        having = {token: weights * same[token] for token in rare}
-        had = {token: having[token].sum() for token in rare}
-        alone = {token: float(np.log((n + 1) / (had[token] + 1))) for token in rare}
+        row = {token: i for i, token in enumerate(rare)}
+        alone = {token: self._nats(together[i, i], n, values[token]) for token, i in row.items()}
+        enough = {token: self._nats(together[i, i], n) - np.log(LIFT) for token, i in row.items()}
         best, link = dict(alone), dict(alone)
         queue = [(nats, token) for token, nats in best.items()]
         heapq.heapify(queue)
@@ -271,12 +327,13 @@ class CountProfile:
             if by in done:
                 continue
             done.add(by)
+            had = together[row[by], row[by]]
             for token in rare:
                 if token in done or not self._are_related(token, by):
                     continue
-                given = float(np.log((had[by] + 1) / (having[by] @ same[token] + 1)))
+                given = self._nats(together[row[by], row[token]], had)
                 path = max(nats, given), given
-                if given < alone[token] - np.log(LIFT) and path < (best[token], link[token]):
+                if given < enough[token] and path < (best[token], link[token]):
                     best[token], link[token] = path
                     heapq.heappush(queue, (best[token], token))
         return best, link
@@ -320,10 +377,9 @@ def _related(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8], weights: 
 
     The statistic of independent counts has the mean df and the variance 2 df.
     """
-    _, a = np.unique(one, return_inverse=True)
-    _, b = np.unique(other, return_inverse=True)
-    together = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(together, (a, b), weights)
+    shape = int(one.max()) + 1, int(other.max()) + 1
+    together = np.bincount(one.astype(np.int64) * shape[1] + other, weights, shape[0] * shape[1]).reshape(shape)
+    together = together[together.any(1)][:, together.any(0)]
     df = (together.shape[0] - 1) * (together.shape[1] - 1)
     if df == 0:
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,8 +14,10 @@ from benchmarks.accuracy.early import Early, early_detection, finals
 from benchmarks.accuracy.tasks import Floats, Part, Task
 from detector.baselines import BASELINES, Baseline, count_vectors
 from detector.calibration import CRITICAL_SCORE, WARNING_SCORE
-from detector.scorer import Scorer
-from detector.training import Size, TrainingOptions, TrainingSessions, train
+from detector.profile import CountProfile
+from detector.scorer import EventScores, Scorer
+from detector.training import Size, Trained, TrainingOptions, TrainingSessions, train
+from detector.training_data import ANOMALOUS
 
 PRODUCT = "logmamba"
 SEVERITIES = {"warning": WARNING_SCORE, "critical": CRITICAL_SCORE}
@@ -96,9 +98,14 @@ class Product:
         return True
 
     def run(self, task: Task, seed: int) -> Outcome:
-        """Thresholds are those of the worker's severities."""
+        """Thresholds are those of the worker's severities.
+
+        A checkpoint's count profile knows the validation sessions too, so these are scored with that of the training
+        part: a threshold has to come from sessions that are as new as the test's.
+        """
+        training = training_sessions(task.training)
         trained = train(
-            training_sessions(task.training),
+            training,
             task.vocabulary,
             size=self.size,
             seed=seed,
@@ -106,12 +113,17 @@ class Product:
             options=self.options,
             validation=training_sessions(task.validation),
         )
-        with tempfile.TemporaryDirectory() as folder:
-            trained.save(Path(folder) / "checkpoint")
-            scorer = Scorer.load(Path(folder) / "checkpoint", device=self.device)
-        validation, test = (scorer.score(part.sequences) for part in (task.validation, task.test))
+        normal = training.select(training.labels != ANOMALOUS)
+        held_out = replace(trained, profile=CountProfile.fit(normal.sequences, normal.counts))
+        validation, test = self._scores(held_out, task.validation), self._scores(trained, task.test)
         early = {name: early_detection(task.test, test, threshold) for name, threshold in SEVERITIES.items()}
         return Outcome(finals(validation), finals(test), SEVERITIES, early)
+
+    def _scores(self, trained: Trained, part: Part) -> list[EventScores]:
+        """Through a checkpoint, as the worker does."""
+        with tempfile.TemporaryDirectory() as folder:
+            trained.save(Path(folder) / "checkpoint")
+            return Scorer.load(Path(folder) / "checkpoint", device=self.device).score(part.sequences)
 
 
 def detectors(size: Size, device: str) -> dict[str, Detector]:

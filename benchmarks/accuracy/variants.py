@@ -163,7 +163,8 @@ class Learnt(NamedTuple):
 
     Attributes:
         held_out: those that it was stopped by, beside a profile that does not know them, for a calibration.
-        validation, test: each row of the parts, beside the profile of a checkpoint.
+        validation: each row of the part, likewise.
+        test: each row of the part, beside the profile of a checkpoint.
     """
 
     held_out: SessionStatistics
@@ -201,9 +202,13 @@ def _learn(
     if task.labelled:
         learner.classifier(fitting)
     profile = architecture.profile.fit(normal.sequences, normal.counts)
-    whole = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
-    of_both = architecture.profile.fit(whole.sequences, whole.counts)
-    return Learnt(learner.statistics(profile), *(trainer(part).statistics(of_both) for part in (validation, test)))
+    shipped = profile
+    if not task.labelled:
+        whole = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
+        shipped = architecture.profile.fit(whole.sequences, whole.counts)
+    return Learnt(
+        learner.statistics(profile), trainer(validation).statistics(profile), trainer(test).statistics(shipped)
+    )
 
 
 @dataclass(frozen=True)
@@ -291,6 +296,8 @@ def with_counts(
 
 def without_counts(held_out: SessionStatistics, part: SessionStatistics, *, classifier: bool) -> Floats:
     """Scores of sessions whose counts nobody looks at, calibrated on those held out."""
-    calibration = Calibration.fit(held_out, classifier=classifier)
+    nothing = np.zeros_like(held_out.unusual)
+    blind = replace(held_out, unusual=nothing, early_unusual=nothing, seen=np.zeros_like(held_out.seen))
+    calibration = Calibration.fit(blind, classifier=classifier)
     # Of the tail itself: beside counts, surprise alone takes a level no further than below a warning.
     return calibration.final.score(part.logits, calibration.tail.level(part.highest), np.zeros_like(part.seen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,12 @@ def test_the_product_learns_is_saved_and_scores_with_its_own_thresholds() -> Non
     assert set(outcome.early) == {"warning", "critical"}
     assert (outcome.test[task.test.anomalous] > 0.7).all()
     assert np.mean(outcome.test[~task.test.anomalous] > 0.7) < 0.1
+
+
+def test_the_products_validation_scores_are_of_sessions_that_its_count_profile_does_not_know() -> None:
+    task = Task.of(Protocol("", lambda: blocks(200, 40), random_split, labelled=False), 0)
+    unheard_of = np.concatenate([task.validation.tokens[0]] * 9)
+    validation, test = (replace(part, tokens=[unheard_of, *part.tokens[1:]]) for part in (task.validation, task.test))
+    options = TrainingOptions(next_token_steps=20, learning_rate=1e-2, passes=0, batch_tokens=1024)
+    outcome = Product("tiny", "cpu", options).run(replace(task, validation=validation, test=test), 0)
+    assert outcome.validation[0] > outcome.test[0], "the checkpoint knows it by the time of the test"

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from detector.calibration import (
     EVIDENT_LEVEL,
     MAX_LEVEL,
+    SURPRISE_LEVEL,
+    WARNING_LEVEL,
     Calibration,
     Combination,
     Evidence,
@@ -90,6 +92,15 @@ def test_evidence_that_no_held_out_session_has_counts_by_how_many_there_were() -
     levels = [Evidence.fit(np.zeros(n), np.ones(n)).level for n in (99, 999, 9_999)]
     assert levels == pytest.approx([2.0, 3.0, 4.0])
     assert Evidence.fit(np.array([0.0, 2.0]), np.array([98.0, 1.0])).level == pytest.approx(np.log10(100 / 2))
+
+
+def test_evidence_that_most_normal_sessions_have_is_no_warning_but_still_ranks_by_its_nats() -> None:
+    evidence = Evidence.fit(np.linspace(1.0, 200.0, 100), np.ones(100))
+    levels = evidence.levels(np.linspace(0.01, 150.0, 50))
+    assert (np.diff(levels) > 0).all()
+    assert levels[0] > SURPRISE_LEVEL
+    assert levels[-1] < WARNING_LEVEL
+    assert evidence.levels(np.array([1e3]))[0] > WARNING_LEVEL
 
 
 def test_repeated_normal_sessions_weigh_as_their_counts_say() -> None:

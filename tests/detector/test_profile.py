@@ -81,6 +81,16 @@ def test_unusual_counts_that_do_not_explain_each_other_add_up() -> None:
     assert unusual(companions, *BASE, *again) == pytest.approx(np.log(20_401 * RARE)), "they always come together"
 
 
+def test_a_new_number_of_events_says_the_less_the_more_numbers_normal_sessions_had_but_not_beyond_them() -> None:
+    steady = profile((BASE, 20_000), ([*BASE, *[READ] * 7], 1_000))
+    varied = profile((BASE, 20_000), *(([*BASE, *[READ] * n], 250) for n in (1, 2, 4, 7)))
+    assert unusual(steady, *BASE, *[READ] * 5) == pytest.approx(np.log((21_000 + 2) / 2 * RARE))
+    assert unusual(varied, *BASE, *[READ] * 5) == pytest.approx(np.log((21_000 + 5) / 5 * RARE))
+    beyond = np.array([*BASE, *[READ] * 8])
+    assert varied.unusual_counts(beyond) == {READ: pytest.approx(np.log(21_001 * RARE))}
+    assert unusual(varied, *BASE[1:]) == pytest.approx(np.log(21_001 * RARE)), "all of them had one"
+
+
 def test_the_fewer_sessions_are_known_the_less_anything_is_unusual() -> None:
     amounts = [unusual(profile((BASE, n)), *BASE, SLOW) for n in (10, 1_000, 10_000, 100_000)]
     assert amounts == sorted(amounts)
