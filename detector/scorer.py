@@ -21,6 +21,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 # 16 bytes an event and 500 more.
 MAX_CACHED_EVENTS = 256
 
+BATCH_TOKENS = 65536
 # On a CPU larger passes only leave its caches: 65,536 tokens at once took 1.5 GB and three times as long a token.
 CPU_BATCH_TOKENS = 4096
 
@@ -70,7 +71,7 @@ class Scorer:
         device: str = "auto",
         precision: Precision = "auto",
         kernels: Backend = "auto",
-        batch_tokens: int = 65536,
+        batch_tokens: int = BATCH_TOKENS,
         cache_size: int = 100_000,
     ) -> None:
         if batch_tokens < 1:
@@ -88,11 +89,11 @@ class Scorer:
         self._cache_size = cache_size
         target = resolve_device(device)
         dtype = compute_dtype(precision, target)
-        if target.type == "cpu":
-            batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
         self._model = checkpoint.build_model().to(target)
         self._kernels = kernels
-        self._inference = Inference(self._model, batch_tokens=batch_tokens, backend=kernels, dtype=dtype)
+        self._inference = Inference(
+            self._model, batch_tokens=pass_tokens(target, batch_tokens), backend=kernels, dtype=dtype
+        )
         self._inference.check()
 
     @classmethod
@@ -103,7 +104,7 @@ class Scorer:
         device: str = "auto",
         precision: Precision = "auto",
         kernels: Backend = "auto",
-        batch_tokens: int = 65536,
+        batch_tokens: int = BATCH_TOKENS,
         cache_size: int = 100_000,
     ) -> "Scorer":
         """Load a checkpoint directory; arguments as for the class.
@@ -241,6 +242,11 @@ def resolve_device(name: str) -> torch.device:
         if int(number or 0) >= count:
             raise DeviceError(f"device {name!r} is not here: PyTorch finds {count} CUDA devices")
     return torch.device(name)
+
+
+def pass_tokens(device: torch.device, most: int = BATCH_TOKENS) -> int:
+    """Most tokens that one forward pass should have on the device, no more than asked for."""
+    return min(most, CPU_BATCH_TOKENS) if device.type == "cpu" else most
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -29,7 +29,7 @@ from detector.calibration import SessionStatistics, calibrated_loss
 from detector.inference import Backend, Inference
 from detector.model import DetectorModel
 from detector.profile import CountProfile
-from detector.scorer import CPU_BATCH_TOKENS
+from detector.scorer import pass_tokens
 from detector.training_batches import Batch, PackedSessions
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
 from detector.training_loop import TrainingLoop, TrainingProgress
@@ -38,9 +38,6 @@ from detector.training_state import TrainingState
 from detector.vocabulary import EOS, N_SPECIAL, UNK
 
 Floats = npt.NDArray[np.float64]
-
-# Of validation; larger passes hardly run faster.
-_GPU_BATCH_TOKENS = 65536
 
 
 @dataclass(frozen=True)
@@ -156,8 +153,7 @@ class Trainer:
 
     def inference(self) -> Inference:
         """The model as it is now, ready to measure sessions."""
-        batch_tokens = CPU_BATCH_TOKENS if self._device.type == "cpu" else _GPU_BATCH_TOKENS
-        return Inference(self._model.eval(), batch_tokens=batch_tokens, backend=self._kernels)
+        return Inference(self._model.eval(), batch_tokens=pass_tokens(self._device), backend=self._kernels)
 
     def _run(
         self,

@@ -136,7 +136,7 @@ def train(
         model,
         held_out,
         kernels=kernels,
-        precision=_training_dtype(precision, target),
+        precision=training_dtype(precision, target),
         options=options,
         seed=seed,
         progress=progress,
@@ -235,7 +235,8 @@ def _initial(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> Detector
         return DetectorModel(config, torch.from_numpy(vocabulary.template_features()))
 
 
-def _training_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+def training_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """What a training computes in: as `compute_dtype`, but ``auto`` is bfloat16 on a GPU that has it."""
     if precision == "auto" and device.type == "cuda" and has_bfloat16(device):
         return torch.bfloat16
     return compute_dtype(precision, device)

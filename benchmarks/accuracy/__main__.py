@@ -9,7 +9,7 @@ from typing import get_args
 from rich.console import Console
 
 from benchmarks.accuracy import results
-from benchmarks.accuracy.datasets import DATA
+from benchmarks.accuracy.datasets import require_data
 from benchmarks.accuracy.detectors import detectors
 from benchmarks.accuracy.protocols import PROTOCOLS
 from benchmarks.accuracy.runner import run
@@ -27,8 +27,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of the results, a file each")
     parser.add_argument("--report", type=Path, metavar="FILE", help="Markdown that gets the tables of all results")
     arguments = parser.parse_args()
-    if not DATA.is_dir():
-        raise SystemExit(f"There is no data at {DATA}; LOGMAMBA_SHARED names the folder that holds data/.")
+    require_data()
 
     console = Console()
     chosen = detectors(arguments.size, arguments.device)

@@ -17,7 +17,7 @@ import orjson
 from rich.console import Console
 
 from benchmarks.accuracy import results
-from benchmarks.accuracy.datasets import DATA
+from benchmarks.accuracy.datasets import require_data
 from benchmarks.accuracy.protocols import PROTOCOLS
 from benchmarks.accuracy.results import RAW_LINES
 from benchmarks.accuracy.runner import run
@@ -40,8 +40,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of the results, a file each")
     parser.add_argument("--report", type=Path, metavar="FILE", help="Markdown that gets the tables of all results")
     arguments = parser.parse_args()
-    if not DATA.is_dir():
-        raise SystemExit(f"There is no data at {DATA}; LOGMAMBA_SHARED names the folder that holds data/.")
+    require_data()
     try:
         options = training_options(arguments.training)
     except ValueError as error:

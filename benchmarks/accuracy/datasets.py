@@ -32,6 +32,12 @@ Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
+def require_data() -> None:
+    """End a command that has nothing to read."""
+    if not DATA.is_dir():
+        raise SystemExit(f"There is no data at {DATA}; LOGMAMBA_SHARED names the folder that holds data/.")
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Sessions with their labels.

@@ -29,7 +29,7 @@ from benchmarks.accuracy.devices import device_name
 from benchmarks.accuracy.results import insert, markdown
 from detector.checkpoint import load
 from detector.inference import Inference, Tokens
-from detector.scorer import CPU_BATCH_TOKENS, Precision, compute_dtype, resolve_device
+from detector.scorer import Precision, compute_dtype, pass_tokens, resolve_device
 from detector.training import Size, TrainingOptions, TrainingProgress, TrainingSessions, train
 from detector.vocabulary import N_SPECIAL, Vocabulary
 
@@ -182,7 +182,7 @@ def _score(checkpoint: Path, device: str, precision: Precision, sessions: Sequen
     target = resolve_device(device)
     inference = Inference(
         load(checkpoint).build_model().to(target),
-        batch_tokens=CPU_BATCH_TOKENS if target.type == "cpu" else 65536,
+        batch_tokens=pass_tokens(target),
         dtype=compute_dtype(precision, target),
     )
     passes = []

@@ -23,9 +23,9 @@ from detector.calibration import Calibration, SessionStatistics
 from detector.inference import Backend
 from detector.model import DetectorModel, ModelConfig
 from detector.profile import CountProfile, Judged
-from detector.scorer import has_bfloat16, resolve_device
+from detector.scorer import resolve_device
 from detector.stages import Trainer
-from detector.training import Size, TrainingOptions, TrainingSessions
+from detector.training import Size, TrainingOptions, TrainingSessions, training_dtype
 from detector.training_data import ANOMALOUS
 from detector.vocabulary import N_SPECIAL
 
@@ -189,7 +189,7 @@ def _learn(
             model,
             sessions,
             kernels=architecture.kernels,
-            precision=torch.bfloat16 if target.type == "cuda" and has_bfloat16(target) else torch.float32,
+            precision=training_dtype("auto", target),
             options=options,
             seed=seed,
             progress=None,

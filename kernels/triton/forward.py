@@ -393,19 +393,21 @@ def mamba3_mimo_forward(
                 KEEP=keep and not states_only, **_options(x.dtype, blocks.tile, long),
             )  # fmt: skip
 
-    # Made before the streams part, so that whatever else the current one does with their memory is over by then.
-    shape = (m if everything else packing.n_long, H, 2 * blocks.HALF, blocks.BP) if resumed else (0,)
-    entering, left = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
-    # The few long segments wait for each other, and most of the device for them, unless the others run meanwhile.
-    overlaps = resumed and not everything and split and n_long < m and device.type == "cuda"
-    aside = _Aside(device) if overlaps else nullcontext()
-    if split and not everything:
-        run_segments(m, None, y, y, long=False)
     order = packing.longest_first if split else None
     if not resumed:
+        if split:
+            run_segments(m, None, y, y, long=False)
         run_segments(n_long, order, y, y, long=True)
         return Forward(y, None, Kept(times, None, ranked, states))
 
+    # Made before the streams part, so that whatever else the current one does with their memory is over by then.
+    shape = (m if everything else packing.n_long, H, 2 * blocks.HALF, blocks.BP)
+    entering, left = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
+    # The few long segments wait for each other, and most of the device for them, unless the others run meanwhile.
+    overlaps = not everything and split and n_long < m and device.type == "cuda"
+    aside = _Aside(device) if overlaps else nullcontext()
+    if split and not everything:
+        run_segments(m, None, y, y, long=False)
     with aside:
         if everything:
             run_segments(m, None, entering, left, long=True, states_only=True)
