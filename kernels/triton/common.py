@@ -160,6 +160,15 @@ def rounded(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def hidden(x):
+    """int32 x, of which the compiler then knows nothing: what depends on it is not computed ahead for later rounds."""
+    if INTERPRETED:
+        return x
+    else:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
 def packed_sum(a, b):
     """a + b of bfloat16, two at a time."""
     return tl.inline_asm_elementwise(
@@ -182,6 +191,21 @@ def packed_turn(first, second, cos, sin):
         "=r,=r,r,r,r,r", [first, second, cos, sin],
         dtype=(tl.bfloat16, tl.bfloat16), is_pure=False, pack=2,
     )  # fmt: skip
+
+
+@triton.jit
+def rotated(first, second, first_bias, second_bias, cos, sin):
+    """Pairs of q or k as the products take them, in the dtype of cos and sin, of a projection and a bias."""
+    compute: tl.constexpr = cos.dtype
+    if compute == tl.bfloat16 and not INTERPRETED:
+        first = packed_sum(first.to(compute), first_bias.to(compute))
+        second = packed_sum(second.to(compute), second_bias.to(compute))
+        first, second = packed_turn(first, second, cos, sin)
+    else:
+        cos, sin = widened(cos), widened(sin)
+        first, second = widened(first) + widened(first_bias), widened(second) + widened(second_bias)
+        first, second = rounded(first * cos - second * sin, compute), rounded(first * sin + second * cos, compute)
+    return first, second
 
 
 @triton.jit

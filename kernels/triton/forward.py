@@ -19,14 +19,11 @@ from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
 from kernels.triton.common import (
-    INTERPRETED,
     NO_FUSION,
     Blocks,
     load,
-    packed_sum,
-    packed_turn,
     product,
-    rounded,
+    rotated,
     twice_silu,
     widened,
 )
@@ -48,8 +45,7 @@ def _turns(turned, distance, tokens, R: tl.constexpr, S: tl.constexpr, L: tl.con
 
 @triton.jit
 def _directions(
-    projection, stride, bias, cos, sin, tokens,
-    R: tl.constexpr, N: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr, PACKED: tl.constexpr,
+    projection, stride, bias, cos, sin, tokens, R: tl.constexpr, N: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr
 ):  # fmt: skip
     """q or k of a chunk, (R * L, 2 * HALF) in the dtype of cos and sin: the first of all pairs, then the second."""
     ranks, pairs = tl.arange(0, R)[:, None, None], tl.arange(0, HALF)[None, None, :]
@@ -58,15 +54,7 @@ def _directions(
     projection += tokens[None, :, None] * stride + ranks * N + pairs
     first, second = load(projection, inside, 2 * HALF == N), load(projection + N // 2, inside, 2 * HALF == N)
     first_bias, second_bias = load(bias, inside, 2 * HALF == N), load(bias + N // 2, inside, 2 * HALF == N)
-    compute: tl.constexpr = cos.dtype
-    if PACKED and not INTERPRETED:
-        first = packed_sum(first.to(compute), first_bias.to(compute))
-        second = packed_sum(second.to(compute), second_bias.to(compute))
-        first, second = packed_turn(first, second, cos, sin)
-    else:
-        cos, sin = widened(cos), widened(sin)
-        first, second = widened(first) + widened(first_bias), widened(second) + widened(second_bias)
-        first, second = rounded(first * cos - second * sin, compute), rounded(first * sin + second * cos, compute)
+    first, second = rotated(first, second, first_bias, second_bias, cos, sin)
     return tl.reshape(tl.permute(tl.join(first, second), (0, 1, 3, 2)), (R * L, 2 * HALF))
 
 
@@ -157,7 +145,7 @@ def _segments(
     L: tl.constexpr, HALF: tl.constexpr, BP: tl.constexpr,
     ALL: tl.constexpr, RESUMED: tl.constexpr, INITIAL: tl.constexpr, SPLIT: tl.constexpr,
     LONG: tl.constexpr, ORDERED: tl.constexpr, STATES: tl.constexpr,
-    KEEP: tl.constexpr, PACKED: tl.constexpr,
+    KEEP: tl.constexpr,
 ):  # fmt: skip
     """A segment's outputs, and with KEEP what their gradients need; with STATES what it leaves of its own tokens.
 
@@ -208,8 +196,8 @@ def _segments(
     if SPLIT:
         tokens, row_tokens = tl.minimum(slots, length - 1), tl.minimum(slot, length - 1)
         cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-        k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
-        q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
+        k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
+        q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
         v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
         c, weight = _decays(weights, plane, H, 0, length, R, L)
         out = tl.zeros((R * L, BP), tl.float32)
@@ -227,8 +215,8 @@ def _segments(
                     tl.store(states + H * (2 * HALF * BP) + in_state, after.to(compute))
             tokens, row_tokens = tl.minimum(L + slots, length - 1), tl.minimum(L + slot, length - 1)
             cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-            q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
-            own_k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
+            q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
+            own_k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
             c, weight = _decays(weights, plane, H, L, length, R, L)
             c += total
             out = tl.zeros((R * L, BP), tl.float32)
@@ -253,12 +241,12 @@ def _segments(
     while first < length:
         tokens, row_tokens = tl.minimum(first + slots, length - 1), tl.minimum(first + slot, length - 1)
         cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-        k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
+        k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
         v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
         if not STATES:
             if KEEP and first > 0:
                 tl.store(states + (first // L * H).to(tl.int64) * (2 * HALF * BP) + in_state, state.to(compute))
-            q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF, PACKED)
+            q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
             c, weight = _decays(weights, plane, H, first, length, R, L)
             out = tl.zeros((R * L, BP), tl.float32)
             if reads:
@@ -336,7 +324,7 @@ def _options(dtype: torch.dtype, tile: int, long: bool) -> dict[str, int | bool]
 
     Few registers let more programs share a multiprocessor: four of short segments, three of long ones.
     """
-    options = {"PACKED": dtype == torch.bfloat16, "num_warps": 4, "num_stages": 1, **NO_FUSION}
+    options = {"num_warps": 4, "num_stages": 1, **NO_FUSION}
     if dtype == torch.bfloat16 and tile <= 64 * 64:
         options["maxnreg"] = 168 if long else 128
     return options

@@ -150,7 +150,7 @@ def _own(down, at, plane, mask, R: tl.constexpr):
 @triton.jit
 def _timeline_backward(
     dt, trap, angles, stride_dt, stride_trap, stride_angles, segments, m, sequences,
-    ddecay, dread, down, plane, dtheta, dlater, dlater_segments, dtotal, dtotal_segments, dtotal_out,
+    along_q, along_k, down, plane, across_q, across_k, dlater, dlater_segments, dtotal, dtotal_segments, dtotal_out,
     dopening, dend, dangle_out, dadt, ddt, dtrap, dangles,
     H: tl.constexpr, R: tl.constexpr, S: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr,
     HEADS: tl.constexpr, ANGLES: tl.constexpr,
@@ -190,11 +190,15 @@ def _timeline_backward(
         inner = first + L < length
         here = start // L + first // L + 1
         # A chunk's decay counts in the state it leaves.
-        at_total = (here * H + heads)[:, None] * HALF + tl.arange(0, HALF)[None, :]
+        at_total = (here * H + heads)[:, None] * (2 * HALF) + tl.arange(0, 2 * HALF)[None, :]
         by_total = tl.sum(tl.load(dtotal + at_total, (heads < H)[:, None] & inner, 0.0), 1)
         by_total = tl.where(inner, by_total, total_beyond)
         last = tl.minimum(first + L, length) - 1
-        by_decay = tl.load(ddecay + at, mask, 0.0) + tl.where((tokens == last)[:, None], by_total[None, :], 0.0)
+        # A token's decay counts in all it reads, less in what is read of it; in both stands its own weight.
+        is_read = tl.load(along_k + at, mask, 0.0)
+        by_decay = (
+            tl.load(along_q + at, mask, 0.0) - is_read + tl.where((tokens == last)[:, None], by_total[None, :], 0.0)
+        )
         tl.store(dadt + at, tl.cumsum(by_decay, 0, reverse=True), mask)
 
         d, share = _shares(dt, trap, stride_dt, stride_trap, start + tokens, heads, mask)
@@ -203,10 +207,10 @@ def _timeline_backward(
         has_previous = mask & ((tokens > 0) | (index > 0))[:, None]
         d_before, share_before = _shares(dt, trap, stride_dt, stride_trap, start + tokens - 1, heads, has_previous)
         own_gradient = _own(down, at, plane, mask, R)
-        by_later = tl.load(dread + at, mask, 0.0) - own_gradient
+        by_later = is_read - own_gradient
         by_later /= tl.maximum(d * share + d_next * (1 - share_next), SMALLEST)
         by_own = own_gradient / tl.maximum(d * share, SMALLEST) + by_later
-        by_opening = tl.load(dread + at - H, has_previous, 0.0) - _own(down, at - H, plane, has_previous, R)
+        by_opening = tl.load(along_k + at - H, has_previous, 0.0) - _own(down, at - H, plane, has_previous, R)
         by_opening /= tl.maximum(d_before * share_before + d * (1 - share), SMALLEST)
         by_opening += tl.where(has_previous, 0.0, opening_first[None, :])
         tl.store(dtrap + at, d * share * (1 - share) * (by_own - by_opening), mask)
@@ -214,8 +218,10 @@ def _timeline_backward(
         raw = angles + (start + tokens)[:, None] * stride_angles + turning[None, :]
         rate = tanh(tl.load(raw, (tokens < length)[:, None] & is_angle, 0.0).to(tl.float32))
         in_angles = mask[:, :, None] & is_angle[None, :, :]
-        by_theta = tl.load(dtheta + at[:, :, None] * S + turning[None, None, :], in_angles, 0.0)
-        after = tl.load(dlater + here * (H * S) + in_heads, angle_mask & inner, 0.0)
+        at_theta = at[:, :, None] * S + turning[None, None, :]
+        by_theta = tl.load(across_q + at_theta, in_angles, 0.0) + tl.load(across_k + at_theta, in_angles, 0.0)
+        at_later = dlater + (here * H + heads)[:, None] * (2 * HALF) + turning[None, :]
+        after = tl.load(at_later, angle_mask & inner, 0.0) + tl.load(at_later + HALF, angle_mask & inner, 0.0)
         after = tl.where(inner, after + by_end, beyond)
         by_turn = (after[None, :, :] + tl.cumsum(by_theta, 0, reverse=True)) * PI
         by_rate = tl.sum(by_turn * d[:, :, None], 1)
@@ -229,20 +235,23 @@ class SegmentGradients(NamedTuple):
     """What segments say of the timeline, float32; of slots of chunks, as `kernels.triton.forward.Kept.states`.
 
     Attributes:
-        ddecay: (T, H), of each token's decay, as what it reads less what is read of it.
-        dread: (T, H), what is read of it.
+        along_q: (T, H), of a factor of all that a token reads.
+        along_k: (T, H), of a factor of all that is read of it.
         down: (R, T, H), by rank of what a token reads of itself.
-        dtheta: (T, H, S), of each token's rotation.
-        dlater: (slots, H, S), what a chunk and those after it in the segment say of a common rotation.
-        dtotal: (slots, H, HALF), of a common factor of the state the chunk starts with, in parts.
+        across_q: (T, H, S), of the rotation of its q.
+        across_k: (T, H, S), of the rotation of its k.
+        dlater: (slots, H, 2 * HALF), what a chunk and those after it in the segment say of a common rotation, in
+            two parts.
+        dtotal: (slots, H, 2 * HALF), of a common factor of the state the chunk starts with, in parts.
         dlater_segments: (numbers, H, S), as dlater of whole segments; not looked at where all start from nothing.
         dtotal_segments: (numbers, H), as dtotal of whole segments.
     """
 
-    ddecay: Tensor
-    dread: Tensor
+    along_q: Tensor
+    along_k: Tensor
     down: Tensor
-    dtheta: Tensor
+    across_q: Tensor
+    across_k: Tensor
     dlater: Tensor
     dtotal: Tensor
     dlater_segments: Tensor
@@ -290,10 +299,10 @@ def timeline_backward(
     if m:
         _timeline_backward[(m,)](
             dt, trap, angles, dt.stride(0), trap.stride(0), angles.stride(0), packing.segments, m, sequence_of,
-            segments.ddecay, segments.dread, segments.down, T * H, segments.dtheta,
+            segments.along_q, segments.along_k, segments.down, T * H, segments.across_q, segments.across_k,
             segments.dlater, segments.dlater_segments, segments.dtotal, segments.dtotal_segments, dtotal_out,
             dopening, dend, dangle, dadt, ddt, dtrap, dangles,
-            H=H, R=segments.down.shape[0], S=S, L=L, HALF=segments.dtotal.shape[2],
+            H=H, R=segments.down.shape[0], S=S, L=L, HALF=segments.dtotal.shape[2] // 2,
             HEADS=triton.next_power_of_2(H), ANGLES=triton.next_power_of_2(max(S, 1)),
             ALL=ends is not None, RESUMED=resumed, num_warps=4,
         )  # fmt: skip
