@@ -2,8 +2,8 @@
 
 bfloat16, at the reference size of a layer. Nothing is timed before every kernel has given, on fresh random inputs and
 in memory full of NaN, what the recurrence gives in float64. Times are medians of device time, of many calls in a row
-out of one CUDA graph, so that launches are hidden (those of a training step are not in a graph); and over so many bytes
-that none is still in the cache from the call before.
+out of one CUDA graph, so that launches are hidden, those of forward and backward, too; and over so many bytes that none
+is still in the cache from the call before.
 
 Bytes of the operation: what it must read and write at least once, C, B, x, z and y in bfloat16 and adt, dt, trap and
 angles in float32, 4,256 a token. Bytes of the step: the float32 matrices of the state, read and written once. A copy's
@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,9 +31,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
-from detector.model import Block, DetectorModel, ModelConfig
+from detector.model import Block, DetectorModel, Mamba3Layer, ModelConfig
 from detector.text import TEXT_BUCKETS, TEXT_FEATURES
-from kernels import Mamba3State, mamba3_mimo, mamba3_mimo_step
+from kernels import Backend, Mamba3State, mamba3_mimo, mamba3_mimo_step
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from tests.kernels.inputs import Sizes, random_arguments, random_state, relative_error
@@ -201,6 +202,26 @@ def check_layer(dtype: torch.dtype, seed: int) -> None:
     agree(f"layer in {dtype}", {"output": stream.u}, {"output": expected}, BOUNDS[dtype])
 
 
+def check_training(dtype: torch.dtype, seed: int) -> None:
+    torch.manual_seed(seed)
+    lengths = [0, 1, 19, 26, 298, 40]
+    mixer = block_of().mixer.to(dtype)
+    wide = deepcopy(mixer).double()
+    u, dy = torch.randn(2, sum(lengths), CONFIG.d_model, device="cuda").to(dtype)
+    packing = packing_of(lengths)
+
+    def results(layer: Mamba3Layer, u: Tensor, dy: Tensor, backend: Backend) -> dict[str, Tensor]:
+        leaves = {"u": u.requires_grad_(), **dict(layer.named_parameters())}
+        y = layer(u, packing, backend)
+        gradients = torch.autograd.grad(y, list(leaves.values()), dy)
+        return {"y": y} | {f"gradient of {name}": t for name, t in zip(leaves, gradients, strict=True)}
+
+    expected = results(wide, u.double(), dy.double(), "reference")
+    with poisoned_memory():
+        found = results(mixer, u, dy, "triton")
+    agree(f"layer in training in {dtype}", found, expected, BOUNDS[dtype])
+
+
 def median_us(calls: Sequence[Callable[[], object]], at_least_us: float = 100_000) -> float:
     """Device time of one call, out of rounds of all of them; each call should have a set of inputs of its own."""
     for _ in range(2):
@@ -262,7 +283,7 @@ def measure_batch(what: str, lengths: Sequence[int]) -> Batch:
     u = torch.randn_like(u).requires_grad_()
     dy = torch.randn_like(u)
     leaves = [u, *mixer.parameters()]
-    training = median_us([lambda: torch.autograd.grad(mixer(u, packing), leaves, dy)] * sets)
+    training = replayed_us([lambda: torch.autograd.grad(mixer(u, packing), leaves, dy)] * sets)
     return Batch(what, tokens, operation, projections, layer, training)
 
 
@@ -350,6 +371,7 @@ def main() -> None:
         check_operation(dtype, seed)
         check_step(dtype, seed)
         check_layer(dtype, seed)
+        check_training(dtype, seed)
     batches = [measure_batch(what, lengths) for what, lengths in shapes().items()]
     session_us, session_device_us = measure_session()
     figures = Figures(

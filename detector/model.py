@@ -5,7 +5,7 @@ sequence lies, whether it goes on after the position, and whatever the number of
 this takes in the operation; here it takes two things more. The last rows and columns of a matrix product run other
 code than the rest where they do not fill a block, and threads move these ends; so rows are filled up to multiples of
 `_BLOCK` with a sequence of their own, and columns with zeros. And softplus, whose bits depend on the place in the
-tensor, is put together from functions whose bits do not.
+tensor, is put together from functions whose bits do not (`kernels.mixer`).
 """
 
 import math
@@ -18,12 +18,12 @@ from torch.nn import functional
 
 from detector.text import TEXT_BUCKETS, TEXT_FEATURES
 from detector.vocabulary import BOS, UNK
-from kernels import Backend, mamba3_mimo
+from kernels import Backend, mamba3_mixer
 from kernels.mamba3 import triton_size_obstacle
+from kernels.mixer import rms_norm
 from kernels.packing import Packing
 
 _BLOCK = 64
-_A_FLOOR = 1e-4
 _DT_MIN, _DT_MAX = 1e-3, 1e-1
 
 
@@ -89,16 +89,13 @@ class ModelConfig:
 class RMSNorm(nn.Module):
     """Scales vectors of `size` numbers to a root mean square of 1, times a learned weight each."""
 
-    def __init__(self, size: int, eps: float = 1e-5) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., size) to the same shape and dtype; the mean is taken in at least float32."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        scale = torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)
-        return (wide * scale * self.weight).to(x.dtype)
+        """(..., size) to the same shape and dtype."""
+        return rms_norm(x, self.weight)
 
 
 class Mamba3Layer(nn.Module):
@@ -146,31 +143,21 @@ class Mamba3Layer(nn.Module):
         Args:
             u: (T, d_model) packed sequences.
             cu_seqlens: (n + 1,) int32, where each starts and, last, T; or the `Packing` made of it.
-            backend: of `kernels.mamba3_mimo`.
+            backend: of `kernels.mamba3_mixer`.
 
         Returns:
             (T, d_model).
         """
-        T, P = u.shape[0], self.mimo_x.shape[2]
-        H, R, N = self.B_bias.shape
-        projected = _product(u, self.in_proj.weight)
-        sizes = [H * P, H * P, R * N, R * N, H, H, H, self.n_angles]
-        z, x, B, C, dt_raw, a_raw, trap, angles = torch.split(projected, sizes, dim=1)
-        wide = torch.float64 if u.dtype == torch.float64 else torch.float32
-        dt = _softplus(dt_raw.to(wide) + self.dt_bias)
-        a_raw = a_raw.to(wide)
-        decay_rate = a_raw.clamp(min=0) + 1 / (1 - a_raw.clamp(max=0))
+        # The columns it is filled up with stay: to cut them off would cost the gradient a copy.
+        projected = functional.linear(u, _whole_blocks(self.in_proj.weight))
         # Under autocast the projection is in bfloat16; the operation decides for itself what it sums in float32.
         with torch.autocast(u.device.type, enabled=False):
-            y, _ = mamba3_mimo(
-                C=self.C_norm(C.view(T, R, N)),
-                B=self.B_norm(B.view(T, R, N)),
-                x=x.view(T, H, P),
-                z=z.view(T, H, P),
-                adt=-decay_rate.clamp(min=_A_FLOOR) * dt,
-                dt=dt,
-                trap=trap,
-                angles=angles,
+            y = mamba3_mixer(
+                projected,
+                n_angles=self.n_angles,
+                dt_bias=self.dt_bias,
+                B_norm=self.B_norm.weight,
+                C_norm=self.C_norm.weight,
                 C_bias=self.C_bias,
                 B_bias=self.B_bias,
                 mimo_x=self.mimo_x,
@@ -180,7 +167,7 @@ class Mamba3Layer(nn.Module):
                 cu_seqlens=cu_seqlens,
                 backend=backend,
             )
-        return _product(y.flatten(1), self.out_proj.weight)
+        return _product(y, self.out_proj.weight)
 
 
 class Block(nn.Module):
@@ -259,6 +246,7 @@ class DetectorModel(nn.Module):
         cu_seqlens: Tensor,
         *,
         unknown_mask: Tensor | None = None,
+        unknown_lines: bool = True,
         backend: Backend = "auto",
     ) -> tuple[Tensor, Tensor]:
         """What comes after each token, and which class its sequence so far belongs to.
@@ -268,7 +256,8 @@ class DetectorModel(nn.Module):
             cu_seqlens: int32 (n + 1,), where each sequence starts and, last, T; sequences may be empty. On the CPU or
                 where the tokens are, from where it takes a transfer.
             unknown_mask: bool (T,); these tokens are embedded as unknown lines with their template's text.
-            backend: of `kernels.mamba3_mimo`.
+            unknown_lines: whether a token may be negative; to see which are, a GPU is waited for.
+            backend: of `kernels.mamba3_mixer`.
 
         Returns:
             Next-token logits (T, vocabulary_size) and class logits (T,).
@@ -279,7 +268,7 @@ class DetectorModel(nn.Module):
         packing = Packing.of(functional.pad(cu_seqlens, (0, 1), value=T + filling), tokens.device)
         if unknown_mask is not None:
             unknown_mask = functional.pad(unknown_mask, (0, filling), value=False)
-        u = self._embed(tokens, unknown_mask)
+        u = self._embed(tokens, unknown_mask, unknown_lines)
         for block in self.blocks:
             u = block(u, packing, backend)
         # One product for both heads: a single column has code of its own, too.
@@ -290,13 +279,13 @@ class DetectorModel(nn.Module):
         """(vocabulary_size, d_model), what each token that is no unknown line enters the first block as."""
         return self.token_embedding.weight + self._text_vectors(self.template_features)
 
-    def _embed(self, tokens: Tensor, unknown_mask: Tensor | None) -> Tensor:
+    def _embed(self, tokens: Tensor, unknown_mask: Tensor | None, unknown_lines: bool) -> Tensor:
         """(T,) to (T, d_model): the learned vector of the token, or of UNK, plus the vector of its text."""
         is_unknown = tokens < 0
         known = tokens.masked_fill(is_unknown, UNK)
         # Not `index_select`, whose backward on a GPU adds rows up in no fixed order.
         text = functional.embedding(known, self._text_vectors(self.template_features))
-        if is_unknown.any():
+        if unknown_lines and is_unknown.any():
             lines = is_unknown.nonzero().squeeze(1)
             text = text.index_copy(0, lines, self._text_vectors(_carried_features(tokens[lines])))
         learned = known if unknown_mask is None else known.masked_fill(unknown_mask, UNK)
@@ -320,9 +309,10 @@ def _carried_features(tokens: Tensor) -> Tensor:
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """(T, k) and (m, k) to (T, m), with the columns filled up to whole blocks while multiplying."""
-    m = weight.shape[0]
-    return functional.linear(x, functional.pad(weight, (0, 0, 0, -m % _BLOCK)))[:, :m]
+    return functional.linear(x, _whole_blocks(weight))[:, : weight.shape[0]]
 
 
-def _softplus(x: Tensor) -> Tensor:
-    return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
+def _whole_blocks(weight: Tensor) -> Tensor:
+    """A matrix, its rows filled up with zeros."""
+    filling = -weight.shape[0] % _BLOCK
+    return functional.pad(weight, (0, 0, 0, filling)) if filling else weight

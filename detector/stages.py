@@ -176,7 +176,11 @@ class Trainer:
         masked = drawn < rates[batch.tokens.clamp(min=UNK)]
         with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
             next_logits, class_logits = self._model(
-                batch.tokens, batch.cu_seqlens, unknown_mask=masked, backend=self._kernels
+                batch.tokens,
+                batch.cu_seqlens,
+                unknown_mask=masked,
+                unknown_lines=batch.unknown_lines,
+                backend=self._kernels,
             )
         log_p = functional.log_softmax(next_logits[batch.positions - 1].float(), dim=1)
         surprise = -(1 - unseen) * log_p.gather(1, batch.classes[:, None]).squeeze(1) - unseen * log_p[:, UNK]

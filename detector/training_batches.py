@@ -23,6 +23,7 @@ class Batch(NamedTuple):
         positions: int64 (T - n,), of the targets in `tokens`.
         classes: int64 (T - n,), the targets' tokens, unknown lines as UNK.
         rows: int64 (T - n,), the index among the packed sessions of the one a target belongs to.
+        unknown_lines: whether a token may be an unknown line.
     """
 
     tokens: Tensor
@@ -30,6 +31,7 @@ class Batch(NamedTuple):
     positions: Tensor
     classes: Tensor
     rows: Tensor
+    unknown_lines: bool
 
     @property
     def n_sessions(self) -> int:
@@ -51,6 +53,7 @@ class PackedSessions:
         self._device = device
         self._tokens = packed.tokens
         self._starts = packed.cu_seqlens[:-1].long()
+        self._unknown_lines = any(bool((events < 0).any()) for events in sessions.sequences)
         self._sizes = packed.cu_seqlens.diff().long()
 
     def batch(self, chosen: npt.NDArray[np.int64]) -> Batch:
@@ -74,4 +77,5 @@ class PackedSessions:
             positions=positions,
             classes=classes.masked_fill(classes < 0, UNK),
             rows=rows[session],
+            unknown_lines=self._unknown_lines,
         )

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from kernels.packing import Packing
 from kernels.state import Mamba3State
 
 Backend = Literal["auto", "triton", "reference"]
@@ -74,7 +75,7 @@ def check_operands(operands: Operands, rows: str) -> Sizes:
     per_token = ((T, R, N), (T, R, N), (T, H, P), (T, H, P), (T, H), (T, H), (T, H), (T, S))
     weights = ((H, R, N), (H, R, N), (H, R, P), (H, R, P), (H, R, P), (H,))
     for name, tensor, expected in zip(operands._fields, operands, (*per_token, *weights), strict=True):
-        _check(name, tensor, expected, f"{rows}={T}, H={H}, P={P}, N={N}, R={R} and S={S}", x)
+        check(name, tensor, expected, f"{rows}={T}, H={H}, P={P}, N={N}, R={R} and S={S}", x)
     return Sizes(T, H, P, N, R, S)
 
 
@@ -87,7 +88,24 @@ def check_states(name: str, states: Mamba3State, sizes: Sizes, count: int, of: s
     H, P, N, R, S = sizes.H, sizes.P, sizes.N, sizes.R, sizes.S
     for part, tensor, shape in zip(states._fields, states, ((S,), (P, N), (R, N), (P,)), strict=True):
         given = f"H={H}, P={P}, N={N}, R={R}, S={S} and {count} {of}"
-        _check(f"{name}.{part}", tensor, (count, H, *shape), given, x)
+        check(f"{name}.{part}", tensor, (count, H, *shape), given, x)
+
+
+def check_packing(cu_seqlens: Tensor | Packing, sizes: Sizes, x: Tensor) -> Packing:
+    """The packing of a call, made where it was not given.
+
+    Raises:
+        ValueError: as `Packing.of`; it is not on x's device or does not span the rows.
+    """
+    packing = cu_seqlens if isinstance(cu_seqlens, Packing) else Packing.of(cu_seqlens)
+    if packing.cu_seqlens.device != x.device:
+        raise ValueError(f"cu_seqlens is on {packing.cu_seqlens.device} but x is on {x.device}")
+    if packing.n_tokens != sizes.rows:
+        raise ValueError(
+            f"cu_seqlens goes from 0 to {packing.n_tokens}; with T={sizes.rows} tokens it must go from 0 to "
+            f"{sizes.rows}"
+        )
+    return packing
 
 
 def choose_backend(backend: Backend, x: Tensor, obstacle: str | None = None) -> Literal["triton", "reference"]:
@@ -126,7 +144,12 @@ def _is_interpreted() -> bool:
     return bool(INTERPRETED.value)
 
 
-def _check(name: str, tensor: Tensor, expected: tuple[int, ...], given: str, x: Tensor) -> None:
+def check(name: str, tensor: Tensor, expected: tuple[int, ...], given: str, x: Tensor) -> None:
+    """Check a tensor of a call whose sizes are those `given` in words.
+
+    Raises:
+        ValueError: its shape, dtype or device disagrees with `expected` and x.
+    """
     if tensor.shape != expected:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; with {given} it must have {expected}")
     if tensor.dtype not in _DTYPES:

@@ -3,7 +3,15 @@
 import torch
 from torch import Tensor
 
-from kernels.arguments import Backend, Operands, Sizes, check_operands, check_states, choose_backend
+from kernels.arguments import (
+    Backend,
+    Operands,
+    Sizes,
+    check_operands,
+    check_packing,
+    check_states,
+    choose_backend,
+)
 from kernels.packing import Packing
 from kernels.reference import mamba3_mimo_reference
 from kernels.state import Mamba3State
@@ -95,24 +103,17 @@ def mamba3_mimo(
     """
     operands = Operands(C, B, x, z, adt, dt, trap, angles, C_bias, B_bias, mimo_x, mimo_z, mimo_o, D)
     sizes = check_operands(operands, rows="T")
-    packing = cu_seqlens if isinstance(cu_seqlens, Packing) else Packing.of(cu_seqlens)
-    if packing.cu_seqlens.device != x.device:
-        raise ValueError(f"cu_seqlens is on {packing.cu_seqlens.device} but x is on {x.device}")
-    if packing.n_tokens != sizes.rows:
-        raise ValueError(
-            f"cu_seqlens goes from 0 to {packing.n_tokens}; with T={sizes.rows} tokens it must go from 0 to "
-            f"{sizes.rows}"
-        )
+    packing = check_packing(cu_seqlens, sizes, x)
     if initial_state is not None:
         check_states("initial_state", initial_state, sizes, packing.n_sequences, "sequences", x)
-    if choose_backend(backend, x, _triton_obstacle(operands, sizes)) == "reference":
+    if choose_backend(backend, x, triton_obstacle(operands, sizes)) == "reference":
         return mamba3_mimo_reference(operands, packing.cu_seqlens, initial_state, return_final_state)
     from kernels.triton.operation import mamba3_mimo_triton
 
     return mamba3_mimo_triton(operands, packing, initial_state, return_final_state)
 
 
-def _triton_obstacle(operands: Operands, sizes: Sizes) -> str | None:
+def triton_obstacle(operands: Operands, sizes: Sizes) -> str | None:
     """What of these arguments the Triton kernels have no tiles for, None if nothing."""
     for name, tensor in operands._asdict().items():
         if tensor.dtype == torch.float64:

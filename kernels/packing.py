@@ -75,15 +75,20 @@ class Packing:
         number = torch.where(is_long, is_long.cumsum(0) - 1, -1)
         descending, longest_first = torch.sort(tokens.masked_fill(is_long, SEGMENT + 1), descending=True, stable=True)
         target = cu_seqlens.device if device is None else device
+
+        def on_device(table: Tensor) -> Tensor:
+            # Not waiting for what the device has yet to do; the driver has read a table before it is gone.
+            return table.int().to(target, non_blocking=True)
+
         return cls(
-            cu_seqlens=cu_seqlens.to(target),
+            cu_seqlens=on_device(bounds),
             n_tokens=int(bounds[-1]),
-            segments=torch.stack((starts, tokens, index, number), 1).int().to(target),
-            first_segments=first.int().to(target),
-            longest_first=longest_first.int().to(target),
+            segments=on_device(torch.stack((starts, tokens, index, number), 1)),
+            first_segments=on_device(first),
+            longest_first=on_device(longest_first),
             tokens=descending,
-            long_segments=is_long.nonzero().squeeze(1).int().to(target),
-            long_sequences=(per_sequence > 1).nonzero().squeeze(1).int().to(target),
+            long_segments=on_device(is_long.nonzero().squeeze(1)),
+            long_sequences=on_device((per_sequence > 1).nonzero().squeeze(1)),
         )
 
     @property

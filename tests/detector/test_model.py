@@ -152,6 +152,13 @@ def test_an_unknown_line_carries_the_buckets_that_the_tokenizer_packed() -> None
     assert text.unpack(torch.tensor([token]).numpy()).tolist() == [features]
 
 
+def test_where_there_are_no_unknown_lines_nobody_need_look_for_them() -> None:
+    detector, tokens = model(), torch.tensor([BOS, 5, 7, EOS])
+    cu_seqlens = torch.tensor([0, 4], dtype=torch.int32)
+    looked, spared = (detector(tokens, cu_seqlens, unknown_lines=look)[0] for look in (True, False))
+    assert torch.equal(looked, spared)
+
+
 def test_a_masked_template_is_an_unknown_line_with_its_text() -> None:
     detector = model()
     as_unknown = outputs(detector, BOS, text.pack([5, 10, 4005]), 6)

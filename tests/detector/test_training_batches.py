@@ -34,4 +34,5 @@ def test_a_batch_is_its_sessions_packed_one_by_one(drawn: tuple[TrainingSessions
     assert torch.equal(batch.positions, positions)
     assert torch.equal(batch.classes, classes)
     assert batch.n_sessions == len(chosen)
+    assert batch.unknown_lines or int(batch.tokens.min()) >= 0
     assert batch.rows.tolist() == [index for index in chosen for _ in range(len(sessions.sequences[index]) + 1)]

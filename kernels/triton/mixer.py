@@ -1,0 +1,254 @@
+"""What a layer does between its two projections, with its gradients, as one function.
+
+Forward, a kernel normalises B and C and makes the steps; the operation reads x and z where the projection has left
+them. Backward, a kernel puts the gradient of the projection together from those of the operands. It sums the gradients
+of the norms' weights and of the steps' bias over the tokens that a program takes; the programs' sums are added
+afterwards, always in the same order.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.arguments import PER_TOKEN, Operands
+from kernels.packing import Packing
+from kernels.triton.backward import mamba3_mimo_backward
+from kernels.triton.common import load
+from kernels.triton.forward import mamba3_mimo_forward
+from kernels.triton.linear import A_FLOOR, EPSILON, softplus
+
+# Numbers of B that a program takes at a time, and the most programs backward; each has sums of its own.
+_TILE = 2048
+_PROGRAMS = 1056
+
+
+@triton.jit
+def _weights(norm, N: tl.constexpr, FILLED: tl.constexpr):
+    """A norm's in float32, (1, 1, FILLED)."""
+    columns = tl.arange(0, FILLED)[None, None, :]
+    return load(norm + columns, columns < N, FILLED == N).to(tl.float32)
+
+
+@triton.jit
+def _ranks(tokens, stride, R: tl.constexpr, N: tl.constexpr, FILLED: tl.constexpr):
+    """Where the ranks of B or C of tokens lie that are `stride` apart, (tokens, R, FILLED)."""
+    ranks, columns = tl.arange(0, R)[None, :, None], tl.arange(0, FILLED)[None, None, :]
+    return (tokens * stride)[:, None, None] + ranks * N + columns
+
+
+@triton.jit
+def _in_ranks(inside, N: tl.constexpr, FILLED: tl.constexpr):
+    """Which of their numbers there are."""
+    return inside[:, None, None] & (tl.arange(0, FILLED) < N)[None, None, :]
+
+
+@triton.jit
+def _normalise(
+    projected, stride, norm, out, tokens, inside, R: tl.constexpr, N: tl.constexpr, FILLED: tl.constexpr
+):  # fmt: skip
+    """B or C of some tokens."""
+    mask = _in_ranks(inside, N, FILLED)
+    raw = tl.load(projected + _ranks(tokens, stride, R, N, FILLED), mask, 0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(raw * raw, 2) / N + EPSILON)
+    normal = raw * scale[:, :, None] * _weights(norm, N, FILLED)
+    tl.store(out + _ranks(tokens, R * N, R, N, FILLED), normal.to(out.dtype.element_ty), mask)
+
+
+@triton.jit
+def _through_norm(
+    projected, stride, norm, by_normal, dprojected, dstride, tokens, inside,
+    R: tl.constexpr, N: tl.constexpr, FILLED: tl.constexpr,
+):  # fmt: skip
+    """The gradient of B or C of some tokens before their norm, and those of its weights (tokens, R, FILLED)."""
+    mask = _in_ranks(inside, N, FILLED)
+    raw = tl.load(projected + _ranks(tokens, stride, R, N, FILLED), mask, 0.0).to(tl.float32)
+    by_normal = tl.load(by_normal + _ranks(tokens, R * N, R, N, FILLED), mask, 0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(raw * raw, 2) / N + EPSILON)[:, :, None]
+    unit = raw * scale
+    by_unit = by_normal * _weights(norm, N, FILLED)
+    by_raw = scale * (by_unit - unit * (tl.sum(by_unit * unit, 2) / N)[:, :, None])
+    at = dprojected + _ranks(tokens, dstride, R, N, FILLED)
+    tl.store(at, by_raw.to(dprojected.dtype.element_ty), mask)
+    return by_normal * unit
+
+
+@triton.jit
+def _rate(A):
+    """How fast a head forgets, before the least rate."""
+    return tl.maximum(A, 0.0) + 1 / (1 - tl.minimum(A, 0.0))
+
+
+@triton.jit(do_not_specialize=["n_tokens"])
+def _before(
+    projected, stride, dt_bias, B_norm, C_norm, B, C, dt, adt, n_tokens,
+    INNER: tl.constexpr, H: tl.constexpr, R: tl.constexpr, N: tl.constexpr,
+    TOKENS: tl.constexpr, FILLED: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """B and C normalised, dt and adt of some tokens, all contiguous."""
+    tokens = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    inside = tokens < n_tokens
+    projected += 2 * INNER
+    _normalise(projected, stride, B_norm, B, tokens, inside, R, N, FILLED)
+    _normalise(projected + R * N, stride, C_norm, C, tokens, inside, R, N, FILLED)
+    heads = tl.arange(0, HEADS)[None, :]
+    mask = inside[:, None] & (heads < H)
+    projected += 2 * R * N + (tokens * stride)[:, None] + heads
+    bias = tl.load(dt_bias + heads, heads < H, 0.0).to(tl.float32)
+    step = softplus(tl.load(projected, mask, 0.0).to(tl.float32) + bias)
+    rate = tl.maximum(_rate(tl.load(projected + H, mask, 0.0).to(tl.float32)), A_FLOOR)
+    at = tokens[:, None] * H + heads
+    tl.store(dt + at, step, mask)
+    tl.store(adt + at, -rate * step, mask)
+
+
+@triton.jit(do_not_specialize=["n_tokens"])
+def _after(
+    projected, stride, dt_bias, B_norm, C_norm, dt, dB, dC, dx, dz, dadt, ddt, dtrap, dangles,
+    dprojected, width, sums, n_tokens,
+    INNER: tl.constexpr, H: tl.constexpr, R: tl.constexpr, N: tl.constexpr, S: tl.constexpr, REST: tl.constexpr,
+    TOKENS: tl.constexpr, BLOCK: tl.constexpr, FILLED: tl.constexpr, HEADS: tl.constexpr, LAST: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the projection, and of dt_bias, B_norm and C_norm the program's sums (programs, H + 2 * N)."""
+    dtype: tl.constexpr = dprojected.dtype.element_ty
+    head, column, last = tl.arange(0, HEADS), tl.arange(0, FILLED), tl.arange(0, LAST)[None, :]
+    heads = head[None, :]
+    bias = tl.load(dt_bias + heads, heads < H, 0.0).to(tl.float32)
+    sum_B = tl.zeros((TOKENS, R, FILLED), tl.float32)
+    sum_C = tl.zeros((TOKENS, R, FILLED), tl.float32)
+    sum_bias = tl.zeros((TOKENS, HEADS), tl.float32)
+    first = tl.program_id(0) * TOKENS
+    while first < n_tokens:
+        tokens = first.to(tl.int64) + tl.arange(0, TOKENS)
+        inside = tokens < n_tokens
+        for begin in tl.static_range(0, INNER, BLOCK):
+            lanes = begin + tl.arange(0, BLOCK)[None, :]
+            mask = inside[:, None] & (lanes < INNER)
+            source, target = (tokens * INNER)[:, None] + lanes, (tokens * width)[:, None] + lanes
+            by_z, by_x = tl.load(dz + source, mask), tl.load(dx + source, mask)
+            tl.store(dprojected + target, by_z, mask)
+            tl.store(dprojected + INNER + target, by_x, mask)
+        at, dat = projected + 2 * INNER, dprojected + 2 * INNER
+        sum_B += _through_norm(at, stride, B_norm, dB, dat, width, tokens, inside, R, N, FILLED)
+        at, dat = at + R * N, dat + R * N
+        sum_C += _through_norm(at, stride, C_norm, dC, dat, width, tokens, inside, R, N, FILLED)
+
+        mask = inside[:, None] & (heads < H)
+        at, dat = at + R * N + (tokens * stride)[:, None] + heads, dat + R * N + (tokens * width)[:, None]
+        here = tokens[:, None] * H + heads
+        step, by_adt = tl.load(dt + here, mask, 0.0), tl.load(dadt + here, mask, 0.0).to(tl.float32)
+        A = tl.load(at + H, mask, 0.0).to(tl.float32)
+        rate, inverse = _rate(A), 1 / (1 - tl.minimum(A, 0.0))
+        by_step = tl.load(ddt + here, mask, 0.0).to(tl.float32) - by_adt * tl.maximum(rate, A_FLOOR)
+        by_step *= tl.sigmoid(tl.load(at, mask, 0.0).to(tl.float32) + bias)
+        by_A = tl.where(rate >= A_FLOOR, -by_adt * step, 0.0) * inverse * inverse
+        sum_bias += by_step
+        tl.store(dat + heads, by_step.to(dtype), mask)
+        tl.store(dat + H + heads, by_A.to(dtype), mask)
+        tl.store(dat + 2 * H + heads, tl.load(dtrap + here, mask, 0.0).to(dtype), mask)
+        # The angles, and zeros for columns that nobody has looked at.
+        by_angle = tl.load(dangles + tokens[:, None] * S + last, inside[:, None] & (last < S), 0.0)
+        tl.store(dat + 3 * H + last, by_angle.to(dtype), inside[:, None] & (last < S + REST))
+        first += tl.num_programs(0) * TOKENS
+    sums += tl.program_id(0) * (H + 2 * N)
+    tl.store(sums + head, tl.sum(sum_bias, 0), head < H)
+    tl.store(sums + H + column, tl.sum(tl.sum(sum_B, 1), 0), column < N)
+    tl.store(sums + H + N + column, tl.sum(tl.sum(sum_C, 1), 0), column < N)
+
+
+def mamba3_mixer_triton(
+    projected: Tensor,
+    n_angles: int,
+    dt_bias: Tensor,
+    B_norm: Tensor,
+    C_norm: Tensor,
+    weights: tuple[Tensor, ...],
+    packing: Packing,
+) -> Tensor:
+    """`kernels.mamba3_mixer`, whose checks its arguments have passed; `weights` are the operation's, in its order."""
+    contiguous = projected if projected[:1].is_contiguous() else projected.contiguous()
+    norms = (t.contiguous() for t in (dt_bias, B_norm, C_norm, *weights))
+    # Triton launches on the current device, which need not be the tensors'. (Backward, autograd sees to it.)
+    with torch.cuda.device_of(projected):
+        y: Tensor = _Mixer.apply(packing, n_angles, contiguous, *norms)
+    return y
+
+
+class _Mixer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        packing: Packing,
+        n_angles: int,
+        projected: Tensor,
+        dt_bias: Tensor,
+        B_norm: Tensor,
+        C_norm: Tensor,
+        *weights: Tensor,
+    ) -> Tensor:
+        H, R, N = weights[0].shape
+        T, P = projected.shape[0], weights[2].shape[2]
+        B, C = (torch.empty(T, R, N, dtype=projected.dtype, device=projected.device) for _ in range(2))
+        dt, adt = (torch.empty(T, H, dtype=torch.float32, device=projected.device) for _ in range(2))
+        if T:
+            sizes = _sizes(H * P, H, R, N)
+            _before[(triton.cdiv(T, sizes["TOKENS"]),)](
+                projected, projected.stride(0), dt_bias, B_norm, C_norm, B, C, dt, adt, T, **sizes
+            )
+        operands = _operands(projected, n_angles, B, C, dt, adt, weights)
+        result = mamba3_mimo_forward(operands, packing, keep=any(ctx.needs_input_grad))
+        ctx.packing, ctx.n_angles, ctx.kept = packing, n_angles, result.kept
+        ctx.save_for_backward(projected, dt_bias, B_norm, C_norm, B, C, dt, adt, *weights)
+        return result.y.flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        projected, dt_bias, B_norm, C_norm, B, C, dt, adt, *weights = ctx.saved_tensors
+        operands = _operands(projected, ctx.n_angles, B, C, dt, adt, tuple(weights))
+        (T, H, P), (R, N), S = operands.x.shape, B.shape[1:], ctx.n_angles
+        dy = dy.contiguous().view(T, H, P)
+        by = mamba3_mimo_backward(operands, ctx.packing, None, ctx.kept, dy, None).operands
+        dprojected = torch.empty(projected.shape, dtype=projected.dtype, device=projected.device)
+        sizes = _sizes(H * P, H, R, N)
+        programs = min(_PROGRAMS, triton.cdiv(T, sizes["TOKENS"]))
+        sums = torch.empty(programs, H + 2 * N, dtype=torch.float32, device=projected.device)
+        if T:
+            width = projected.shape[1]
+            rest = width - 2 * H * P - 2 * R * N - 3 * H - S
+            per_token = (t.contiguous() for t in (by.B, by.C, by.x, by.z, by.adt, by.dt, by.trap, by.angles))
+            _after[(programs,)](
+                projected, projected.stride(0), dt_bias, B_norm, C_norm, dt, *per_token, dprojected, width, sums, T,
+                S=S, REST=rest, LAST=triton.next_power_of_2(max(S + rest, 1)),
+                BLOCK=min(triton.next_power_of_2(H * P), max(16, 4096 // sizes["TOKENS"])), **sizes,
+            )  # fmt: skip
+        ddt_bias, dB_norm, dC_norm = (
+            total.to(t.dtype) for total, t in zip(sums.sum(0).split([H, N, N]), (dt_bias, B_norm, C_norm), strict=True)
+        )
+        return (None, None, dprojected, ddt_bias, dB_norm, dC_norm, *by[PER_TOKEN:])
+
+
+def _operands(
+    projected: Tensor, n_angles: int, B: Tensor, C: Tensor, dt: Tensor, adt: Tensor, weights: tuple[Tensor, ...]
+) -> Operands:
+    """The operation's; x, z, trap and angles are columns of the projection."""
+    (H, R, N), P = weights[0].shape, weights[2].shape[2]
+    sections = [H * P, H * P, 2 * R * N + 2 * H, H, n_angles]
+    z, x, _, trap, angles, _ = torch.split(projected, [*sections, projected.shape[1] - sum(sections)], 1)
+    return Operands(C, B, x.unflatten(1, (H, P)), z.unflatten(1, (H, P)), adt, dt, trap, angles, *weights)
+
+
+def _sizes(inner: int, H: int, R: int, N: int) -> dict[str, int]:
+    """What both kernels are compiled for."""
+    filled = triton.next_power_of_2(N)
+    return {
+        "INNER": inner,
+        "H": H,
+        "R": R,
+        "N": N,
+        "TOKENS": max(1, min(32, _TILE // (R * filled))),
+        "FILLED": filled,
+        "HEADS": triton.next_power_of_2(H),
+        "num_warps": 4,
+    }
