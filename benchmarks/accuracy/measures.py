@@ -12,6 +12,7 @@ from benchmarks.accuracy.tasks import Floats, Part, Task
 from detector.metrics import Ranking
 
 PERCENTILES = (99.5, 99.9)
+RESAMPLES = 1000
 MOST_MISTAKES = 200
 
 Figures = dict[str, object]
@@ -20,17 +21,17 @@ Figures = dict[str, object]
 def thresholds(task: Task, validation: Floats, fixed: Mapping[str, float]) -> dict[str, float]:
     """Every threshold that a detector is judged at, by name.
 
-    Those fixed beforehand, and what the validation part gives: with labels the threshold of its best F1 at natural
-    prevalence, without them the percentiles of its normal sessions.
+    Those fixed beforehand, and what the validation part gives: with labels `_from_validation`, which begins with the
+    lowest of the fixed ones, without labels the percentiles of its normal sessions.
 
     Args:
         task: whose validation part it is.
         validation: scores of that part, (n,).
-        fixed: a session at or above one is an alert.
+        fixed: a session at or above one is an alert; at least one.
     """
     part = task.validation
     if task.labelled:
-        return {**fixed, "validation": _middle_of_best_f1(Ranking.of(validation, part.anomalous, part.weights))}
+        return {**fixed, "validation": _from_validation(part, validation, min(fixed.values()))}
     return {**fixed, **{f"p{each}": _above_percentile(validation, part.weights, each) for each in PERCENTILES}}
 
 
@@ -122,11 +123,39 @@ def _vector_weights(part: Part) -> Floats:
     return weights
 
 
-def _middle_of_best_f1(ranking: Ranking) -> float:
-    """Half-way between the lowest alert of the best F1 and the score below it: both sides get the same room."""
-    lowest = ranking.best_threshold()
-    below = ranking.scores[ranking.scores < lowest]
-    return (lowest + float(below[0])) / 2 if len(below) else lowest
+def _from_validation(part: Part, scores: Floats, operating: float) -> float:
+    """The threshold nearest to `operating` among those that a part cannot tell from its best, by F1.
+
+    Where a part is separated all thresholds in the gap are as good, and elsewhere one session more or less moves the
+    best of them far. So it gives way to what was known without the part, as in the one-standard-error rule of Breiman
+    et al. (1984), unless their F1 speaks against that: it can tell two thresholds apart where the 95 % bootstrap
+    interval of the difference, both F1 being of the same resample, leaves out 0. (The standard error of the best F1
+    alone, which is 0 where a part is separated, would leave that to single sessions.) Sessions with equal counts are
+    drawn together: they are copies, and err together.
+    """
+    ranking = Ranking.of(scores, part.anomalous, part.weights)
+    best = int(np.argmax(ranking.curve.f1))
+    group = np.searchsorted(-ranking.scores, -scores)
+    numbers: dict[tuple[bytes, bool], int] = {}
+    copies = zip(part.vectors, part.anomalous.tolist(), strict=True)
+    unit = np.array([numbers.setdefault(each, len(numbers)) for each in copies])
+    kinds = [(rows, np.unique(unit[rows])) for rows in (part.anomalous, ~part.anomalous)]
+    times = np.empty(len(numbers))
+    no_worse = np.zeros(len(ranking.scores))
+    rng = np.random.default_rng(0)
+    for _ in range(RESAMPLES):
+        for _, units in kinds:
+            times[units] = rng.multinomial(len(units), np.full(len(units), 1 / len(units)))
+        weights = part.weights * times[unit]
+        drawn = (np.bincount(group[rows], weights[rows], len(ranking.scores)) for rows, _ in kinds)
+        f1 = Ranking(ranking.scores, *drawn).curve.f1
+        no_worse += f1 >= f1[best]
+    as_good = no_worse > 0.025 * RESAMPLES
+    # A threshold above the next lower score has the same alerts.
+    highest = ranking.scores[as_good]
+    lower = np.append(ranking.scores[1:], -np.inf)[as_good]
+    nearest = np.clip(operating, np.nextafter(lower, np.inf), highest)
+    return float(nearest[np.argmin(np.abs(nearest - operating))])
 
 
 def _above_percentile(scores: Floats, weights: Floats, percentile: float) -> float:

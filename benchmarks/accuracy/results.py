@@ -17,11 +17,11 @@ SCHEMA = "logmamba.accuracy/1"
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 RAW_LINES, PARSED_LINES = "hdfs-raw-lines", "hdfs-parsed-lines"
 LEGEND = """\
-Thresholds: `warning` and `critical` are the worker's 0.7 and 0.95, `fixed` is a baseline's own; `validation` has the
-best F1 on the validation part, `p99.5` and `p99.9` are percentiles of its normal sessions. `best` is chosen on the test
-part itself and only says what a better threshold could give. "Unseen" leaves out test sessions whose sequence of events
-is in the training part, "vectors" counts each distinct event-count vector once. Means over the seeds; lowest and
-highest in brackets."""
+Thresholds: `warning` and `critical` are the worker's 0.7 and 0.95, `fixed` is a baseline's own; `validation` is, of
+the thresholds that the validation part cannot tell from the one with its best F1, the nearest to `warning` or `fixed`;
+`p99.5` and `p99.9` are percentiles of its normal sessions. `best` is chosen on the test part itself and only says what
+a better threshold could give. "Unseen" leaves out test sessions whose sequence of events is in the training part,
+"vectors" counts each distinct event-count vector once. Means over the seeds; lowest and highest in brackets."""
 
 Result = dict[str, Any]
 VIEWS = ("sessions", "unseen", "vectors")

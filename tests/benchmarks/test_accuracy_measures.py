@@ -13,18 +13,44 @@ from tests.benchmarks.sessions import part, task
 NOTHING = part([[3]], [0])
 
 
-def test_with_labels_the_threshold_is_in_the_middle_of_the_gap_that_gives_validation_the_best_f1() -> None:
-    validation = part([[3]] * 4, [0, 0, 1, 1])
-    found = thresholds(task(NOTHING, validation, NOTHING), np.array([0.1, 0.4, 0.6, 0.9]), {"fixed": 0.5})
-    assert found == {"fixed": 0.5, "validation": pytest.approx(0.5)}
+def chosen(at: list[tuple[float, int, int]], operating: float, normal_weight: float = 1.0) -> float:
+    """The validation threshold where so many sessions, (score, label, sessions), have counts of their own."""
+    rows = [(score, label) for score, label, n in at for _ in range(n)]
+    sequences = [[3] * (number + 1) for number in range(len(rows))]
+    validation = part(sequences, [label for _, label in rows], normal_weight=normal_weight)
+    scores = np.array([score for score, _ in rows])
+    return thresholds(task(NOTHING, validation, NOTHING), scores, {"fixed": operating, "higher": 0.99})["validation"]
 
 
-def test_the_threshold_of_the_best_f1_heeds_natural_prevalence() -> None:
-    scores = np.array([0.1, 0.5, 0.4, 0.9])
-    for weight, expected in ((0.1, 0.25), (10.0, 0.7)):
-        validation = part([[3]] * 4, [0, 0, 1, 1], normal_weight=weight)
-        found = thresholds(task(NOTHING, validation, NOTHING), scores, {})
-        assert found["validation"] == pytest.approx(expected)
+@pytest.mark.parametrize("gap", [(0.1, 0.9), (0.69, 0.71), (0.0, 0.7)])
+def test_with_labels_the_operating_threshold_stays_where_it_separates_validation(gap: tuple[float, float]) -> None:
+    assert chosen([(gap[0], 0, 20), (gap[1], 1, 20)], 0.7) == 0.7
+
+
+def test_with_labels_the_operating_threshold_moves_no_further_than_where_validation_is_as_good_as_at_its_best() -> None:
+    assert chosen([(0.1, 0, 20), (0.3, 1, 20)], 0.7) == 0.3
+    assert chosen([(0.8, 0, 20), (0.9, 1, 20)], 0.7) == np.nextafter(0.8, 1)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_validation_sessions_that_chance_could_have_left_out_move_no_threshold(label: int) -> None:
+    where = 0.75 if label == 0 else 0.65
+    few, many = (chosen([(0.1, 0, 50), (where, label, n), (0.9, 1, 50)], 0.7) for n in (2, 8))
+    assert few == 0.7
+    assert many == (np.nextafter(0.75, 1) if label == 0 else 0.65)
+
+
+def test_equal_counts_move_the_threshold_no_further_for_being_many() -> None:
+    sequences = [[3] * (row + 1) for row in range(40)] + [[4]] * 8
+    validation = part(sequences, [0] * 20 + [1] * 28, counts=[1] * 40 + [100] * 8)
+    scores = np.array([0.1] * 20 + [0.9] * 20 + [0.5] * 8)
+    assert thresholds(task(NOTHING, validation, NOTHING), scores, {"fixed": 0.7})["validation"] == 0.7
+
+
+def test_the_threshold_of_validation_heeds_natural_prevalence() -> None:
+    mixed = [(0.1, 0, 10), (0.5, 0, 10), (0.4, 1, 10), (0.9, 1, 10)]
+    assert chosen(mixed, 0.3, normal_weight=0.01) == 0.3
+    assert chosen(mixed, 0.3, normal_weight=10.0) == np.nextafter(0.5, 1)
 
 
 def test_without_labels_at_most_the_rest_of_the_validation_sessions_reach_a_percentile() -> None:
