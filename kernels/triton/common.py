@@ -160,6 +160,17 @@ def rounded(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def rounded_product(a, b):
+    """a * b of one dtype, in that dtype; bfloat16 two at a time."""
+    if a.dtype == tl.bfloat16 and not INTERPRETED:
+        return tl.inline_asm_elementwise(
+            "mul.rn.bf16x2 $0, $1, $2;", "=r,r,r", [a, b], dtype=tl.bfloat16, is_pure=True, pack=2
+        )
+    else:
+        return rounded(widened(a) * widened(b), a.dtype)
+
+
+@triton.jit
 def hidden(x):
     """int32 x, of which the compiler then knows nothing: what depends on it is not computed ahead for later rounds."""
     if INTERPRETED:

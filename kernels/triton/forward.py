@@ -6,6 +6,7 @@ segment leaves of its own tokens, and a scan over each sequence's segments that 
 with. The scan does at a cut what carrying a state from one call to the next does, number for number.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from kernels.triton.common import (
     load,
     product,
     rotated,
+    rounded_product,
     twice_silu,
     widened,
 )
@@ -59,38 +61,34 @@ def _directions(
 
 
 @triton.jit
-def _tile(x, stride, tokens, P: tl.constexpr, BP: tl.constexpr):
-    """x or z of a chunk, (L, BP) in float32."""
-    lanes = tl.arange(0, BP)[None, :]
-    return widened(load(x + (tokens * stride)[:, None] + lanes, (tokens[:, None] >= 0) & (lanes < P), BP == P))
+def _values(x, stride, mimo_x, tokens, R: tl.constexpr, P: tl.constexpr, L: tl.constexpr, BP: tl.constexpr):
+    """v of a chunk, (R * L, BP) in x's dtype; tokens (R * L,)."""
+    rank, lanes = tl.arange(0, R * L) // L, tl.arange(0, BP)[None, :]
+    inside = (tokens[:, None] >= 0) & (lanes < P)
+    x = load(x + (tokens * stride)[:, None] + lanes, inside, BP == P)
+    return rounded_product(x, load(mimo_x + rank[:, None] * P + lanes, inside, BP == P).to(x.dtype))
 
 
 @triton.jit
 def _parameters(mimo, L: tl.constexpr, P: tl.constexpr, BP: tl.constexpr):
-    """A rank's, repeated to (L, BP) so that they come in the layout of x and z."""
+    """A rank's, repeated to (L, BP) so that they come in the layout of z."""
     lanes = tl.arange(0, BP)[None, :] + tl.zeros((L, BP), tl.int32)
-    return widened(load(mimo + lanes, lanes < P, BP == P))
+    return load(mimo + lanes, lanes < P, BP == P)
 
 
 @triton.jit
-def _values(x, stride, mimo_x, tokens, R: tl.constexpr, P: tl.constexpr, L: tl.constexpr, BP: tl.constexpr):
-    """v of a chunk, (R * L, BP) in float32; tokens (R * L,)."""
-    rank, lanes = tl.arange(0, R * L) // L, tl.arange(0, BP)[None, :]
-    inside = (tokens[:, None] >= 0) & (lanes < P)
-    v = widened(load(x + (tokens * stride)[:, None] + lanes, inside, BP == P))
-    return v * widened(load(mimo_x + rank[:, None] * P + lanes, inside, BP == P))
-
-
-@triton.jit
-def _gates(half, mimo_z, mimo_o, dtype: tl.constexpr, STEP: tl.constexpr, R: tl.constexpr, P: tl.constexpr):
-    """What the outputs of ranks are multiplied by, in float32, of half of z (L, BP)."""
+def _gated(out, total, half, mimo_z, mimo_o, dtype: tl.constexpr, STEP: tl.constexpr, R: tl.constexpr, P: tl.constexpr):
+    """total (L, BP) + the sum over the ranks of their gated outputs (L, BP, R), with half of z (L, BP)."""
+    L: tl.constexpr = half.shape[0]
+    BP: tl.constexpr = half.shape[1]
     if R == 1:
-        gate = twice_silu(half * _parameters(mimo_z, half.shape[0], P, half.shape[1]), dtype)
-        return gate * _parameters(mimo_o, half.shape[0], P, half.shape[1])
+        gate = twice_silu(widened(rounded_product(half, _parameters(mimo_z, L, P, BP))), dtype)
+        gate *= widened(_parameters(mimo_o, L, P, BP))
+        return tl.fma(tl.reshape(out, (L, BP)), gate, total)
     else:
-        even = _gates(half, mimo_z, mimo_o, dtype, 2 * STEP, R // 2, P)
-        odd = _gates(half, mimo_z + STEP * P, mimo_o + STEP * P, dtype, 2 * STEP, R // 2, P)
-        return tl.reshape(tl.join(even, odd), (half.shape[0], half.shape[1], R))
+        even, odd = tl.split(tl.reshape(out, (L, BP, R // 2, 2)))
+        total = _gated(even, total, half, mimo_z, mimo_o, dtype, 2 * STEP, R // 2, P)
+        return _gated(odd, total, half, mimo_z + STEP * P, mimo_o + STEP * P, dtype, 2 * STEP, R // 2, P)
 
 
 @triton.jit
@@ -99,6 +97,16 @@ def _attended(q, k, v, weight, skip, out, R: tl.constexpr, L: tl.constexpr):
     scores = product(q, tl.trans(k), tl.zeros((R * L, R * L), tl.float32), q.dtype)
     scores = tl.fma(tl.reshape(scores, (R * L, R, L)), weight[:, None, :], skip)
     return product(tl.reshape(scores, (R * L, R * L)), v, out, q.dtype)
+
+
+@triton.jit
+def _advanced(state, k, v, weights, plane, H, first, length, R: tl.constexpr, L: tl.constexpr):
+    """The state after a chunk."""
+    tokens = first + tl.arange(0, R * L) % L
+    total = tl.load(weights + (tl.minimum(first + L, length) - 1) * H)
+    remaining = tl.load(weights + plane + tokens * H, tokens < length, float("inf"))
+    v = widened(v) * tl.exp2(total - remaining)[:, None]
+    return product(tl.trans(k), v, state * tl.exp2(total), k.dtype)
 
 
 @triton.jit
@@ -128,12 +136,12 @@ def _give(
         row_tokens = first + row % L
         at = (row_tokens * (H * R) + row // L)[:, None] * P + lanes
         tl.store(ranked + at, out.to(dtype), (row_tokens < length)[:, None] & (lanes < P))
-    half = 0.5 * _tile(z, stride, tl.minimum(tokens, length - 1), P, BP)
-    gate = _gates(half, mimo_z, mimo_o, dtype, 1, R, P)
-    if R == 1:
-        out *= gate
-    else:  # multiplied where a thread has all ranks of a number
-        out = tl.sum(tl.permute(tl.reshape(out, (R, L, BP)), (1, 2, 0)) * gate, 2)
+    z += (tl.minimum(tokens, length - 1) * stride)[:, None] + lanes
+    half = load(z, (tokens[:, None] >= 0) & (lanes < P), BP == P).to(dtype)
+    half = rounded_product(half, tl.full((L, BP), 0.5, tl.float32).to(dtype))
+    # Multiplied where a thread has all ranks of a number.
+    out = tl.permute(tl.reshape(out, (R, L, BP)), (1, 2, 0))
+    out = _gated(out, tl.zeros((L, BP), tl.float32), half, mimo_z, mimo_o, dtype, 1, R, P)
     tl.store(y + (tokens * (H * P))[:, None] + lanes, out.to(dtype), (tokens < length)[:, None] & (lanes < P))
 
 
@@ -203,16 +211,15 @@ def _segments(
         out = tl.zeros((R * L, BP), tl.float32)
         if RESUMED and reads:
             out = product(q, state, out, compute) * tl.exp2(c)[:, None]
-        out = _attended(q, k, v.to(compute), weight, skip, out, R, L)
+        out = _attended(q, k, v, weight, skip, out, R, L)
+        if KEEP or LONG:
+            after = _advanced(state, k, v, weights, plane, H, 0, length, R, L)
+            if KEEP and length > L:
+                tl.store(states + H * (2 * HALF * BP) + in_state, after.to(compute))
         _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, 0, length, R, P, L, BP, KEEP)
         if length > L:
             total = tl.load(weights + (L - 1) * H)
             source = tl.load(weights + plane + slots * H)
-            if KEEP or LONG:
-                remaining = tl.exp2(total - tl.load(weights + plane + slot * H))[:, None]
-                after = product(tl.trans(k), v * remaining, state * tl.exp2(total), compute)
-                if KEEP:
-                    tl.store(states + H * (2 * HALF * BP) + in_state, after.to(compute))
             tokens, row_tokens = tl.minimum(L + slots, length - 1), tl.minimum(L + slot, length - 1)
             cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
             q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
@@ -220,18 +227,15 @@ def _segments(
             c, weight = _decays(weights, plane, H, L, length, R, L)
             c += total
             out = tl.zeros((R * L, BP), tl.float32)
-            if RESUMED and reads:
-                out = product(q, state, out, compute) * tl.exp2(c)[:, None]
+            if RESUMED and reads:  # loaded again, which is cheaper than held
+                out = product(q, tl.load(entering + at_state), out, compute) * tl.exp2(c)[:, None]
             before = tl.exp2(c[:, None] - source[None, :])
-            out = _attended(q, k, v.to(compute), before, 0.0, out, R, L)
+            out = _attended(q, k, v, before, 0.0, out, R, L)
             v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
-            out = _attended(q, own_k, v.to(compute), weight, skip, out, R, L)
-            _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, L, length, R, P, L, BP, KEEP)
+            out = _attended(q, own_k, v, weight, skip, out, R, L)
             if LONG:
-                total = tl.load(weights + (tl.minimum(2 * L, length) - 1) * H)
-                remaining = tl.load(weights + plane + (L + slot) * H, L + slot < length, float("inf"))
-                remaining = tl.exp2(total - remaining)[:, None]
-                state = product(tl.trans(own_k), v * remaining, after * tl.exp2(total), compute)
+                state = _advanced(after, own_k, v, weights, plane, H, L, length, R, L)
+            _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, L, length, R, P, L, BP, KEEP)
         if not LONG:
             return
         first = 2 * L
@@ -251,13 +255,12 @@ def _segments(
             out = tl.zeros((R * L, BP), tl.float32)
             if reads:
                 out = product(q, state, out, compute) * tl.exp2(c)[:, None]
-            out = _attended(q, k, v.to(compute), weight, skip, out, R, L)
-            _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, first, length, R, P, L, BP, KEEP)
+            out = _attended(q, k, v, weight, skip, out, R, L)
+        # Before the gates, so that they find more registers free.
         if STATES or first + L < length:
-            total = tl.load(weights + (tl.minimum(first + L, length) - 1) * H)
-            remaining = tl.load(weights + plane + (first + slot) * H, first + slot < length, float("inf"))
-            remaining = tl.exp2(total - remaining)[:, None]
-            state = product(tl.trans(k), v * remaining, state * tl.exp2(total), compute)
+            state = _advanced(state, k, v, weights, plane, H, first, length, R, L)
+        if not STATES:
+            _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, first, length, R, P, L, BP, KEEP)
         reads = True
         first += L
     if STATES:
@@ -319,15 +322,23 @@ def _urgent_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device, priority=-1)
 
 
-def _options(dtype: torch.dtype, tile: int, long: bool) -> dict[str, int | bool]:
+def _options(dtype: torch.dtype, tile: int, long: bool, states_only: bool) -> dict[str, int | bool]:
     """How `_segments` is compiled, with tiles of at most that many numbers.
 
-    Few registers let more programs share a multiprocessor: four of short segments, three of long ones.
+    Few registers let more programs share a multiprocessor: three of long segments, four of others.
     """
     options = {"num_warps": 4, "num_stages": 1, **NO_FUSION}
     if dtype == torch.bfloat16 and tile <= 64 * 64:
-        options["maxnreg"] = 168 if long else 128
+        options["maxnreg"] = 168 if long and not states_only else 128
     return options
+
+
+def _of_dtype(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """Copies, where they are not of that dtype, in two launches."""
+    if all(t.dtype == dtype for t in weights):
+        return weights
+    parts = torch.cat([t.flatten() for t in weights]).to(dtype).split([t.numel() for t in weights])
+    return [part.view_as(t) for part, t in zip(parts, weights, strict=True)]
 
 
 def mamba3_mimo_forward(
@@ -350,7 +361,7 @@ def mamba3_mimo_forward(
     blocks = Blocks.of(R, N, P)
     m, device = packing.segments.shape[0], x.device
     # The kernels read weights again and again: of half the bytes, they are read in half the time.
-    C_bias, B_bias, mimo_x, mimo_z, mimo_o = (t.to(x.dtype) for t in (C_bias, B_bias, mimo_x, mimo_z, mimo_o))
+    C_bias, B_bias, mimo_x, mimo_z, mimo_o = _of_dtype((C_bias, B_bias, mimo_x, mimo_z, mimo_o), x.dtype)
     operands = operands._replace(B_bias=B_bias, mimo_x=mimo_x)
     times = timeline(adt, dt, trap, angles, packing, blocks.L, x.dtype)
     y = torch.empty(T, H, P, dtype=x.dtype, device=device)
@@ -378,7 +389,7 @@ def mamba3_mimo_forward(
                 y if ranked is None else ranked, y if states is None else states,
                 H, **sizes, L=blocks.L, RESUMED=reads, INITIAL=initial_state is not None,
                 SPLIT=split and not states_only, LONG=long, ORDERED=order is not None, STATES=states_only,
-                KEEP=keep and not states_only, **_options(x.dtype, blocks.tile, long),
+                KEEP=keep and not states_only, **_options(x.dtype, blocks.tile, long, states_only),
             )  # fmt: skip
 
     order = packing.longest_first if split else None
@@ -394,7 +405,7 @@ def mamba3_mimo_forward(
     # The few long segments wait for each other, and most of the device for them, unless the others run meanwhile.
     overlaps = not everything and split and n_long < m and device.type == "cuda"
     aside = _Aside(device) if overlaps else nullcontext()
-    if split and not everything:
+    if split and not everything and n_long < m:
         run_segments(m, None, y, y, long=False)
     with aside:
         if everything:

@@ -14,8 +14,30 @@ from kernels.state import Mamba3State
 from kernels.triton.common import NO_FUSION, openings, rotation, without_turns
 from kernels.triton.timeline import Timeline
 
-# Rows of the state that a program takes; both kinds of blocks are multiples of it.
+# Pairs of columns of the state that a program takes forward, and rows backward; blocks are multiples of both.
+_PAIRS = 2
 _PART = 16
+
+
+@triton.jit
+def _rotated(first, second, cos, sin):
+    """Both numbers of pairs, turned."""
+    return tl.fma(first, cos, -second * sin), tl.fma(first, sin, second * cos)
+
+
+@triton.jit
+def _last_k(B, B_bias, pairs, mask, cos, sin, N: tl.constexpr):
+    """A rank's k of a token, both numbers of its pairs."""
+    first = tl.load(B + pairs, mask, 0.0).to(tl.float32) + tl.load(B_bias + pairs, mask, 0.0).to(tl.float32)
+    second = tl.load(B + N // 2 + pairs, mask, 0.0).to(tl.float32)
+    second += tl.load(B_bias + N // 2 + pairs, mask, 0.0).to(tl.float32)
+    return _rotated(first, second, cos, sin)
+
+
+@triton.jit
+def _taken(total, k, v):
+    """total (PAIRS, BP) + what a rank of a token adds to it."""
+    return tl.fma(k[:, None], v[None, :], total)
 
 
 @triton.jit
@@ -24,77 +46,101 @@ def _scan(
     segments, first_segments, long_sequences, left, turns, decay, entering,
     angle_in, ssm_in, k_in, x_in, angle_out, ssm_out, k_out, x_out,
     H, R: tl.constexpr, N: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
-    HALF: tl.constexpr, BP: tl.constexpr, PART: tl.constexpr,
+    HALF: tl.constexpr, BP: tl.constexpr, PAIRS: tl.constexpr,
     ALL: tl.constexpr, INITIAL: tl.constexpr, FINAL: tl.constexpr,
 ):  # fmt: skip
-    """The states the segments of a sequence start with, for PART rows of the state, and the sequence's last state."""
+    """The states the segments of a sequence start with, for PAIRS of their columns, and the sequence's last state.
+
+    Nothing is stored before all that the next segment needs is on its way: what is loaded after a store waits.
+    """
     sequence, head = tl.program_id(0) // H, tl.program_id(0) % H
     if not ALL:
         sequence = tl.load(long_sequences + sequence)
-    begin, end = tl.load(first_segments + sequence), tl.load(first_segments + sequence + 1)
-    pairs, ranks = tl.arange(0, HALF), tl.arange(0, R)
-    lanes = tl.program_id(1) * PART + tl.arange(0, PART)
-    inside, turned = (lanes < P)[None, :], pairs < S
-    paired = (pairs < N // 2)[:, None]
+    begin = tl.load(first_segments + sequence)
+    count = tl.load(first_segments + sequence + 1) - begin
+    pairs, lanes = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS), tl.arange(0, BP)
+    is_pair, is_lane, turned = pairs < N // 2, lanes < P, pairs < S
+    inside = is_pair[:, None] & is_lane[None, :]
     place = (sequence * H + head).to(tl.int64)
     at_ssm = place * P * N + lanes[None, :] * N + pairs[:, None]
-    at_k = ranks[:, None] * N + pairs[None, :]
-    k_mask = (pairs < N // 2)[None, :]
     B_bias += head * R * N
-    bias_first = tl.load(B_bias + at_k, k_mask, 0.0).to(tl.float32)
-    bias_second = tl.load(B_bias + at_k + N // 2, k_mask, 0.0).to(tl.float32)
-    weights = tl.load(mimo_x + head * R * P + ranks[:, None] * P + lanes[None, :], inside, 0.0).to(tl.float32)
-    at_k += place * R * N
+    mimo_x += head * R * P
+    k_in += place * R * N
+    dt += head
+    trap += head
+    x += head * P
+    # All segments of a sequence but the last have as many tokens, and their numbers follow each other.
+    start = tl.load(segments + 4 * begin, count > 0, 0).to(tl.int64)
+    length = tl.load(segments + 4 * begin + 1, count > 0, 0)
+    number = begin if ALL else tl.load(segments + 4 * begin + 3, count > 0, 0)
 
-    theta = tl.zeros((HALF,), tl.float32)
-    h_first = tl.zeros((HALF, PART), tl.float32)
-    h_second = tl.zeros((HALF, PART), tl.float32)
-    k_first = tl.zeros((R, HALF), tl.float32)
-    k_second = tl.zeros((R, HALF), tl.float32)
-    x_last = tl.zeros((PART,), tl.float32)
+    theta = tl.zeros((PAIRS,), tl.float32)
+    h_first = tl.zeros((PAIRS, BP), tl.float32)
+    h_second = tl.zeros((PAIRS, BP), tl.float32)
     if INITIAL:
         theta = without_turns(tl.load(angle_in + place * S + pairs, turned, 0.0).to(tl.float32))
-        h_first = tl.load(ssm_in + at_ssm, paired & inside, 0.0).to(tl.float32)
-        h_second = tl.load(ssm_in + at_ssm + N // 2, paired & inside, 0.0).to(tl.float32)
-        k_first = tl.load(k_in + at_k, k_mask, 0.0).to(tl.float32)
-        k_second = tl.load(k_in + at_k + N // 2, k_mask, 0.0).to(tl.float32)
-        x_last = tl.load(x_in + place * P + lanes, lanes < P, 0.0).to(tl.float32)
-    for segment in range(begin, end):
-        start = tl.load(segments + 4 * segment).to(tl.int64)
-        stop = start + tl.load(segments + 4 * segment + 1)
-        number = segment if ALL else tl.load(segments + 4 * segment + 3)
-        scratch = (number * H + head).to(tl.int64)
-        if INITIAL or segment > begin:
-            opening = openings(dt + head, trap + head, stride_dt, stride_trap, start, stop)
-            v = (x_last[None, :] * weights * opening)[:, None, :]
-            h_first += tl.sum(k_first[:, :, None] * v, 0)
-            h_second += tl.sum(k_second[:, :, None] * v, 0)
+        h_first = tl.load(ssm_in + at_ssm, inside, 0.0).to(tl.float32)
+        h_second = tl.load(ssm_in + at_ssm + N // 2, inside, 0.0).to(tl.float32)
+        if count > 0:
+            v = tl.load(x_in + place * P + lanes, is_lane, 0.0).to(tl.float32)
+            v *= openings(dt, trap, stride_dt, stride_trap, start, start + 1)
+            for rank in tl.static_range(R):
+                rank_v = v * tl.load(mimo_x + rank * P + lanes, is_lane, 0.0).to(tl.float32)
+                k_first = tl.load(k_in + rank * N + pairs, is_pair, 0.0).to(tl.float32)
+                k_second = tl.load(k_in + rank * N + N // 2 + pairs, is_pair, 0.0).to(tl.float32)
+                h_first, h_second = _taken(h_first, k_first, rank_v), _taken(h_second, k_second, rank_v)
+    cos, sin = rotation(theta)
+    at = (number * H + head).to(tl.int64) * (2 * HALF * BP) + 2 * pairs[:, None] * BP + lanes[None, :]
+    decay += begin * H + head
+    turns += (begin * H + head) * S + pairs
+    own_first, own_second = tl.load(left + at, count > 0, 0.0), tl.load(left + at + BP, count > 0, 0.0)
+    kept, turn = tl.load(decay, count > 0, 0.0), tl.load(turns, turned & (count > 0), 0.0)
+    for i in range(count):
+        is_followed = i + 1 < count
+        after = at + H * (2 * HALF * BP)
+        next_first, next_second = tl.load(left + after, is_followed, 0.0), tl.load(left + after + BP, is_followed, 0.0)
+        decay += H
+        turns += H * S
+        next_kept, next_turn = tl.load(decay, is_followed, 0.0), tl.load(turns, turned & is_followed, 0.0)
+        enters_first, enters_second = _rotated(h_first, h_second, cos[:, None], -sin[:, None])
+        own_first, own_second = _rotated(own_first, own_second, cos[:, None], sin[:, None])
+        factor = tl.exp2(kept)
+        h_first, h_second = tl.fma(h_first, factor, own_first), tl.fma(h_second, factor, own_second)
+        theta = without_turns(theta + turn)
         cos, sin = rotation(theta)
-        cos, sin = cos[:, None], sin[:, None]
-        at = scratch * (2 * HALF * BP) + 2 * pairs[:, None] * BP + lanes[None, :]
-        tl.store(entering + at, h_first * cos + h_second * sin)
-        tl.store(entering + at + BP, h_second * cos - h_first * sin)
-        own_first, own_second = tl.load(left + at), tl.load(left + at + BP)
-        kept = tl.exp2(tl.load(decay + segment * H + head))
-        h_first = h_first * kept + (own_first * cos - own_second * sin)
-        h_second = h_second * kept + (own_first * sin + own_second * cos)
-        theta = without_turns(theta + tl.load(turns + (segment * H + head) * S + pairs, turned, 0.0))
-        cos, sin = rotation(theta)
-        cos, sin = cos[None, :], sin[None, :]
-        row = B + (stop - 1) * stride_B + ranks[:, None] * N + pairs[None, :]
-        first = tl.load(row, k_mask, 0.0).to(tl.float32) + bias_first
-        second = tl.load(row + N // 2, k_mask, 0.0).to(tl.float32) + bias_second
-        k_first = first * cos - second * sin
-        k_second = first * sin + second * cos
-        x_last = tl.load(x + (stop - 1) * stride_x + head * P + lanes, lanes < P, 0.0).to(tl.float32)
+        start += length
+        if is_followed:
+            v = tl.load(x + (start - 1) * stride_x + lanes, is_lane, 0.0).to(tl.float32)
+            v *= openings(dt, trap, stride_dt, stride_trap, start, start + 1)
+            for rank in tl.static_range(R):
+                rank_v = v * tl.load(mimo_x + rank * P + lanes, is_lane, 0.0).to(tl.float32)
+                at_B = B + (start - 1) * stride_B + rank * N
+                k_first, k_second = _last_k(at_B, B_bias + rank * N, pairs, is_pair, cos, sin, N)
+                h_first, h_second = _taken(h_first, k_first, rank_v), _taken(h_second, k_second, rank_v)
+        tl.store(entering + at, enters_first)
+        tl.store(entering + at + BP, enters_second)
+        at = after
+        own_first, own_second, kept, turn = next_first, next_second, next_kept, next_turn
     if FINAL:
-        tl.store(ssm_out + at_ssm, h_first, paired & inside)
-        tl.store(ssm_out + at_ssm + N // 2, h_second, paired & inside)
-        tl.store(x_out + place * P + lanes, x_last, lanes < P)
-        if tl.program_id(1) == 0:
-            tl.store(angle_out + place * S + pairs, theta, turned)
-            tl.store(k_out + at_k, k_first, k_mask)
-            tl.store(k_out + at_k + N // 2, k_second, k_mask)
+        tl.store(ssm_out + at_ssm, h_first, inside)
+        tl.store(ssm_out + at_ssm + N // 2, h_second, inside)
+        tl.store(angle_out + place * S + pairs, theta, turned)
+        segments += 4 * (begin + tl.maximum(count, 1) - 1)
+        token = tl.load(segments, count > 0, 0).to(tl.int64) + tl.load(segments + 1, count > 0, 1) - 1
+        v = tl.load(x + token * stride_x + lanes, is_lane & (count > 0), 0.0).to(tl.float32)
+        if INITIAL:
+            v = tl.where(count > 0, v, tl.load(x_in + place * P + lanes, is_lane, 0.0).to(tl.float32))
+        tl.store(x_out + place * P + lanes, v, is_lane & (tl.program_id(1) == 0))
+        for rank in tl.static_range(R):
+            mask = is_pair & (count > 0)
+            k_first, k_second = _last_k(B + token * stride_B + rank * N, B_bias + rank * N, pairs, mask, cos, sin, N)
+            if INITIAL:
+                k_first = tl.where(count > 0, k_first, tl.load(k_in + rank * N + pairs, is_pair, 0.0).to(tl.float32))
+                given = tl.load(k_in + rank * N + N // 2 + pairs, is_pair, 0.0).to(tl.float32)
+                k_second = tl.where(count > 0, k_second, given)
+            at_k = k_out + (place * R + rank) * N + pairs
+            tl.store(at_k, k_first, is_pair)
+            tl.store(at_k + N // 2, k_second, is_pair)
 
 
 @triton.jit
@@ -197,11 +243,11 @@ def scan(
     everything = final or initial_state is not None
     sequences = n if everything else _count(packing)
     if sequences:
-        _scan[(sequences * H, BP // _PART)](
+        _scan[(sequences * H, entering.shape[2] // (2 * _PAIRS))](
             B, x, dt, trap, operands.B_bias, operands.mimo_x, B.stride(0), x.stride(0), dt.stride(0), trap.stride(0),
             packing.segments, packing.first_segments, packing.long_sequences,
             left, times.turns, times.decay, entering, *given, *(states or (left,) * 4), H,
-            R=R, N=N, P=P, S=S, HALF=entering.shape[2] // 2, BP=BP, PART=_PART,
+            R=R, N=N, P=P, S=S, HALF=entering.shape[2] // 2, BP=BP, PAIRS=_PAIRS,
             ALL=everything, INITIAL=initial_state is not None, FINAL=final, num_warps=1, num_stages=1, **NO_FUSION,
         )  # fmt: skip
     return states
