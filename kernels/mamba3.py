@@ -119,11 +119,10 @@ def triton_obstacle(operands: Operands, sizes: Sizes) -> str | None:
         if tensor.dtype == torch.float64:
             return f"take float32 and bfloat16, but {name} is torch.float64"
     if torch.is_grad_enabled() and any(tensor.is_cuda and tensor.requires_grad for tensor in operands):
-        float32 = operands.x.dtype == torch.float32
-        if (float32 and (sizes.R > 4 or sizes.N > 64)) or (sizes.R > 4 and sizes.N > 64):
+        if operands.x.dtype == torch.float32 and sizes.R > 4:
             return (
-                "have gradients for ranks up to 4 with N up to 64 and, in bfloat16, for all but rank 8 with N over 64 "
-                f"(others' tiles do not fit into shared memory); here R={sizes.R} and N={sizes.N}"
+                "have gradients in float32 for ranks up to 4 (the tiles of rank 8 do not fit into shared memory); here "
+                f"R={sizes.R}"
             )
     return triton_size_obstacle(sizes.R, sizes.N, sizes.P)
 

@@ -90,7 +90,7 @@ def mamba3_mixer(
     wide = torch.float64 if projected.dtype == torch.float64 else torch.float32
     dt = _softplus(step.to(wide) + dt_bias)
     A = A.to(wide)
-    rate = A.clamp(min=0) + 1 / (1 - A.clamp(max=0))
+    rate = _positive(A) + 1 / (1 + _positive(-A))
     C, B = rms_norm(C, C_norm), rms_norm(B, B_norm)
     adt = -rate.clamp(min=A_FLOOR) * dt
     y, _ = mamba3_mimo(C, B, x, z, adt, dt, trap, angles, *weights, packing, backend="reference")
@@ -111,4 +111,9 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 def _softplus(x: Tensor) -> Tensor:
     """Put together from functions whose bits do not depend on the place in the tensor."""
-    return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
+    return _positive(x) + torch.log1p(torch.exp(-x.abs()))
+
+
+def _positive(x: Tensor) -> Tensor:
+    """max(x, 0), whose gradient at 0 is the mean of both sides'; bfloat16 has such numbers."""
+    return (x + x.abs()) / 2

@@ -17,6 +17,8 @@ from kernels.triton.common import INVERSE_TURN, PI, rotation, tanh, with_contigu
 # Numbers of the state in a tile and warps of a program; what else was tried is in benchmarks/results/.
 _TILE = 1024
 _WARPS = 2
+# Parts times ranks of the loop that are written out; more would take minutes to compile.
+_UNROLLED = 16
 
 
 @triton.jit
@@ -50,7 +52,7 @@ def _step(
     p_theta, p_ssm, p_k, p_x_state, p_slots, p_y,
     stride_C, stride_B, stride_x, stride_z, stride_adt, stride_dt, stride_trap, stride_angles,
     H, P: tl.constexpr, N: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, ALL_P: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, ALL_P: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     i_m = tl.program_id(0).to(tl.int64) // H
     i_h = tl.program_id(0) % H
@@ -94,38 +96,39 @@ def _step(
         b_k += (_rotated(p_B + i_r * N, p_B_bias + i_r * N, b_cos, b_sin, o_n, m_n, HALF_N),)  # type: ignore[assignment]
         b_q += (_rotated(p_C + i_r * N, p_C_bias + i_r * N, b_cos, b_sin, o_n, m_n, HALF_N),)  # type: ignore[assignment]
 
-    for i_p in tl.static_range(0, P, BLOCK_P):
-        o_p = i_p + tl.arange(0, BLOCK_P)
-        m_p = o_p < P
-        p_first, m_pn = p_next, m_next
-        b_first, b_second = b_next_first * alpha, b_next_second * alpha
-        if i_p + BLOCK_P < P:
+    for begin in range(0, P, PARTS * BLOCK_P):
+        for part in tl.static_range(PARTS):
+            i_p = begin + part * BLOCK_P
+            o_p = i_p + tl.arange(0, BLOCK_P)
+            m_p = o_p < P
+            p_first, m_pn = p_next, m_next
+            b_first, b_second = b_next_first * alpha, b_next_second * alpha
             p_next, m_next = _part(p_ssm, i_p + BLOCK_P, P, N, BLOCK_P, BLOCK_N)
             b_next_first, b_next_second = tl.load(p_next, m_next, 0.0), tl.load(p_next + HALF_N, m_next, 0.0)
-        b_x_before = beta * tl.load(p_x_state + o_p, m_p, 0.0)
-        b_x = tl.load(p_x + o_p, m_p, 0.0).to(tl.float32)
-        b_z = tl.load(p_z + o_p, m_p, 0.0).to(tl.float32)
-        b_read_first = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
-        b_read_second = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
-        b_skip = tl.zeros((BLOCK_P,), tl.float32)
-        for i_r in tl.static_range(R):
-            b_mimo_x = tl.load(p_mimo_x + i_r * P + o_p, m_p, 0.0).to(tl.float32)
-            b_gate = b_z * tl.load(p_mimo_z + i_r * P + o_p, m_p, 0.0).to(tl.float32)
-            b_weight = tl.load(p_mimo_o + i_r * P + o_p, m_p, 0.0).to(tl.float32) * b_gate * tl.sigmoid(b_gate)
-            b_v, b_v_before = b_x * b_mimo_x, (b_x_before * b_mimo_x)[:, None]
-            b_skip += b_weight * b_v
-            b_v = (gamma * b_v)[:, None]
-            b_before_first, b_before_second = _pairs(p_k + i_r * N, o_n, m_n, HALF_N)
-            b_first += b_v_before * b_before_first[None, :]
-            b_second += b_v_before * b_before_second[None, :]
-            b_first += b_v * b_k[i_r][0][None, :]
-            b_second += b_v * b_k[i_r][1][None, :]
-            b_read_first += b_weight[:, None] * b_q[i_r][0][None, :]
-            b_read_second += b_weight[:, None] * b_q[i_r][1][None, :]
-        b_y = tl.sum(b_first * b_read_first + b_second * b_read_second, 1) + D * b_skip
-        tl.store(p_first, b_first, m_pn)
-        tl.store(p_first + HALF_N, b_second, m_pn)
-        tl.store(p_y + o_p, b_y, m_p)
+            b_x_before = beta * tl.load(p_x_state + o_p, m_p, 0.0)
+            b_x = tl.load(p_x + o_p, m_p, 0.0).to(tl.float32)
+            b_z = tl.load(p_z + o_p, m_p, 0.0).to(tl.float32)
+            b_read_first = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
+            b_read_second = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
+            b_skip = tl.zeros((BLOCK_P,), tl.float32)
+            for i_r in tl.static_range(R):
+                b_mimo_x = tl.load(p_mimo_x + i_r * P + o_p, m_p, 0.0).to(tl.float32)
+                b_gate = b_z * tl.load(p_mimo_z + i_r * P + o_p, m_p, 0.0).to(tl.float32)
+                b_weight = tl.load(p_mimo_o + i_r * P + o_p, m_p, 0.0).to(tl.float32) * b_gate * tl.sigmoid(b_gate)
+                b_v, b_v_before = b_x * b_mimo_x, (b_x_before * b_mimo_x)[:, None]
+                b_skip += b_weight * b_v
+                b_v = (gamma * b_v)[:, None]
+                b_before_first, b_before_second = _pairs(p_k + i_r * N, o_n, m_n, HALF_N)
+                b_first += b_v_before * b_before_first[None, :]
+                b_second += b_v_before * b_before_second[None, :]
+                b_first += b_v * b_k[i_r][0][None, :]
+                b_second += b_v * b_k[i_r][1][None, :]
+                b_read_first += b_weight[:, None] * b_q[i_r][0][None, :]
+                b_read_second += b_weight[:, None] * b_q[i_r][1][None, :]
+            b_y = tl.sum(b_first * b_read_first + b_second * b_read_second, 1) + D * b_skip
+            tl.store(p_first, b_first, m_pn)
+            tl.store(p_first + HALF_N, b_second, m_pn)
+            tl.store(p_y + o_p, b_y, m_p)
 
     # Threads may hold copies of what others are about to overwrite: all must have read before one writes. (Of a part of
     # the state no two have the same number, so that it could be written before.)
@@ -151,12 +154,13 @@ def mamba3_mimo_step_triton(operands: Operands, pool: Mamba3State, slots: Tensor
     if m == 0:
         return y
     given = with_contiguous_tokens(operands)
-    BLOCK_N = triton.next_power_of_2(N // 2)
+    BLOCK_N, ALL_P = triton.next_power_of_2(N // 2), triton.next_power_of_2(P)
+    BLOCK_P = min(ALL_P, max(1, _TILE // (2 * BLOCK_N)))
     with torch.cuda.device_of(x):
         _step[(m * H,)](
             *given, *pool, slots, y, *(t.stride(0) for t in given[:PER_TOKEN]),
             H=H, P=P, N=N, R=R, S=operands.angles.shape[1],
-            BLOCK_P=min(triton.next_power_of_2(P), max(1, _TILE // (2 * BLOCK_N))), BLOCK_N=BLOCK_N,
-            ALL_P=triton.next_power_of_2(P), num_warps=_WARPS,
+            BLOCK_P=BLOCK_P, BLOCK_N=BLOCK_N, ALL_P=ALL_P, PARTS=min(ALL_P // BLOCK_P, max(1, _UNROLLED // R)),
+            num_warps=_WARPS,
         )  # fmt: skip
     return y

@@ -47,7 +47,7 @@ def random_model(vocabulary: Vocabulary = VOCABULARY, *, seed: int = 1, d_model:
     config = ModelConfig(
         vocabulary_size=len(vocabulary), d_model=d_model, n_layers=2, d_state=16, headdim=16, mimo_rank=2
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # those of CUDA would stay as they are
         torch.manual_seed(seed)
         model = DetectorModel(config, torch.from_numpy(vocabulary.template_features()))
         with torch.no_grad():

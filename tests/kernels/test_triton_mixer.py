@@ -94,6 +94,19 @@ def packed(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).int()
 
 
+def test_steps_and_rates_of_exactly_zero_have_the_gradient_of_their_neighbours() -> None:
+    arguments = {name: t.double() for name, t in random_mixer(SMALL, 5, "float32").items()}
+    H, first = SMALL.heads, first_step(SMALL)
+    arguments["dt_bias"] = torch.zeros(H, dtype=torch.float64)
+
+    def gradient(of: float) -> Tensor:
+        arguments["projected"][:, first : first + 2 * H] = of
+        found = with_gradients(arguments, random_dy(SMALL, 5), packed([5]), SMALL.angles, "reference")
+        return found["gradient of projected"][:, first : first + 2 * H]
+
+    assert torch.allclose(gradient(0.0), (gradient(1e-6) + gradient(-1e-6)) / 2, rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_outputs_and_gradients_are_those_of_the_reference_in_float64(
