@@ -118,12 +118,12 @@ def triton_obstacle(operands: Operands, sizes: Sizes) -> str | None:
     for name, tensor in operands._asdict().items():
         if tensor.dtype == torch.float64:
             return f"take float32 and bfloat16, but {name} is torch.float64"
-    if torch.is_grad_enabled() and any(tensor.is_cuda and tensor.requires_grad for tensor in operands):
-        if operands.x.dtype == torch.float32 and sizes.R > 4:
-            return (
-                "have gradients in float32 for ranks up to 4 (the tiles of rank 8 do not fit into shared memory); here "
-                f"R={sizes.R}"
-            )
+    wants_gradients = torch.is_grad_enabled() and any(t.is_cuda and t.requires_grad for t in operands)
+    if wants_gradients and operands.x.dtype == torch.float32 and sizes.R > 4:
+        return (
+            "have gradients in float32 for ranks up to 4 (the tiles of rank 8 do not fit into shared memory); here "
+            f"R={sizes.R}"
+        )
     return triton_size_obstacle(sizes.R, sizes.N, sizes.P)
 
 

@@ -125,6 +125,9 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and the validation split.")] = 0,
     size: Annotated[Literal["tiny", "small", "reference"], typer.Option(help="Of the model.")] = "tiny",
     steps: Annotated[int, typer.Option(min=1, help="Most optimiser steps in each of the two stages.")] = 600,
+    batch_tokens: Annotated[
+        int, typer.Option(min=64, help="Tokens of a step; a GPU is kept busy by more of them, such as 16384.")
+    ] = 2048,
     combine: Annotated[
         bool, typer.Option("--combine", help="With labels: let what is unusual raise the score, too, where it pays.")
     ] = False,
@@ -141,6 +144,7 @@ def train(
         seed=seed,
         size=size,
         steps=steps,
+        batch_tokens=batch_tokens,
         combine=combine,
         restart=restart,
         console=_err,

@@ -34,6 +34,7 @@ def train_checkpoint(
     seed: int,
     size: Literal["tiny", "small", "reference"],
     steps: int,
+    batch_tokens: int = 2048,
     combine: bool = False,
     restart: bool = False,
     console: Console,
@@ -51,6 +52,7 @@ def train_checkpoint(
         seed: of weights, order and the validation split.
         size: of the model.
         steps: most optimiser steps in each stage.
+        batch_tokens: tokens of a step, BOS and EOS included.
         combine: with labels, let what is unusual raise the score, too.
         restart: start over where a killed training could go on.
         console: told what is going on.
@@ -86,7 +88,9 @@ def train_checkpoint(
             device=settings.model.device,
             precision=settings.model.precision,
             kernels=settings.model.kernels,
-            options=TrainingOptions(next_token_steps=steps, classifier_steps=steps, combine=combine),
+            options=TrainingOptions(
+                next_token_steps=steps, classifier_steps=steps, batch_tokens=batch_tokens, combine=combine
+            ),
             progress=report,
             state=state,
         )

@@ -51,6 +51,7 @@ def train(
     output: Path,
     *,
     steps: int = 24,
+    batch_tokens: int = 2048,
     restart: bool = False,
     settings: Settings = _DEFAULTS,
     terminal: bool = False,
@@ -59,9 +60,31 @@ def train(
     shown = io.StringIO()
     console = Console(file=shown, width=200, force_terminal=terminal)
     train_checkpoint(
-        settings, [parsed], None, output, seed=0, size="tiny", steps=steps, restart=restart, console=console
+        settings,
+        [parsed],
+        None,
+        output,
+        seed=0,
+        size="tiny",
+        steps=steps,
+        batch_tokens=batch_tokens,
+        restart=restart,
+        console=console,
     )
     return shown.getvalue()
+
+
+def test_a_step_takes_as_many_tokens_as_asked(tmp_path: Path) -> None:
+    parsed = tmp_path / "sessions.tsv"  # all different, as equal ones are trained on once: 6 tokens each
+    rows = [f"s{number}\t0\t5 {number} 22 11" for number in range(100)]
+    parsed.write_text("session_id\tlabel\tevents\n" + "\n".join(rows) + "\n")
+    for batch_tokens in (64, 128):
+        output = tmp_path / f"model-{batch_tokens}"
+        train(parsed, output, steps=2, batch_tokens=batch_tokens)
+        first = reports(output)[0]
+        assert isinstance(first["tokens"], int)
+        assert isinstance(first["step"], int)
+        assert batch_tokens - 6 < first["tokens"] / first["step"] <= batch_tokens
 
 
 def severities(shown: str) -> list[str]:
