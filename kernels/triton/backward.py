@@ -17,9 +17,9 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
-from kernels.triton.common import Blocks, hidden, product, rounded, widened
+from kernels.triton.common import Blocks, chunk_directions, chunk_turns, chunk_values, hidden, product, rounded, widened
 from kernels.triton.elementwise import directions_backward, gates_backward, values_backward
-from kernels.triton.forward import Kept, _directions, _turns, _values
+from kernels.triton.forward import Kept
 from kernels.triton.scan import scan_backward
 from kernels.triton.timeline import EndGradients, SegmentGradients, timeline_backward
 
@@ -111,14 +111,14 @@ def _segments_backward(
         row_valid = (first + slot < length)[:, None]
         row_at = ((first + slot) * (H * R) + rank)[:, None]
         in_lanes = row_valid & (lanes < P)[None, :]
-        cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-        q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
+        cos, sin = chunk_turns(turned, H * 2 * S, tokens, R, S, L, HALF)
+        q = chunk_directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
         dout = tl.load(by_out + row_at * P + lanes[None, :], in_lanes, 0.0)
         read = tl.exp2(tl.load(weights + row_tokens * H))[:, None]
         total = tl.load(weights + (tl.minimum(first + L, length) - 1) * H)
         if not STATES:
-            k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
-            v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP).to(compute)
+            k = chunk_directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
+            v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP).to(compute)
             # Rows are the tokens that are read here, columns those that read them.
             c = tl.load(weights + tokens * H)
             source = tl.load(weights + plane + (first + slot) * H, first + slot < length, float("inf"))

@@ -1,4 +1,4 @@
-"""What the forward and the backward kernels share: rotations, rotated vectors, products, sizes of blocks.
+"""What the forward and the backward kernels share: rotations, a chunk's q, k and v, products, sizes of blocks.
 
 A program works on one head of one segment, chunk after chunk of L tokens. The rows of its tiles are the L tokens of
 each rank, rank after rank: row r * L + t. In memory, a state has the two numbers of a rotated pair side by side, in the
@@ -241,6 +241,42 @@ def sigmoid_of_twice(half, dtype: tl.constexpr):
         return 0.5 + 0.5 * tanh_half
     else:
         return tl.sigmoid(2 * half)
+
+
+@triton.jit
+def chunk_turns(turned, distance, tokens, R: tl.constexpr, S: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr):
+    """Cosine and sine of a chunk's rotations since the segment's start, each (R, L, HALF).
+
+    Here and for q and k every load has the shape of the tile, though it repeats numbers: then all have one layout, and
+    nothing has to be exchanged between threads.
+    """
+    pairs = tl.arange(0, HALF)[None, None, :] + tl.zeros((R, L, HALF), tl.int32)
+    turned += tokens[None, :, None] * distance + pairs
+    return tl.load(turned, pairs < S, 1.0), tl.load(turned + S, pairs < S, 0.0)
+
+
+@triton.jit
+def chunk_directions(
+    projection, stride, bias, cos, sin, tokens, R: tl.constexpr, N: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr
+):  # fmt: skip
+    """q or k of a chunk, (R * L, 2 * HALF) in the dtype of cos and sin: the first of all pairs, then the second."""
+    ranks, pairs = tl.arange(0, R)[:, None, None], tl.arange(0, HALF)[None, None, :]
+    inside = pairs + tl.zeros((R, L, HALF), tl.int32) < N // 2
+    bias += ranks * N + pairs + tl.zeros((R, L, HALF), tl.int32)
+    projection += tokens[None, :, None] * stride + ranks * N + pairs
+    first, second = load(projection, inside, 2 * HALF == N), load(projection + N // 2, inside, 2 * HALF == N)
+    first_bias, second_bias = load(bias, inside, 2 * HALF == N), load(bias + N // 2, inside, 2 * HALF == N)
+    first, second = rotated(first, second, first_bias, second_bias, cos, sin)
+    return tl.reshape(tl.permute(tl.join(first, second), (0, 1, 3, 2)), (R * L, 2 * HALF))
+
+
+@triton.jit
+def chunk_values(x, stride, mimo_x, tokens, R: tl.constexpr, P: tl.constexpr, L: tl.constexpr, BP: tl.constexpr):
+    """v of a chunk, (R * L, BP) in x's dtype; tokens (R * L,)."""
+    rank, lanes = tl.arange(0, R * L) // L, tl.arange(0, BP)[None, :]
+    inside = (tokens[:, None] >= 0) & (lanes < P)
+    x = load(x + (tokens * stride)[:, None] + lanes, inside, BP == P)
+    return rounded_product(x, load(mimo_x + rank[:, None] * P + lanes, inside, BP == P).to(x.dtype))
 
 
 def with_contiguous_tokens(operands: Operands) -> Operands:

@@ -22,51 +22,17 @@ from kernels.state import Mamba3State
 from kernels.triton.common import (
     NO_FUSION,
     Blocks,
+    chunk_directions,
+    chunk_turns,
+    chunk_values,
     load,
     product,
-    rotated,
     rounded_product,
     twice_silu,
     widened,
 )
 from kernels.triton.scan import scan
 from kernels.triton.timeline import Timeline, timeline
-
-
-@triton.jit
-def _turns(turned, distance, tokens, R: tl.constexpr, S: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr):
-    """Cosine and sine of a chunk's rotations since the segment's start, each (R, L, HALF).
-
-    Here and for q and k every load has the shape of the tile, though it repeats numbers: then all have one layout, and
-    nothing has to be exchanged between threads.
-    """
-    pairs = tl.arange(0, HALF)[None, None, :] + tl.zeros((R, L, HALF), tl.int32)
-    turned += tokens[None, :, None] * distance + pairs
-    return tl.load(turned, pairs < S, 1.0), tl.load(turned + S, pairs < S, 0.0)
-
-
-@triton.jit
-def _directions(
-    projection, stride, bias, cos, sin, tokens, R: tl.constexpr, N: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr
-):  # fmt: skip
-    """q or k of a chunk, (R * L, 2 * HALF) in the dtype of cos and sin: the first of all pairs, then the second."""
-    ranks, pairs = tl.arange(0, R)[:, None, None], tl.arange(0, HALF)[None, None, :]
-    inside = pairs + tl.zeros((R, L, HALF), tl.int32) < N // 2
-    bias += ranks * N + pairs + tl.zeros((R, L, HALF), tl.int32)
-    projection += tokens[None, :, None] * stride + ranks * N + pairs
-    first, second = load(projection, inside, 2 * HALF == N), load(projection + N // 2, inside, 2 * HALF == N)
-    first_bias, second_bias = load(bias, inside, 2 * HALF == N), load(bias + N // 2, inside, 2 * HALF == N)
-    first, second = rotated(first, second, first_bias, second_bias, cos, sin)
-    return tl.reshape(tl.permute(tl.join(first, second), (0, 1, 3, 2)), (R * L, 2 * HALF))
-
-
-@triton.jit
-def _values(x, stride, mimo_x, tokens, R: tl.constexpr, P: tl.constexpr, L: tl.constexpr, BP: tl.constexpr):
-    """v of a chunk, (R * L, BP) in x's dtype; tokens (R * L,)."""
-    rank, lanes = tl.arange(0, R * L) // L, tl.arange(0, BP)[None, :]
-    inside = (tokens[:, None] >= 0) & (lanes < P)
-    x = load(x + (tokens * stride)[:, None] + lanes, inside, BP == P)
-    return rounded_product(x, load(mimo_x + rank[:, None] * P + lanes, inside, BP == P).to(x.dtype))
 
 
 @triton.jit
@@ -203,10 +169,10 @@ def _segments(
     first = 0
     if SPLIT:
         tokens, row_tokens = tl.minimum(slots, length - 1), tl.minimum(slot, length - 1)
-        cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-        k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
-        q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
-        v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
+        cos, sin = chunk_turns(turned, H * 2 * S, tokens, R, S, L, HALF)
+        k = chunk_directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
+        q = chunk_directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
+        v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
         c, weight = _decays(weights, plane, H, 0, length, R, L)
         out = tl.zeros((R * L, BP), tl.float32)
         if RESUMED and reads:
@@ -221,9 +187,9 @@ def _segments(
             total = tl.load(weights + (L - 1) * H)
             source = tl.load(weights + plane + slots * H)
             tokens, row_tokens = tl.minimum(L + slots, length - 1), tl.minimum(L + slot, length - 1)
-            cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-            q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
-            own_k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
+            cos, sin = chunk_turns(turned, H * 2 * S, tokens, R, S, L, HALF)
+            q = chunk_directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
+            own_k = chunk_directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
             c, weight = _decays(weights, plane, H, L, length, R, L)
             c += total
             out = tl.zeros((R * L, BP), tl.float32)
@@ -231,7 +197,7 @@ def _segments(
                 out = product(q, tl.load(entering + at_state), out, compute) * tl.exp2(c)[:, None]
             before = tl.exp2(c[:, None] - source[None, :])
             out = _attended(q, k, v, before, 0.0, out, R, L)
-            v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
+            v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
             out = _attended(q, own_k, v, weight, skip, out, R, L)
             if LONG:
                 state = _advanced(after, own_k, v, weights, plane, H, L, length, R, L)
@@ -244,13 +210,13 @@ def _segments(
     # Not `for`: there the compiler carries the state twice.
     while first < length:
         tokens, row_tokens = tl.minimum(first + slots, length - 1), tl.minimum(first + slot, length - 1)
-        cos, sin = _turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-        k = _directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
-        v = _values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
+        cos, sin = chunk_turns(turned, H * 2 * S, tokens, R, S, L, HALF)
+        k = chunk_directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
+        v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
         if not STATES:
             if KEEP and first > 0:
                 tl.store(states + (first // L * H).to(tl.int64) * (2 * HALF * BP) + in_state, state.to(compute))
-            q = _directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
+            q = chunk_directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
             c, weight = _decays(weights, plane, H, first, length, R, L)
             out = tl.zeros((R * L, BP), tl.float32)
             if reads:
