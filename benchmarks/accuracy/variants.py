@@ -50,10 +50,13 @@ class MeanPooled(DetectorModel):
         cu_seqlens: Tensor,
         *,
         unknown_mask: Tensor | None = None,
+        unknown_lines: bool = True,
         backend: Backend = "auto",
     ) -> tuple[Tensor, Tensor]:
         """As of `DetectorModel`."""
-        next_logits, logits = super().forward(tokens, cu_seqlens, unknown_mask=unknown_mask, backend=backend)
+        next_logits, logits = super().forward(
+            tokens, cu_seqlens, unknown_mask=unknown_mask, unknown_lines=unknown_lines, backend=backend
+        )
         starts = cu_seqlens[:-1].long()
         sizes = cu_seqlens.diff().long()
         start = torch.repeat_interleave(starts, sizes).to(tokens.device)
@@ -87,18 +90,21 @@ class WithTimeGaps(DetectorModel):
         cu_seqlens: Tensor,
         *,
         unknown_mask: Tensor | None = None,
+        unknown_lines: bool = True,
         backend: Backend = "auto",
     ) -> tuple[Tensor, Tensor]:
         """As of `DetectorModel`."""
-        logits, classes = super().forward(tokens, cu_seqlens, unknown_mask=unknown_mask, backend=backend)
+        logits, classes = super().forward(
+            tokens, cu_seqlens, unknown_mask=unknown_mask, unknown_lines=unknown_lines, backend=backend
+        )
         of_pairs = (logits[:, N_SPECIAL:] - math.log(GAPS)).repeat_interleave(GAPS, dim=1)
         return torch.cat((logits[:, :N_SPECIAL], of_pairs), dim=1), classes
 
-    def _embed(self, tokens: Tensor, unknown_mask: Tensor | None) -> Tensor:
+    def _embed(self, tokens: Tensor, unknown_mask: Tensor | None, unknown_lines: bool) -> Tensor:
         is_pair = tokens >= N_SPECIAL
         template, gap = (tokens - N_SPECIAL) // GAPS, (tokens - N_SPECIAL) % GAPS
         gaps: Tensor = self.gap_embedding(torch.where(is_pair, 1 + gap, 0))
-        return super()._embed(torch.where(is_pair, N_SPECIAL + template, tokens), unknown_mask) + gaps
+        return super()._embed(torch.where(is_pair, N_SPECIAL + template, tokens), unknown_mask, unknown_lines) + gaps
 
 
 def paired(tokens: Integers, times: Integers) -> Integers:
