@@ -17,7 +17,17 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
-from kernels.triton.common import Blocks, chunk_directions, chunk_turns, chunk_values, hidden, product, rounded, widened
+from kernels.triton.common import (
+    Blocks,
+    chunk_directions,
+    chunk_turns,
+    chunk_values,
+    hidden,
+    of_dtype,
+    product,
+    rounded,
+    widened,
+)
 from kernels.triton.elementwise import directions_backward, gates_backward, values_backward
 from kernels.triton.forward import Kept
 from kernels.triton.scan import scan_backward
@@ -118,7 +128,7 @@ def _segments_backward(
         total = tl.load(weights + (tl.minimum(first + L, length) - 1) * H)
         if not STATES:
             k = chunk_directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
-            v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP).to(compute)
+            v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
             # Rows are the tokens that are read here, columns those that read them.
             c = tl.load(weights + tokens * H)
             source = tl.load(weights + plane + (first + slot) * H, first + slot < length, float("inf"))
@@ -217,7 +227,7 @@ def mamba3_mimo_backward(
     assert kept.ranked is not None
     assert kept.states is not None
     # As the forward pass has read them.
-    C_bias, B_bias, mimo_x, mimo_z, mimo_o = (t.to(x.dtype) for t in (C_bias, B_bias, mimo_x, mimo_z, mimo_o))
+    C_bias, B_bias, mimo_x, mimo_z, mimo_o = of_dtype((C_bias, B_bias, mimo_x, mimo_z, mimo_o), x.dtype)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)

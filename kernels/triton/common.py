@@ -5,10 +5,13 @@ each rank, rank after rank: row r * L + t. In memory, a state has the two number
 rows 2 i and 2 i + 1 for the pair (i, i + N / 2).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 from triton.language.extra.cuda import libdevice
 from triton.runtime.interpreter import InterpretedFunction
 
@@ -283,3 +286,11 @@ def with_contiguous_tokens(operands: Operands) -> Operands:
     """Copies what is not laid out as the kernels read it: weights as a whole, of the others each token's numbers."""
     per_token = (t if t[:1].is_contiguous() else t.contiguous() for t in operands[:PER_TOKEN])
     return Operands(*per_token, *(t.contiguous() for t in operands[PER_TOKEN:]))
+
+
+def of_dtype(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """Copies, where they are not of that dtype, in two launches."""
+    if all(t.dtype == dtype for t in weights):
+        return weights
+    parts = torch.cat([t.flatten() for t in weights]).to(dtype).split([t.numel() for t in weights])
+    return [part.view_as(t) for part, t in zip(parts, weights, strict=True)]

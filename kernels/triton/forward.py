@@ -6,7 +6,6 @@ segment leaves of its own tokens, and a scan over each sequence's segments that 
 with. The scan does at a cut what carrying a state from one call to the next does, number for number.
 """
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from kernels.triton.common import (
     chunk_turns,
     chunk_values,
     load,
+    of_dtype,
     product,
     rounded_product,
     twice_silu,
@@ -299,14 +299,6 @@ def _options(dtype: torch.dtype, tile: int, long: bool, states_only: bool) -> di
     return options
 
 
-def _of_dtype(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
-    """Copies, where they are not of that dtype, in two launches."""
-    if all(t.dtype == dtype for t in weights):
-        return weights
-    parts = torch.cat([t.flatten() for t in weights]).to(dtype).split([t.numel() for t in weights])
-    return [part.view_as(t) for part, t in zip(parts, weights, strict=True)]
-
-
 def mamba3_mimo_forward(
     operands: Operands,
     packing: Packing,
@@ -327,7 +319,7 @@ def mamba3_mimo_forward(
     blocks = Blocks.of(R, N, P)
     m, device = packing.segments.shape[0], x.device
     # The kernels read weights again and again: of half the bytes, they are read in half the time.
-    C_bias, B_bias, mimo_x, mimo_z, mimo_o = _of_dtype((C_bias, B_bias, mimo_x, mimo_z, mimo_o), x.dtype)
+    C_bias, B_bias, mimo_x, mimo_z, mimo_o = of_dtype((C_bias, B_bias, mimo_x, mimo_z, mimo_o), x.dtype)
     operands = operands._replace(B_bias=B_bias, mimo_x=mimo_x)
     times = timeline(adt, dt, trap, angles, packing, blocks.L, x.dtype)
     y = torch.empty(T, H, P, dtype=x.dtype, device=device)

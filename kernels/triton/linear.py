@@ -19,8 +19,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-EPSILON = tl.constexpr(1e-5)
-A_FLOOR = tl.constexpr(1e-4)
+from kernels import mixer
+
+EPSILON = tl.constexpr(mixer.EPSILON)
+A_FLOOR = tl.constexpr(mixer.A_FLOOR)
 # Columns of the residual stream whose squares are summed up together; tiles that write it have whole parts.
 PART = tl.constexpr(128)
 
