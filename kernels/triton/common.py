@@ -78,6 +78,11 @@ def cosine(x):
 INTERPRETED = tl.constexpr(isinstance(sine, InterpretedFunction))
 
 
+def at_once(count: int) -> int:
+    """How many numbers a program takes: interpreted 8 times `count`, for that saves operations, not numbers."""
+    return 8 * count if INTERPRETED else count
+
+
 @triton.jit
 def product(a, b, total, COMPUTE: tl.constexpr):
     """total + a @ b in float32, with a and b rounded to COMPUTE; float32 as three products, nearly all its bits."""

@@ -11,11 +11,11 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
-from kernels.triton.common import NO_FUSION, openings, rotation, without_turns
+from kernels.triton.common import NO_FUSION, at_once, openings, rotation, without_turns
 from kernels.triton.timeline import Timeline
 
 # Pairs of columns of the state that a program takes forward, and rows backward; blocks are multiples of both.
-_PAIRS = 2
+_PAIRS = at_once(2)
 _PART = 16
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 
 def interpret_kernels() -> None:
-    """Have Triton 3.6 interpret kernels where there is no CUDA device, with three of its faults mended."""
+    """Have Triton 3.6 interpret kernels where there is no CUDA device, three faults mended, two delays left out."""
     if torch.cuda.is_available():
         return
     os.environ["TRITON_INTERPRET"] = "1"
@@ -48,3 +49,8 @@ def interpret_kernels() -> None:
     interpreter.InterpreterBuilder.create_dot = in_order
     interpreter._patch_lang_tensor = with_bounds
     interpreter._convert_float = with_rounding
+    # It patches the language anew at every call of a function; once for each will do, if the patches stay.
+    interpreter._patch_lang = functools.cache(interpreter._patch_lang)
+    interpreter._LangPatchScope.restore = lambda self: None
+    # It computes which sums of integers overflow, and says so only when it debugs.
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
