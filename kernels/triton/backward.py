@@ -8,6 +8,7 @@ the same order.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -28,7 +29,8 @@ from kernels.triton.common import (
     rounded,
     widened,
 )
-from kernels.triton.elementwise import directions_backward, gates_backward, values_backward
+from kernels.triton.directions import directions_backward
+from kernels.triton.elementwise import gates_backward, values_backward
 from kernels.triton.forward import Kept
 from kernels.triton.scan import scan_backward
 from kernels.triton.timeline import EndGradients, SegmentGradients, timeline_backward
@@ -43,23 +45,27 @@ def _options(dtype: torch.dtype, tile: int) -> dict[str, int]:
 
 
 @triton.jit
-def _store_direction(gradient, high, low, row_at, row_valid, N: tl.constexpr, S: tl.constexpr):
-    """Stores the gradient (R * L, 2 * HALF) of q or k and, of pairs that turn, what rounding it has left."""
+def _store_direction(gradient, out, unit, row_at, row_valid, N: tl.constexpr):
+    """Stores the gradient (R * L, 2 * HALF) of q or k; float16 in units, powers of two, of each row."""
     HALF: tl.constexpr = gradient.shape[1] // 2
     columns = tl.arange(0, 2 * HALF)[None, :]
     half, pair = columns // HALF, columns % HALF
-    stored = rounded(gradient, high.dtype.element_ty)
-    tl.store(high + row_at * N + half * (N // 2) + pair, stored, row_valid & (pair < N // 2))
-    if stored.dtype != tl.float32:
-        rest = rounded(gradient - widened(stored), stored.dtype)
-        tl.store(low + row_at * (2 * S) + half * S + pair, rest, row_valid & (pair < S))
+    if out.dtype.element_ty == tl.float16:
+        # The largest number becomes 2 ** 14 to 2 ** 15.
+        exponent = tl.max(tl.abs(gradient), 1).to(tl.int32, bitcast=True) & 0x7F800000
+        exponent = tl.maximum(exponent - (15 << 23), 0)
+        gradient *= ((253 << 23) - exponent).to(tl.float32, bitcast=True)[:, None]
+        tl.store(unit + row_at, (exponent + (1 << 23)).to(tl.float32, bitcast=True)[:, None], row_valid)
+    tl.store(
+        out + row_at * N + half * (N // 2) + pair, rounded(gradient, out.dtype.element_ty), row_valid & (pair < N // 2)
+    )
 
 
 @triton.jit
 def _segments_backward(
     C, B, x, weights, turned, dt, trap, C_bias, B_bias, mimo_x, D,
     stride_C, stride_B, stride_x, stride_dt, stride_trap, plane, segments, order, m,
-    entering, leaving, states, by_out, dq, dk, dq_low, dk_low, down, dlater, dtotal,
+    entering, leaving, states, by_out, dq, dk, dq_unit, dk_unit, down, dlater, dtotal,
     H: tl.constexpr, R: tl.constexpr, N: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
     L: tl.constexpr, HALF: tl.constexpr, BP: tl.constexpr,
     ALL: tl.constexpr, RESUMED: tl.constexpr, INITIAL: tl.constexpr, FINAL: tl.constexpr,
@@ -86,8 +92,8 @@ def _segments_backward(
     dq += (start * H + head) * (R * N)
     dk += (start * H + head) * (R * N)
     down += start * H + head
-    dq_low += (start * H + head) * (R * 2 * S)
-    dk_low += (start * H + head) * (R * 2 * S)
+    dq_unit += (start * H + head) * R
+    dk_unit += (start * H + head) * R
     C_bias += head * R * N
     B_bias += head * R * N
     mimo_x += head * R * P
@@ -96,7 +102,6 @@ def _segments_backward(
     columns, lanes = tl.arange(0, 2 * HALF), tl.arange(0, BP)
     half, pair = columns // HALF, columns % HALF
     in_state = (2 * pair + half)[:, None] * BP + lanes[None, :]
-    in_partner = (2 * pair + 1 - half)[:, None] * BP + lanes[None, :]
     same = slot[:, None] == slots[None, :]
     d_skip = tl.load(D + head).to(tl.float32)
     reads_first = (INITIAL or index > 0) if RESUMED else False
@@ -163,28 +168,46 @@ def _segments_backward(
             if is_read:
                 by_k = product(v, tl.trans(dstate), by_k, compute) * left[:, None]
             by_k = product(dplain, q, by_k, compute)
-            _store_direction(by_k, dk, dk_low, row_at, row_valid, N, S)
+            _store_direction(by_k, dk, dk_unit, row_at, row_valid, N)
             by_q = tl.zeros((R * L, 2 * HALF), tl.float32)
-            at_slot = (start // L + chunk) * H + head
-            if chunk > 0 or reads_first:
-                if chunk > 0:
-                    found = tl.load(states + at_slot * (2 * HALF * BP) + in_state)
-                else:
-                    found = tl.load(entering + at_number).to(compute)
+            if chunk > 0:
+                at_slot = (start // L + chunk) * H + head
+                found = tl.load(states + at_slot * (2 * HALF * BP) + in_state)
+                by_q = product(dout, tl.trans(found), by_q, compute) * read
+                dstate = product(tl.trans(q), widened(dout) * read, dstate * tl.exp2(total), compute)
+                is_read = True
+                # What each column of the new gradient says of each column of the state found, of which two count.
+                said = product(dstate, tl.trans(found), tl.zeros((2 * HALF, 2 * HALF), tl.float32), compute)
+                at_column = at_slot * (2 * HALF) + columns
+                partner = (1 - half) * HALF + pair
+                by_turn = tl.sum(tl.where(partner[:, None] == columns[None, :], said, 0.0), 1)
+                tl.store(dlater + at_column, by_turn * (1 - 2 * half))
+                tl.store(dtotal + at_column, tl.sum(tl.where(columns[:, None] == columns[None, :], said, 0.0), 1))
+            elif reads_first:
+                found = tl.load(entering + at_number).to(compute)
                 by_q = product(dout, tl.trans(found), by_q, compute) * read
             by_q = product(tl.trans(dplain), k, by_q, compute)
-            _store_direction(by_q, dq, dq_low, row_at, row_valid, N, S)
-        if STATES or chunk > 0:
+            _store_direction(by_q, dq, dq_unit, row_at, row_valid, N)
+        else:
             dstate = product(tl.trans(q), widened(dout) * read, dstate * tl.exp2(total), compute)
-            is_read = True
-            if not STATES:
-                found = tl.load(states + at_slot * (2 * HALF * BP) + in_state).to(tl.float32)
-                partner = tl.load(states + at_slot * (2 * HALF * BP) + in_partner).to(tl.float32)
-                at_column = at_slot * (2 * HALF) + columns
-                tl.store(dlater + at_column, tl.sum(dstate * partner, 1) * (1 - 2 * half))
-                tl.store(dtotal + at_column, tl.sum(dstate * found, 1))
     if STATES:
         tl.store(leaving + at_number, dstate)
+
+
+class Columns(NamedTuple):
+    """Operands that may be columns of one tensor, or their gradients: each token's numbers are contiguous.
+
+    Attributes:
+        x: (T, H, P).
+        z: (T, H, P).
+        trap: (T, H).
+        angles: (T, S).
+    """
+
+    x: Tensor
+    z: Tensor
+    trap: Tensor
+    angles: Tensor
 
 
 @dataclass(frozen=True)
@@ -202,6 +225,7 @@ def mamba3_mimo_backward(
     kept: Kept,
     dy: Tensor,
     ends: tuple[Mamba3State, Mamba3State] | None,
+    columns: Columns,
 ) -> Gradients:
     """Gradients of `mamba3_mimo_forward`.
 
@@ -212,6 +236,7 @@ def mamba3_mimo_backward(
         kept: what it has kept.
         dy: (T, H, P) gradient of y.
         ends: if it returned final states, these and their gradients.
+        columns: where the gradients of some operands go, in these operands' dtypes.
 
     Returns:
         Gradients in the operands' dtypes; the same bits for the same arguments.
@@ -232,10 +257,11 @@ def mamba3_mimo_backward(
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
-    by_out, dz, dmimo_z, dmimo_o, dD = gates_backward(x, z, mimo_x, mimo_z, mimo_o, kept.ranked, dy)
-    dq, dk = empty(T, H, R, N, dtype=x.dtype), empty(T, H, R, N, dtype=x.dtype)
-    # float32 needs no second part.
-    dq_low, dk_low = (dq, dk) if x.dtype == torch.float32 else (empty(T, H, R, 2, S, dtype=x.dtype) for _ in range(2))
+    by_out, dmimo_z, dmimo_o, dD = gates_backward(x, z, mimo_x, mimo_z, mimo_o, kept.ranked, dy, columns.z)
+    # What tokens say of each other's rotations cancels, for which bfloat16 has too few bits.
+    fine = torch.float16 if x.dtype == torch.bfloat16 else torch.float32
+    dq, dk = empty(T, H, R, N, dtype=fine), empty(T, H, R, N, dtype=fine)
+    dq_unit, dk_unit = empty(T, H, R), empty(T, H, R)
     down = empty(R, T, H)
     dlater, dtotal = (empty(T // blocks.L + 1, H, 2 * blocks.HALF) for _ in range(2))
     entering = kept.states if kept.entering is None else kept.entering
@@ -249,7 +275,7 @@ def mamba3_mimo_backward(
                 C, B, x, kept.timeline.weights, kept.timeline.turned, dt, trap, C_bias, B_bias, mimo_x, D,
                 C.stride(0), B.stride(0), x.stride(0), dt.stride(0), trap.stride(0), T * H,
                 packing.segments, order, m, entering, leaving, kept.states,
-                by_out, dq, dk, dq_low, dk_low, down, dlater, dtotal,
+                by_out, dq, dk, dq_unit, dk_unit, down, dlater, dtotal,
                 H=H, R=R, **sizes, L=blocks.L, RESUMED=resumed, **flags, ORDERED=order is not None,
                 STATES=states_only, **_options(x.dtype, blocks.tile),
             )  # fmt: skip
@@ -266,40 +292,44 @@ def mamba3_mimo_backward(
             packing, kept.timeline, entering, leaving, initial_state, dfinal, dssm, P=P, N=N
         )
     run_segments(m, packing.longest_first, states_only=False)
-    dx, dmimo_x = values_backward(x, mimo_x, by_out)
-    dC, dC_bias, along_q, across_q = directions_backward(C, C_bias, kept.timeline.turned, dq, dq_low, blocks.HALF)
-    dB, dB_bias, along_k, across_k = directions_backward(B, B_bias, kept.timeline.turned, dk, dk_low, blocks.HALF)
-    sums = {"dB": dB, "dx": dx, "dB_bias": dB_bias, "dmimo_x": dmimo_x}
-    dangle = dend = torch.zeros(n, H, S, device=device)
-    dopening = dtotal_out = torch.zeros(n, H, device=device)
-    filled = packing.cu_seqlens.diff() > 0
-    if final is not None and dfinal is not None:
-        last = packing.cu_seqlens[1:].long()[filled] - 1
-        dangle, dend = _through_final_state(dfinal, final, filled, last, sums)
-        dtotal_out = (dfinal.ssm.float() * final.ssm).sum((2, 3))
-    dinitial = None
-    if initial_state is not None:
-        starts = packing.cu_seqlens[:-1].long()[filled]
-        opening = torch.zeros(n, H, device=device)
-        opening[filled] = (dt[starts] * torch.sigmoid(-trap[starts])).float()
-        dinitial, dopening = _through_initial_state(initial_state, dssm, opening, mimo_x, sums)
-        dangle_in = torch.zeros(n, H, S, device=device)
-        dangle_in[filled] = dlater_segments[packing.first_segments[:-1].long()[filled]] + dend[filled]
-        if dfinal is not None:
-            # An empty sequence's final state is its initial one; its ssm went through the scan.
-            empty_ones = (t.float().masked_fill(filled.view(-1, *[1] * (t.dim() - 1)), 0) for t in dfinal)
-            through = Mamba3State(*empty_ones)
-            dangle_in += through.angle
-            dinitial = dinitial._replace(k=dinitial.k + through.k, x=dinitial.x + through.x)
-        dinitial = dinitial._replace(angle=dangle_in)
-        dinitial = Mamba3State(*(d.to(t.dtype) for d, t in zip(dinitial, initial_state, strict=True)))
+    dmimo_x = values_backward(x, mimo_x, by_out, columns.x)
+    dC, dC_bias, along_q, across_q = directions_backward(C, C_bias, kept.timeline.turned, dq, dq_unit)
+    dB, dB_bias, along_k, across_k = directions_backward(B, B_bias, kept.timeline.turned, dk, dk_unit)
+    sums = {"dB": dB, "dx": columns.x, "dB_bias": dB_bias, "dmimo_x": dmimo_x}
+    by_ends: EndGradients | None = None
+    dinitial: Mamba3State | None = None
+    if everything:
+        dangle = dend = torch.zeros(n, H, S, device=device)
+        dopening = dtotal_out = torch.zeros(n, H, device=device)
+        filled = packing.cu_seqlens.diff() > 0
+        if final is not None and dfinal is not None:
+            last = packing.cu_seqlens[1:].long()[filled] - 1
+            dangle, dend = _through_final_state(dfinal, final, filled, last, sums)
+            dtotal_out = (dfinal.ssm.float() * final.ssm).sum((2, 3))
+        if initial_state is not None:
+            starts = packing.cu_seqlens[:-1].long()[filled]
+            opening = torch.zeros(n, H, device=device)
+            opening[filled] = (dt[starts] * torch.sigmoid(-trap[starts])).float()
+            dinitial, dopening = _through_initial_state(initial_state, dssm, opening, mimo_x, sums)
+            dangle_in = torch.zeros(n, H, S, device=device)
+            dangle_in[filled] = dlater_segments[packing.first_segments[:-1].long()[filled]] + dend[filled]
+            if dfinal is not None:
+                # An empty sequence's final state is its initial one; its ssm went through the scan.
+                empty_ones = (t.float().masked_fill(filled.view(-1, *[1] * (t.dim() - 1)), 0) for t in dfinal)
+                through = Mamba3State(*empty_ones)
+                dangle_in += through.angle
+                dinitial = dinitial._replace(k=dinitial.k + through.k, x=dinitial.x + through.x)
+            dinitial = dinitial._replace(angle=dangle_in)
+            dinitial = Mamba3State(*(d.to(t.dtype) for d, t in zip(dinitial, initial_state, strict=True)))
+        by_ends = EndGradients(dopening, dend, dangle, dtotal_out)
     by_segments = SegmentGradients(
         along_q, along_k, down, across_q, across_k, dlater, dtotal, dlater_segments, dtotal_segments
     )
-    by_ends = EndGradients(dopening, dend, dangle, dtotal_out) if everything else None
-    dadt, ddt, dtrap, dangles = timeline_backward(operands, packing, blocks.L, by_segments, by_ends, resumed)
+    dadt, ddt = timeline_backward(
+        operands, packing, blocks.L, by_segments, by_ends, resumed, columns.trap, columns.angles
+    )
     gradients = (
-        dC, sums["dB"], sums["dx"], dz, dadt, ddt, dtrap, dangles,
+        dC, sums["dB"], sums["dx"], columns.z, dadt, ddt, columns.trap, columns.angles,
         dC_bias, sums["dB_bias"], sums["dmimo_x"], dmimo_z, dmimo_o, dD,
     )  # fmt: skip
     return Gradients(Operands(*(d.to(t.dtype) for d, t in zip(gradients, operands, strict=True))), dinitial)
@@ -326,7 +356,7 @@ def _through_final_state(
     unturned[..., second] = dk[..., second] * cos - dk[..., first] * sin
     unturned = unturned[filled]
     sums["dB"] = sums["dB"].index_add(0, last, unturned.sum(1).to(sums["dB"].dtype))
-    sums["dx"] = sums["dx"].index_add(0, last, dfinal.x[filled].to(sums["dx"].dtype))
+    sums["dx"].index_add_(0, last, dfinal.x[filled].to(sums["dx"].dtype))
     sums["dB_bias"] = sums["dB_bias"] + unturned.sum(0)
     return dangle.contiguous(), dend.contiguous()
 

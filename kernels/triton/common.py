@@ -163,16 +163,20 @@ def rounded(x, dtype: tl.constexpr):
         return tl.inline_asm_elementwise(
             "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [x], dtype=tl.bfloat16, is_pure=False, pack=2
         )
+    elif dtype == tl.float16 and not INTERPRETED:
+        return tl.inline_asm_elementwise(
+            "cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f", [x], dtype=tl.float16, is_pure=False, pack=2
+        )
     else:
         return x.to(dtype)
 
 
 @triton.jit
 def rounded_product(a, b):
-    """a * b of one dtype, in that dtype; bfloat16 two at a time."""
+    """a * b of one dtype, in that dtype; bfloat16 two at a time, impure for the reason given in `rounded`."""
     if a.dtype == tl.bfloat16 and not INTERPRETED:
         return tl.inline_asm_elementwise(
-            "mul.rn.bf16x2 $0, $1, $2;", "=r,r,r", [a, b], dtype=tl.bfloat16, is_pure=True, pack=2
+            "mul.rn.bf16x2 $0, $1, $2;", "=r,r,r", [a, b], dtype=tl.bfloat16, is_pure=False, pack=2
         )
     else:
         return rounded(widened(a) * widened(b), a.dtype)
@@ -225,6 +229,15 @@ def rotated(first, second, first_bias, second_bias, cos, sin):
         first, second = widened(first) + widened(first_bias), widened(second) + widened(second_bias)
         first, second = rounded(first * cos - second * sin, compute), rounded(first * sin + second * cos, compute)
     return first, second
+
+
+@triton.jit
+def biased(x, bias, compute: tl.constexpr):
+    """Of q or k what does not rotate, as the products take it."""
+    if compute == tl.bfloat16 and not INTERPRETED:
+        return packed_sum(x.to(compute), bias.to(compute))
+    else:
+        return rounded(widened(x) + widened(bias), compute)
 
 
 @triton.jit

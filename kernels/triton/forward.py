@@ -288,14 +288,15 @@ def _urgent_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device, priority=-1)
 
 
-def _options(dtype: torch.dtype, tile: int, long: bool, states_only: bool) -> dict[str, int | bool]:
+def _options(dtype: torch.dtype, tile: int, long: bool, states_only: bool, keep: bool) -> dict[str, int | bool]:
     """How `_segments` is compiled, with tiles of at most that many numbers.
 
-    Few registers let more programs share a multiprocessor: three of long segments, four of others.
+    Few registers let more programs share a multiprocessor: three of those that have long segments or keep what
+    gradients need, four of others.
     """
     options = {"num_warps": 4, "num_stages": 1, **NO_FUSION}
     if dtype == torch.bfloat16 and tile <= 64 * 64:
-        options["maxnreg"] = 168 if long and not states_only else 128
+        options["maxnreg"] = 128 if states_only or not (long or keep) else 168
     return options
 
 
@@ -347,7 +348,7 @@ def mamba3_mimo_forward(
                 y if ranked is None else ranked, y if states is None else states,
                 H, **sizes, L=blocks.L, RESUMED=reads, INITIAL=initial_state is not None,
                 SPLIT=split and not states_only, LONG=long, ORDERED=order is not None, STATES=states_only,
-                KEEP=keep and not states_only, **_options(x.dtype, blocks.tile, long, states_only),
+                KEEP=keep and not states_only, **_options(x.dtype, blocks.tile, long, states_only, keep),
             )  # fmt: skip
 
     order = packing.longest_first if split else None

@@ -200,15 +200,19 @@ def _out_projection(
     y, matrix, u, squares, n_rows,
     INNER: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the residual stream, to which it adds."""
+    """One tile of the residual stream, to which it adds.
+
+    The last rows come first: those of y are still in the cache, as the stream's first will be for the next layer.
+    """
     TILES: tl.constexpr = (D + COLUMNS - 1) // COLUMNS
-    first_row = (tl.program_id(0) // TILES).to(tl.int64) * ROWS
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    first_row = (tile // TILES).to(tl.int64) * ROWS
     y += first_row * INNER
     u += first_row * D
     squares += first_row * ((D + PART - 1) // PART)
     rows = tl.arange(0, ROWS)
     inside = rows < n_rows - first_row
-    first_column = tl.program_id(0) % TILES * COLUMNS
+    first_column = tile % TILES * COLUMNS
     columns = first_column + tl.arange(0, COLUMNS)
     out = product(rows, inside, columns, y, matrix, INNER, DEPTH)
     mask = inside[:, None] & (columns < D)[None, :]

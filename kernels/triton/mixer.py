@@ -1,9 +1,9 @@
 """What a layer does between its two projections, with its gradients, as one function.
 
 Forward, a kernel normalises B and C and makes the steps; the operation reads x and z where the projection has left
-them. Backward, a kernel puts the gradient of the projection together from those of the operands. It sums the gradients
-of the norms' weights and of the steps' bias over the tokens that a program takes; the programs' sums are added
-afterwards, always in the same order.
+them. Backward, the operation stores its gradients of x and z likewise among those of the projection, and a kernel adds
+what is left. It sums the gradients of the norms' weights and of the steps' bias over the tokens that a program takes;
+the programs' sums are added afterwards, always in the same order.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.arguments import PER_TOKEN, Operands
 from kernels.packing import Packing
-from kernels.triton.backward import mamba3_mimo_backward
+from kernels.triton.backward import Columns, mamba3_mimo_backward
 from kernels.triton.common import load
 from kernels.triton.forward import mamba3_mimo_forward
 from kernels.triton.linear import A_FLOOR, EPSILON, softplus
@@ -59,10 +59,9 @@ def _normalise(
 
 @triton.jit
 def _through_norm(
-    projected, stride, norm, by_normal, dprojected, dstride, tokens, inside,
-    R: tl.constexpr, N: tl.constexpr, FILLED: tl.constexpr,
+    projected, stride, norm, by_normal, tokens, inside, R: tl.constexpr, N: tl.constexpr, FILLED: tl.constexpr
 ):  # fmt: skip
-    """The gradient of B or C of some tokens before their norm, and those of its weights (tokens, R, FILLED)."""
+    """The gradients of B or C of some tokens before their norm and of its weights, both (tokens, R, FILLED)."""
     mask = _in_ranks(inside, N, FILLED)
     raw = tl.load(projected + _ranks(tokens, stride, R, N, FILLED), mask, 0.0).to(tl.float32)
     by_normal = tl.load(by_normal + _ranks(tokens, R * N, R, N, FILLED), mask, 0.0).to(tl.float32)
@@ -70,9 +69,7 @@ def _through_norm(
     unit = raw * scale
     by_unit = by_normal * _weights(norm, N, FILLED)
     by_raw = scale * (by_unit - unit * (tl.sum(by_unit * unit, 2) / N)[:, :, None])
-    at = dprojected + _ranks(tokens, dstride, R, N, FILLED)
-    tl.store(at, by_raw.to(dprojected.dtype.element_ty), mask)
-    return by_normal * unit
+    return by_raw, by_normal * unit
 
 
 @triton.jit
@@ -106,12 +103,14 @@ def _before(
 
 @triton.jit(do_not_specialize=["n_tokens"])
 def _after(
-    projected, stride, dt_bias, B_norm, C_norm, dt, dB, dC, dx, dz, dadt, ddt, dtrap, dangles,
-    dprojected, width, sums, n_tokens,
+    projected, stride, dt_bias, B_norm, C_norm, dt, dB, dC, dadt, ddt, dprojected, width, sums, n_tokens,
     INNER: tl.constexpr, H: tl.constexpr, R: tl.constexpr, N: tl.constexpr, S: tl.constexpr, REST: tl.constexpr,
-    TOKENS: tl.constexpr, BLOCK: tl.constexpr, FILLED: tl.constexpr, HEADS: tl.constexpr, LAST: tl.constexpr,
+    TOKENS: tl.constexpr, FILLED: tl.constexpr, HEADS: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the projection, and of dt_bias, B_norm and C_norm the program's sums (programs, H + 2 * N)."""
+    """The gradient of B, C, steps and rates before their norms and activations, and of the columns after the angles.
+
+    Of dt_bias, B_norm and C_norm sums (programs, H + 2 * N) gets the program's.
+    """
     dtype: tl.constexpr = dprojected.dtype.element_ty
     head, column, last = tl.arange(0, HEADS), tl.arange(0, FILLED), tl.arange(0, LAST)[None, :]
     heads = head[None, :]
@@ -123,20 +122,12 @@ def _after(
     while first < n_tokens:
         tokens = first.to(tl.int64) + tl.arange(0, TOKENS)
         inside = tokens < n_tokens
-        for begin in tl.static_range(0, INNER, BLOCK):
-            lanes = begin + tl.arange(0, BLOCK)[None, :]
-            mask = inside[:, None] & (lanes < INNER)
-            source, target = (tokens * INNER)[:, None] + lanes, (tokens * width)[:, None] + lanes
-            by_z, by_x = tl.load(dz + source, mask), tl.load(dx + source, mask)
-            tl.store(dprojected + target, by_z, mask)
-            tl.store(dprojected + INNER + target, by_x, mask)
         at, dat = projected + 2 * INNER, dprojected + 2 * INNER
-        sum_B += _through_norm(at, stride, B_norm, dB, dat, width, tokens, inside, R, N, FILLED)
-        at, dat = at + R * N, dat + R * N
-        sum_C += _through_norm(at, stride, C_norm, dC, dat, width, tokens, inside, R, N, FILLED)
-
+        # All loads before the first store: for all the compiler knows they may read what it writes, and would wait.
+        by_B, by_B_norm = _through_norm(at, stride, B_norm, dB, tokens, inside, R, N, FILLED)
+        by_C, by_C_norm = _through_norm(at + R * N, stride, C_norm, dC, tokens, inside, R, N, FILLED)
         mask = inside[:, None] & (heads < H)
-        at, dat = at + R * N + (tokens * stride)[:, None] + heads, dat + R * N + (tokens * width)[:, None]
+        at += 2 * R * N + (tokens * stride)[:, None] + heads
         here = tokens[:, None] * H + heads
         step, by_adt = tl.load(dt + here, mask, 0.0), tl.load(dadt + here, mask, 0.0).to(tl.float32)
         A = tl.load(at + H, mask, 0.0).to(tl.float32)
@@ -144,13 +135,19 @@ def _after(
         by_step = tl.load(ddt + here, mask, 0.0).to(tl.float32) - by_adt * tl.maximum(rate, A_FLOOR)
         by_step *= tl.sigmoid(tl.load(at, mask, 0.0).to(tl.float32) + bias)
         by_A = tl.where(rate >= A_FLOOR, -by_adt * step, 0.0) * inverse * inverse
+        sum_B += by_B_norm
+        sum_C += by_C_norm
         sum_bias += by_step
+
+        ranks, in_ranks = _ranks(tokens, width, R, N, FILLED), _in_ranks(inside, N, FILLED)
+        tl.store(dat + ranks, by_B.to(dtype), in_ranks)
+        tl.store(dat + R * N + ranks, by_C.to(dtype), in_ranks)
+        dat += 2 * R * N + (tokens * width)[:, None]
         tl.store(dat + heads, by_step.to(dtype), mask)
         tl.store(dat + H + heads, by_A.to(dtype), mask)
-        tl.store(dat + 2 * H + heads, tl.load(dtrap + here, mask, 0.0).to(dtype), mask)
-        # The angles, and zeros for columns that nobody has looked at.
-        by_angle = tl.load(dangles + tokens[:, None] * S + last, inside[:, None] & (last < S), 0.0)
-        tl.store(dat + 3 * H + last, by_angle.to(dtype), inside[:, None] & (last < S + REST))
+        # Columns that nobody has looked at.
+        zeros = tl.zeros((TOKENS, LAST), dtype)
+        tl.store(dat + 3 * H + S + last, zeros, inside[:, None] & (last < REST))
         first += tl.num_programs(0) * TOKENS
     sums += tl.program_id(0) * (H + 2 * N)
     tl.store(sums + head, tl.sum(sum_bias, 0), head < H)
@@ -209,19 +206,19 @@ class _Mixer(torch.autograd.Function):
         operands = _operands(projected, ctx.n_angles, B, C, dt, adt, tuple(weights))
         (T, H, P), (R, N), S = operands.x.shape, B.shape[1:], ctx.n_angles
         dy = dy.contiguous().view(T, H, P)
-        by = mamba3_mimo_backward(operands, ctx.packing, None, ctx.kept, dy, None).operands
         dprojected = torch.empty(projected.shape, dtype=projected.dtype, device=projected.device)
+        columns = _columns(dprojected, ctx.n_angles, H, P, R, N)
+        by = mamba3_mimo_backward(operands, ctx.packing, None, ctx.kept, dy, None, columns).operands
         sizes = _sizes(H * P, H, R, N)
         programs = min(_PROGRAMS, triton.cdiv(T, sizes["TOKENS"]))
         sums = torch.empty(programs, H + 2 * N, dtype=torch.float32, device=projected.device)
         if T:
             width = projected.shape[1]
             rest = width - 2 * H * P - 2 * R * N - 3 * H - S
-            per_token = (t.contiguous() for t in (by.B, by.C, by.x, by.z, by.adt, by.dt, by.trap, by.angles))
             _after[(programs,)](
-                projected, projected.stride(0), dt_bias, B_norm, C_norm, dt, *per_token, dprojected, width, sums, T,
-                S=S, REST=rest, LAST=triton.next_power_of_2(max(S + rest, 1)),
-                BLOCK=min(triton.next_power_of_2(H * P), max(16, 4096 // sizes["TOKENS"])), **sizes,
+                projected, projected.stride(0), dt_bias, B_norm, C_norm, dt, by.B, by.C, by.adt, by.dt,
+                dprojected, width, sums, T,
+                S=S, REST=rest, LAST=triton.next_power_of_2(max(rest, 1)), **sizes,
             )  # fmt: skip
         ddt_bias, dB_norm, dC_norm = (
             total.to(t.dtype) for total, t in zip(sums.sum(0).split([H, N, N]), (dt_bias, B_norm, C_norm), strict=True)
@@ -232,11 +229,17 @@ class _Mixer(torch.autograd.Function):
 def _operands(
     projected: Tensor, n_angles: int, B: Tensor, C: Tensor, dt: Tensor, adt: Tensor, weights: tuple[Tensor, ...]
 ) -> Operands:
-    """The operation's; x, z, trap and angles are columns of the projection."""
+    """The operation's."""
     (H, R, N), P = weights[0].shape, weights[2].shape[2]
+    x, z, trap, angles = _columns(projected, n_angles, H, P, R, N)
+    return Operands(C, B, x, z, adt, dt, trap, angles, *weights)
+
+
+def _columns(projected: Tensor, n_angles: int, H: int, P: int, R: int, N: int) -> Columns:
+    """The columns of the projection, or of its gradient, that the operation reads and writes where they are."""
     sections = [H * P, H * P, 2 * R * N + 2 * H, H, n_angles]
     z, x, _, trap, angles, _ = torch.split(projected, [*sections, projected.shape[1] - sum(sections)], 1)
-    return Operands(C, B, x.unflatten(1, (H, P)), z.unflatten(1, (H, P)), adt, dt, trap, angles, *weights)
+    return Columns(x.unflatten(1, (H, P)), z.unflatten(1, (H, P)), trap, angles)
 
 
 def _sizes(inner: int, H: int, R: int, N: int) -> dict[str, int]:

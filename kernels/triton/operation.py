@@ -8,7 +8,7 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
-from kernels.triton.backward import mamba3_mimo_backward
+from kernels.triton.backward import Columns, mamba3_mimo_backward
 from kernels.triton.common import with_contiguous_tokens
 from kernels.triton.forward import mamba3_mimo_forward
 
@@ -43,7 +43,9 @@ class _Operation(torch.autograd.Function):
         n_inputs = len(saved) - len(dfinal)
         operands, state = _operands_and_state(saved[:n_inputs])
         ends = (Mamba3State(*saved[n_inputs:]), Mamba3State(*dfinal)) if dfinal else None
-        gradients = mamba3_mimo_backward(operands, ctx.packing, state, ctx.kept, dy.contiguous(), ends)
+        x, z, trap, angles = operands.x, operands.z, operands.trap, operands.angles
+        columns = Columns(*(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, z, trap, angles)))
+        gradients = mamba3_mimo_backward(operands, ctx.packing, state, ctx.kept, dy.contiguous(), ends, columns)
         return (None, None, *gradients.operands, *(gradients.initial_state or ()))
 
 

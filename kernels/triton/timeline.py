@@ -52,9 +52,9 @@ def _timeline(
     H: tl.constexpr, S: tl.constexpr, L: tl.constexpr, CHUNKS: tl.constexpr,
     HEADS: tl.constexpr, ANGLES: tl.constexpr,
 ):  # fmt: skip
-    """One segment, all heads."""
+    """One segment, all heads. The last come first, so that of the first, which are read first, most is in the cache."""
     EXACT: tl.constexpr = turned.dtype.element_ty == tl.float32
-    segment = tl.program_id(0)
+    segment = tl.num_programs(0) - 1 - tl.program_id(0)
     start = tl.load(segments + 4 * segment).to(tl.int64)
     length = tl.load(segments + 4 * segment + 1)
     adt += start * stride_adt
@@ -151,7 +151,7 @@ def _own(down, at, plane, mask, R: tl.constexpr):
 def _timeline_backward(
     dt, trap, angles, stride_dt, stride_trap, stride_angles, segments, m, sequences,
     along_q, along_k, down, plane, across_q, across_k, dlater, dlater_segments, dtotal, dtotal_segments, dtotal_out,
-    dopening, dend, dangle_out, dadt, ddt, dtrap, dangles,
+    dopening, dend, dangle_out, dadt, ddt, dtrap, dangles, stride_dtrap, stride_dangles,
     H: tl.constexpr, R: tl.constexpr, S: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr,
     HEADS: tl.constexpr, ANGLES: tl.constexpr,
     ALL: tl.constexpr, RESUMED: tl.constexpr,
@@ -189,46 +189,48 @@ def _timeline_backward(
         at = (start + tokens)[:, None] * H + heads[None, :]
         inner = first + L < length
         here = start // L + first // L + 1
+        following = mask & ((tokens + 1 < length) | is_followed)[:, None]
+        has_previous = mask & ((tokens > 0) | (index > 0))[:, None]
+        in_angles = mask[:, :, None] & is_angle[None, :, :]
+        # All loads before the first exchange between threads and the first store, for which later ones would wait.
+        at_theta = at[:, :, None] * S + turning[None, None, :]
+        theta_q, theta_k = tl.load(across_q + at_theta, in_angles, 0.0), tl.load(across_k + at_theta, in_angles, 0.0)
         # A chunk's decay counts in the state it leaves.
         at_total = (here * H + heads)[:, None] * (2 * HALF) + tl.arange(0, 2 * HALF)[None, :]
-        by_total = tl.sum(tl.load(dtotal + at_total, (heads < H)[:, None] & inner, 0.0), 1)
-        by_total = tl.where(inner, by_total, total_beyond)
-        last = tl.minimum(first + L, length) - 1
-        # A token's decay counts in all it reads, less in what is read of it; in both stands its own weight.
-        is_read = tl.load(along_k + at, mask, 0.0)
-        by_decay = (
-            tl.load(along_q + at, mask, 0.0) - is_read + tl.where((tokens == last)[:, None], by_total[None, :], 0.0)
-        )
-        tl.store(dadt + at, tl.cumsum(by_decay, 0, reverse=True), mask)
-
-        d, share = _shares(dt, trap, stride_dt, stride_trap, start + tokens, heads, mask)
-        following = mask & ((tokens + 1 < length) | is_followed)[:, None]
-        d_next, share_next = _shares(dt, trap, stride_dt, stride_trap, start + tokens + 1, heads, following)
-        has_previous = mask & ((tokens > 0) | (index > 0))[:, None]
-        d_before, share_before = _shares(dt, trap, stride_dt, stride_trap, start + tokens - 1, heads, has_previous)
-        own_gradient = _own(down, at, plane, mask, R)
-        by_later = is_read - own_gradient
-        by_later /= tl.maximum(d * share + d_next * (1 - share_next), SMALLEST)
-        by_own = own_gradient / tl.maximum(d * share, SMALLEST) + by_later
-        by_opening = tl.load(along_k + at - H, has_previous, 0.0) - _own(down, at - H, plane, has_previous, R)
-        by_opening /= tl.maximum(d_before * share_before + d * (1 - share), SMALLEST)
-        by_opening += tl.where(has_previous, 0.0, opening_first[None, :])
-        tl.store(dtrap + at, d * share * (1 - share) * (by_own - by_opening), mask)
-
-        raw = angles + (start + tokens)[:, None] * stride_angles + turning[None, :]
-        rate = tanh(tl.load(raw, (tokens < length)[:, None] & is_angle, 0.0).to(tl.float32))
-        in_angles = mask[:, :, None] & is_angle[None, :, :]
-        at_theta = at[:, :, None] * S + turning[None, None, :]
-        by_theta = tl.load(across_q + at_theta, in_angles, 0.0) + tl.load(across_k + at_theta, in_angles, 0.0)
+        by_total = tl.load(dtotal + at_total, (heads < H)[:, None] & inner, 0.0)
         at_later = dlater + (here * H + heads)[:, None] * (2 * HALF) + turning[None, :]
         after = tl.load(at_later, angle_mask & inner, 0.0) + tl.load(at_later + HALF, angle_mask & inner, 0.0)
+        is_read, reads = tl.load(along_k + at, mask, 0.0), tl.load(along_q + at, mask, 0.0)
+        before_is_read = tl.load(along_k + at - H, has_previous, 0.0)
+        own_gradient = _own(down, at, plane, mask, R)
+        before_own_gradient = _own(down, at - H, plane, has_previous, R)
+        d, share = _shares(dt, trap, stride_dt, stride_trap, start + tokens, heads, mask)
+        d_next, share_next = _shares(dt, trap, stride_dt, stride_trap, start + tokens + 1, heads, following)
+        d_before, share_before = _shares(dt, trap, stride_dt, stride_trap, start + tokens - 1, heads, has_previous)
+        raw = angles + (start + tokens)[:, None] * stride_angles + turning[None, :]
+        rate = tanh(tl.load(raw, (tokens < length)[:, None] & is_angle, 0.0).to(tl.float32))
+
+        by_later = (is_read - own_gradient) / tl.maximum(d * share + d_next * (1 - share_next), SMALLEST)
+        by_own = own_gradient / tl.maximum(d * share, SMALLEST) + by_later
+        by_opening = before_is_read - before_own_gradient
+        by_opening /= tl.maximum(d_before * share_before + d * (1 - share), SMALLEST)
+        by_opening += tl.where(has_previous, 0.0, opening_first[None, :])
         after = tl.where(inner, after + by_end, beyond)
-        by_turn = (after[None, :, :] + tl.cumsum(by_theta, 0, reverse=True)) * PI
+        by_turn = (after[None, :, :] + tl.cumsum(theta_q + theta_k, 0, reverse=True)) * PI
         by_rate = tl.sum(by_turn * d[:, :, None], 1)
-        at_rate = (start + tokens)[:, None] * S + turning[None, :]
-        tl.store(dangles + at_rate, by_rate * (1 - rate * rate), (tokens < length)[:, None] & is_angle)
         by_step = share * by_own + (1 - share) * by_opening + tl.sum(by_turn * rate[:, None, :], 2)
+        # A token's decay counts in all it reads, less in what is read of it; in both stands its own weight.
+        by_total = tl.where(inner, tl.sum(by_total, 1), total_beyond)
+        last = tl.minimum(first + L, length) - 1
+        by_decay = reads - is_read + tl.where((tokens == last)[:, None], by_total[None, :], 0.0)
+        tl.store(dadt + at, tl.cumsum(by_decay, 0, reverse=True), mask)
         tl.store(ddt + at, by_step, mask)
+        by_trap = d * share * (1 - share) * (by_own - by_opening)
+        at_trap = dtrap + (start + tokens)[:, None] * stride_dtrap + heads[None, :]
+        tl.store(at_trap, by_trap.to(dtrap.dtype.element_ty), mask)
+        by_angle = (by_rate * (1 - rate * rate)).to(dangles.dtype.element_ty)
+        at_angle = dangles + (start + tokens)[:, None] * stride_dangles + turning[None, :]
+        tl.store(at_angle, by_angle, (tokens < length)[:, None] & is_angle)
 
 
 class SegmentGradients(NamedTuple):
@@ -275,9 +277,16 @@ class EndGradients(NamedTuple):
 
 
 def timeline_backward(
-    operands: Operands, packing: Packing, L: int, segments: SegmentGradients, ends: EndGradients | None, resumed: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of adt, dt, trap and angles, in float32.
+    operands: Operands,
+    packing: Packing,
+    L: int,
+    segments: SegmentGradients,
+    ends: EndGradients | None,
+    resumed: bool,
+    dtrap: Tensor,
+    dangles: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of adt and dt in float32, and those of trap and angles where they are wanted.
 
     Args:
         operands: of the operation.
@@ -286,13 +295,14 @@ def timeline_backward(
         segments: what they say.
         ends: what initial and final states say, None where there are none.
         resumed: whether any segment starts from a state.
+        dtrap: (T, H), gets the gradient of trap; here as in dangles, each token's numbers are contiguous.
+        dangles: (T, S), gets that of angles.
     """
     dt, trap, angles = operands.dt, operands.trap, operands.angles
     T, H = dt.shape
     S = angles.shape[1]
     m = packing.segments.shape[0]
-    dadt, ddt, dtrap = (torch.empty(T, H, dtype=torch.float32, device=dt.device) for _ in range(3))
-    dangles = torch.empty(T, S, dtype=torch.float32, device=dt.device)
+    dadt, ddt = (torch.empty(T, H, dtype=torch.float32, device=dt.device) for _ in range(2))
     sequence_of = packing.first_segments if ends is None else torch.repeat_interleave(packing.first_segments.diff())
     # Without ends nothing of them is looked at.
     dopening, dend, dangle, dtotal_out = (dadt,) * 4 if ends is None else ends
@@ -301,9 +311,9 @@ def timeline_backward(
             dt, trap, angles, dt.stride(0), trap.stride(0), angles.stride(0), packing.segments, m, sequence_of,
             segments.along_q, segments.along_k, segments.down, T * H, segments.across_q, segments.across_k,
             segments.dlater, segments.dlater_segments, segments.dtotal, segments.dtotal_segments, dtotal_out,
-            dopening, dend, dangle, dadt, ddt, dtrap, dangles,
+            dopening, dend, dangle, dadt, ddt, dtrap, dangles, dtrap.stride(0), dangles.stride(0),
             H=H, R=segments.down.shape[0], S=S, L=L, HALF=segments.dtotal.shape[2] // 2,
             HEADS=triton.next_power_of_2(H), ANGLES=triton.next_power_of_2(max(S, 1)),
             ALL=ends is not None, RESUMED=resumed, num_warps=4,
         )  # fmt: skip
-    return dadt, ddt, dtrap, dangles
+    return dadt, ddt
