@@ -62,6 +62,27 @@ def _store_direction(gradient, out, unit, row_at, row_valid, N: tl.constexpr):
 
 
 @triton.jit
+def _by_columns(dstate, found, state):
+    """What the gradient dstate says of its columns' rotation and of a factor of each, of the state `found` at `state`.
+
+    That is the product of their rows with those of the pair's other columns, and with the same.
+    """
+    HALF: tl.constexpr = found.shape[0] // 2
+    BP: tl.constexpr = found.shape[1]
+    columns, lanes = tl.arange(0, 2 * HALF), tl.arange(0, BP)
+    half, pair = columns // HALF, columns % HALF
+    if found.dtype == tl.float32:  # whose products do not fit into shared memory
+        others = tl.load(state + (2 * pair + 1 - half)[:, None] * BP + lanes[None, :])
+        by_other, by_same = tl.sum(dstate * others, 1), tl.sum(dstate * found, 1)
+    else:
+        products = product(dstate, tl.trans(found), tl.zeros((2 * HALF, 2 * HALF), tl.float32), found.dtype)
+        other = (1 - half) * HALF + pair
+        by_other = tl.sum(tl.where(other[:, None] == columns[None, :], products, 0.0), 1)
+        by_same = tl.sum(tl.where(columns[:, None] == columns[None, :], products, 0.0), 1)
+    return by_other * (1 - 2 * half), by_same
+
+
+@triton.jit
 def _segments_backward(
     C, B, x, weights, turned, dt, trap, C_bias, B_bias, mimo_x, D,
     stride_C, stride_B, stride_x, stride_dt, stride_trap, plane, segments, order, m,
@@ -176,13 +197,10 @@ def _segments_backward(
                 by_q = product(dout, tl.trans(found), by_q, compute) * read
                 dstate = product(tl.trans(q), widened(dout) * read, dstate * tl.exp2(total), compute)
                 is_read = True
-                # What each column of the new gradient says of each column of the state found, of which two count.
-                said = product(dstate, tl.trans(found), tl.zeros((2 * HALF, 2 * HALF), tl.float32), compute)
+                by_turn, by_factor = _by_columns(dstate, found, states + at_slot * (2 * HALF * BP))
                 at_column = at_slot * (2 * HALF) + columns
-                partner = (1 - half) * HALF + pair
-                by_turn = tl.sum(tl.where(partner[:, None] == columns[None, :], said, 0.0), 1)
-                tl.store(dlater + at_column, by_turn * (1 - 2 * half))
-                tl.store(dtotal + at_column, tl.sum(tl.where(columns[:, None] == columns[None, :], said, 0.0), 1))
+                tl.store(dlater + at_column, by_turn)
+                tl.store(dtotal + at_column, by_factor)
             elif reads_first:
                 found = tl.load(entering + at_number).to(compute)
                 by_q = product(dout, tl.trans(found), by_q, compute) * read

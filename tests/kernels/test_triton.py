@@ -209,6 +209,20 @@ def test_gradients_are_those_of_the_inputs_that_ask_for_them(device: torch.devic
     assert_same_bits(found, {name: expected[name] for name in asking})
 
 
+@pytest.mark.parametrize("exponent", [-60, 60])
+def test_tiny_and_huge_gradients_are_as_exact_as_others(exponent: int, device: torch.device) -> None:
+    """Those of a loss that is divided by the tokens, or scaled up, in bfloat16."""
+    arguments = on(device, random_arguments(SMALL, [9, 20], dtype=torch.bfloat16))
+    require_gradients(arguments, None)
+    leaves = {name: t for name, t in arguments.items() if t.requires_grad}
+    y, _ = mamba3_mimo(**arguments, backend="triton")
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(device, y.dtype)
+    expected = torch.autograd.grad(y, list(leaves.values()), dy, retain_graph=True)
+    found = torch.autograd.grad(y, list(leaves.values()), dy * 2.0**exponent)
+    for name, gradient, scaled in zip(leaves, expected, found, strict=True):
+        assert_close(name, scaled.double() * 2.0**-exponent, gradient, 1e-5)
+
+
 @pytest.mark.parametrize("with_states", [False, True], ids=["outputs", "states"])
 def test_what_is_kept_for_gradients_goes_with_the_results(with_states: bool, device: torch.device) -> None:
     """Else a training holds the memory of every step it has taken."""
