@@ -33,7 +33,8 @@ from kernels.triton.directions import directions_backward
 from kernels.triton.elementwise import gates_backward, values_backward
 from kernels.triton.forward import Kept
 from kernels.triton.scan import scan_backward
-from kernels.triton.timeline import EndGradients, SegmentGradients, timeline_backward
+from kernels.triton.states import states_backward
+from kernels.triton.timeline import SegmentGradients, timeline_backward
 
 
 def _options(dtype: torch.dtype, tile: int) -> dict[str, int]:
@@ -265,7 +266,7 @@ def mamba3_mimo_backward(
     S = angles.shape[1]
     blocks = Blocks.of(R, N, P)
     m, n, device = packing.segments.shape[0], packing.n_sequences, x.device
-    final, dfinal = ends or (None, None)
+    dfinal = None if ends is None else ends[1]
     resumed, everything = kept.entering is not None, initial_state is not None or dfinal is not None
     assert kept.ranked is not None
     assert kept.states is not None
@@ -313,85 +314,20 @@ def mamba3_mimo_backward(
     dmimo_x = values_backward(x, mimo_x, by_out, columns.x)
     dC, dC_bias, along_q, across_q = directions_backward(C, C_bias, kept.timeline.turned, dq, dq_unit)
     dB, dB_bias, along_k, across_k = directions_backward(B, B_bias, kept.timeline.turned, dk, dk_unit)
-    sums = {"dB": dB, "dx": columns.x, "dB_bias": dB_bias, "dmimo_x": dmimo_x}
-    by_ends: EndGradients | None = None
-    dinitial: Mamba3State | None = None
+    by_states, dinitial = None, None
     if everything:
-        dangle = dend = torch.zeros(n, H, S, device=device)
-        dopening = dtotal_out = torch.zeros(n, H, device=device)
-        filled = packing.cu_seqlens.diff() > 0
-        if final is not None and dfinal is not None:
-            last = packing.cu_seqlens[1:].long()[filled] - 1
-            dangle, dend = _through_final_state(dfinal, final, filled, last, sums)
-            dtotal_out = (dfinal.ssm.float() * final.ssm).sum((2, 3))
-        if initial_state is not None:
-            starts = packing.cu_seqlens[:-1].long()[filled]
-            opening = torch.zeros(n, H, device=device)
-            opening[filled] = (dt[starts] * torch.sigmoid(-trap[starts])).float()
-            dinitial, dopening = _through_initial_state(initial_state, dssm, opening, mimo_x, sums)
-            dangle_in = torch.zeros(n, H, S, device=device)
-            dangle_in[filled] = dlater_segments[packing.first_segments[:-1].long()[filled]] + dend[filled]
-            if dfinal is not None:
-                # An empty sequence's final state is its initial one; its ssm went through the scan.
-                empty_ones = (t.float().masked_fill(filled.view(-1, *[1] * (t.dim() - 1)), 0) for t in dfinal)
-                through = Mamba3State(*empty_ones)
-                dangle_in += through.angle
-                dinitial = dinitial._replace(k=dinitial.k + through.k, x=dinitial.x + through.x)
-            dinitial = dinitial._replace(angle=dangle_in)
-            dinitial = Mamba3State(*(d.to(t.dtype) for d, t in zip(dinitial, initial_state, strict=True)))
-        by_ends = EndGradients(dopening, dend, dangle, dtotal_out)
+        by_states, dinitial = states_backward(
+            operands._replace(mimo_x=mimo_x), packing, initial_state, ends, dssm, dlater_segments,
+            dB, dB_bias, columns.x, dmimo_x,
+        )  # fmt: skip
     by_segments = SegmentGradients(
         along_q, along_k, down, across_q, across_k, dlater, dtotal, dlater_segments, dtotal_segments
     )
     dadt, ddt = timeline_backward(
-        operands, packing, blocks.L, by_segments, by_ends, resumed, columns.trap, columns.angles
+        operands, packing, blocks.L, by_segments, by_states, resumed, columns.trap, columns.angles
     )
     gradients = (
-        dC, sums["dB"], sums["dx"], columns.z, dadt, ddt, columns.trap, columns.angles,
-        dC_bias, sums["dB_bias"], sums["dmimo_x"], dmimo_z, dmimo_o, dD,
+        dC, dB, columns.x, columns.z, dadt, ddt, columns.trap, columns.angles,
+        dC_bias, dB_bias, dmimo_x, dmimo_z, dmimo_o, dD,
     )  # fmt: skip
     return Gradients(Operands(*(d.to(t.dtype) for d, t in zip(gradients, operands, strict=True))), dinitial)
-
-
-def _through_final_state(
-    dfinal: Mamba3State, final: Mamba3State, filled: Tensor, last: Tensor, sums: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Adds what the final k and x say of the last tokens.
-
-    Returns:
-        What the final angle and k say of the sequence's rotation, (n, H, S), and with it what the final ssm says of a
-        common rotation of all tokens and the state they find.
-    """
-    S, N = final.angle.shape[-1], final.k.shape[-1]
-    dk, k = dfinal.k.float(), final.k
-    first, second = slice(0, S), slice(N // 2, N // 2 + S)
-    dangle = dfinal.angle + (dk[..., second] * k[..., first] - dk[..., first] * k[..., second]).sum(2)
-    h, dh = final.ssm, dfinal.ssm.float()
-    dend = dangle + (dh[..., second] * h[..., first] - dh[..., first] * h[..., second]).sum(2)
-    cos, sin = final.angle.cos().unsqueeze(2), final.angle.sin().unsqueeze(2)
-    unturned = dk.clone()
-    unturned[..., first] = dk[..., first] * cos + dk[..., second] * sin
-    unturned[..., second] = dk[..., second] * cos - dk[..., first] * sin
-    unturned = unturned[filled]
-    sums["dB"] = sums["dB"].index_add(0, last, unturned.sum(1).to(sums["dB"].dtype))
-    sums["dx"].index_add_(0, last, dfinal.x[filled].to(sums["dx"].dtype))
-    sums["dB_bias"] = sums["dB_bias"] + unturned.sum(0)
-    return dangle.contiguous(), dend.contiguous()
-
-
-def _through_initial_state(
-    initial: Mamba3State, dssm: Tensor, opening: Tensor, mimo_x: Tensor, sums: dict[str, Tensor]
-) -> tuple[Mamba3State, Tensor]:
-    """The first token adds opening * sum over r of v_r k_r^T to the state it finds; dssm is the gradient of the sum.
-
-    Returns:
-        The gradient of the state, without its angle's, and of `opening` (n, H).
-    """
-    x, k, weights = initial.x.float(), initial.k.float(), mimo_x.float()
-    v = x.unsqueeze(2) * weights
-    by_k = torch.einsum("nhpc,nhrp->nhrc", dssm, v)
-    dopening = (by_k * k).sum((2, 3))
-    dv = torch.einsum("nhpc,nhrc->nhrp", dssm, k) * opening[..., None, None]
-    sums["dmimo_x"] = sums["dmimo_x"] + (dv * x.unsqueeze(2)).sum(0)
-    dk, dx = by_k * opening[..., None, None], (dv * weights).sum(2)
-    return Mamba3State(initial.angle, dssm, dk, dx), dopening

@@ -260,7 +260,7 @@ class SegmentGradients(NamedTuple):
     dtotal_segments: Tensor
 
 
-class EndGradients(NamedTuple):
+class StateGradients(NamedTuple):
     """What initial and final states say of the timeline, float32 for n sequences.
 
     Attributes:
@@ -281,7 +281,7 @@ def timeline_backward(
     packing: Packing,
     L: int,
     segments: SegmentGradients,
-    ends: EndGradients | None,
+    states: StateGradients | None,
     resumed: bool,
     dtrap: Tensor,
     dangles: Tensor,
@@ -293,7 +293,7 @@ def timeline_backward(
         packing: of the batch.
         L: tokens of a chunk.
         segments: what they say.
-        ends: what initial and final states say, None where there are none.
+        states: what initial and final states say, None where there are none.
         resumed: whether any segment starts from a state.
         dtrap: (T, H), gets the gradient of trap; here as in dangles, each token's numbers are contiguous.
         dangles: (T, S), gets that of angles.
@@ -303,9 +303,9 @@ def timeline_backward(
     S = angles.shape[1]
     m = packing.segments.shape[0]
     dadt, ddt = (torch.empty(T, H, dtype=torch.float32, device=dt.device) for _ in range(2))
-    sequence_of = packing.first_segments if ends is None else torch.repeat_interleave(packing.first_segments.diff())
-    # Without ends nothing of them is looked at.
-    dopening, dend, dangle, dtotal_out = (dadt,) * 4 if ends is None else ends
+    sequence_of = packing.first_segments if states is None else torch.repeat_interleave(packing.first_segments.diff())
+    # Without states nothing of them is looked at.
+    dopening, dend, dangle, dtotal_out = (dadt,) * 4 if states is None else states
     if m:
         _timeline_backward[(m,)](
             dt, trap, angles, dt.stride(0), trap.stride(0), angles.stride(0), packing.segments, m, sequence_of,
@@ -314,6 +314,6 @@ def timeline_backward(
             dopening, dend, dangle, dadt, ddt, dtrap, dangles, dtrap.stride(0), dangles.stride(0),
             H=H, R=segments.down.shape[0], S=S, L=L, HALF=segments.dtotal.shape[2] // 2,
             HEADS=triton.next_power_of_2(H), ANGLES=triton.next_power_of_2(max(S, 1)),
-            ALL=ends is not None, RESUMED=resumed, num_warps=4,
+            ALL=states is not None, RESUMED=resumed, num_warps=4,
         )  # fmt: skip
     return dadt, ddt
