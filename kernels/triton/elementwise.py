@@ -106,7 +106,7 @@ def gates_backward(
         mimo_o: (H, R, P).
         ranked: (T, H, R, P), each rank's output before the gate.
         dy: (T, H, P), contiguous.
-        dz: (T, H, P) in x's dtype, gets the gradient of z; each token's numbers are contiguous.
+        dz: (T, H, P), gets the gradient of z, rounded to x's dtype; each token's numbers are contiguous.
 
     Returns:
         Gradients of `ranked` in x's dtype, of mimo_z, mimo_o and D (H,) in float32.

@@ -46,14 +46,21 @@ def _in_ranks(inside, N: tl.constexpr, FILLED: tl.constexpr):
 
 
 @triton.jit
+def _unit(projected, stride, tokens, mask, R: tl.constexpr, N: tl.constexpr, FILLED: tl.constexpr):
+    """B or C of some tokens with a root mean square of 1 (tokens, R, FILLED), and what that has multiplied it by."""
+    raw = tl.load(projected + _ranks(tokens, stride, R, N, FILLED), mask, 0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(raw * raw, 2) / N + EPSILON)[:, :, None]
+    return raw * scale, scale
+
+
+@triton.jit
 def _normalise(
     projected, stride, norm, out, tokens, inside, R: tl.constexpr, N: tl.constexpr, FILLED: tl.constexpr
 ):  # fmt: skip
     """B or C of some tokens."""
     mask = _in_ranks(inside, N, FILLED)
-    raw = tl.load(projected + _ranks(tokens, stride, R, N, FILLED), mask, 0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(raw * raw, 2) / N + EPSILON)
-    normal = raw * scale[:, :, None] * _weights(norm, N, FILLED)
+    unit, _ = _unit(projected, stride, tokens, mask, R, N, FILLED)
+    normal = unit * _weights(norm, N, FILLED)
     tl.store(out + _ranks(tokens, R * N, R, N, FILLED), normal.to(out.dtype.element_ty), mask)
 
 
@@ -63,10 +70,8 @@ def _through_norm(
 ):  # fmt: skip
     """The gradients of B or C of some tokens before their norm and of its weights, both (tokens, R, FILLED)."""
     mask = _in_ranks(inside, N, FILLED)
-    raw = tl.load(projected + _ranks(tokens, stride, R, N, FILLED), mask, 0.0).to(tl.float32)
     by_normal = tl.load(by_normal + _ranks(tokens, R * N, R, N, FILLED), mask, 0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(raw * raw, 2) / N + EPSILON)[:, :, None]
-    unit = raw * scale
+    unit, scale = _unit(projected, stride, tokens, mask, R, N, FILLED)
     by_unit = by_normal * _weights(norm, N, FILLED)
     by_raw = scale * (by_unit - unit * (tl.sum(by_unit * unit, 2) / N)[:, :, None])
     return by_raw, by_normal * unit

@@ -40,7 +40,8 @@ def states_backward(
         What they say of the timeline, and the gradients of the initial states.
     """
     dt, trap, mimo_x = operands.dt, operands.trap, operands.mimo_x
-    n, (H, S), device = packing.n_sequences, (dt.shape[1], operands.angles.shape[1]), dt.device
+    H, S = dt.shape[1], operands.angles.shape[1]
+    n, device = packing.n_sequences, dt.device
     dangle = dend = torch.zeros(n, H, S, device=device)
     dopening = dtotal = torch.zeros(n, H, device=device)
     filled = packing.cu_seqlens.diff() > 0

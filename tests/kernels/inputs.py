@@ -1,7 +1,7 @@
 """Random arguments for the operation, and how far results may differ."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,19 @@ class Sizes:
     @property
     def angles(self) -> int:
         return int(self.d_state * self.rope_fraction) // 2
+
+
+def random_weights(sizes: Sizes, normal: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """The operation's weights around what a layer starts with, from numbers that `normal` draws."""
+    H, P, N, R = sizes.heads, sizes.headdim, sizes.d_state, sizes.rank
+    return {
+        "C_bias": 1 + normal(H, R, N) / 4,
+        "B_bias": 1 + normal(H, R, N) / 4,
+        "mimo_x": (1 + normal(H, R, P) / 4) / R,
+        "mimo_z": 1 + normal(H, R, P) / 4,
+        "mimo_o": (1 + normal(H, R, P) / 4) / R,
+        "D": normal(H),
+    }
 
 
 def random_arguments(
@@ -43,12 +56,7 @@ def random_arguments(
         "dt": dt,
         "trap": normal(T, H),
         "angles": normal(T, S),
-        "C_bias": 1 + normal(H, R, N) / 4,
-        "B_bias": 1 + normal(H, R, N) / 4,
-        "mimo_x": (1 + normal(H, R, P) / 4) / R,
-        "mimo_z": 1 + normal(H, R, P) / 4,
-        "mimo_o": (1 + normal(H, R, P) / 4) / R,
-        "D": normal(H),
+        **random_weights(sizes, normal),
     }
     arguments = {name: t.to(dtype) for name, t in arguments.items()}
     bounds = torch.tensor([0, *lengths]).cumsum(0).int()

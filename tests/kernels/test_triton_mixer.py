@@ -13,7 +13,7 @@ from detector.model import Mamba3Layer
 from kernels import mamba3_mixer
 from kernels.mixer import rms_norm
 from kernels.packing import SEGMENT, Packing
-from tests.kernels.inputs import Sizes, assert_close
+from tests.kernels.inputs import Sizes, assert_close, random_weights
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -51,12 +51,7 @@ def random_mixer(sizes: Sizes, tokens: int, precision: str, seed: int = 0) -> di
         "dt_bias": normal(H) - 3,  # steps as a layer starts with
         "B_norm": 1 + normal(N) / 4,
         "C_norm": 1 + normal(N) / 4,
-        "C_bias": 1 + normal(H, R, N) / 4,
-        "B_bias": 1 + normal(H, R, N) / 4,
-        "mimo_x": (1 + normal(H, R, P) / 4) / R,
-        "mimo_z": 1 + normal(H, R, P) / 4,
-        "mimo_o": (1 + normal(H, R, P) / 4) / R,
-        "D": normal(H),
+        **random_weights(sizes, normal),
     }
     return {name: t if name == "projected" else t.to(weights) for name, t in arguments.items()}
 
