@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from worker import event_times
-from worker.event_times import TimeFormat
-from worker.json_pointers import MISSING, JsonPointer
-from worker.line_patterns import LinePattern
+from worker.formats import times as event_times
+from worker.formats.patterns import LinePattern
+from worker.formats.pointers import MISSING, JsonPointer
+from worker.formats.times import TimeFormat
 from worker.sessions import NO_TIME
 from worker.settings_sections import InputSettings, SessionsSettings
 

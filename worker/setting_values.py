@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from worker.durations import format_duration, parse_duration
-from worker.event_times import TimeFormat
+from worker.formats.durations import format_duration, parse_duration
+from worker.formats.times import TimeFormat
 
 
 class Problem(NamedTuple):

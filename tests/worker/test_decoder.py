@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from detector.tokenizer import Tokenizer
 from detector.vocabulary import UNK, Vocabulary
 from worker.decoder import DeadLetter, Decoder, Events, Records
-from worker.event_times import TimeFormat, from_json
-from worker.json_pointers import MISSING, JsonPointer
-from worker.line_patterns import LinePattern
+from worker.formats.patterns import LinePattern
+from worker.formats.pointers import MISSING, JsonPointer
+from worker.formats.times import TimeFormat, from_json
 from worker.sessions import NO_TIME
 from worker.setting_values import TimestampPattern
 from worker.settings_sections import InputSettings, SessionsSettings

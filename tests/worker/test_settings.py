@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.durations import format_duration, parse_duration
+from worker.formats.durations import format_duration, parse_duration
 from worker.settings import (
     SessionKey,
     SessionsSettings,

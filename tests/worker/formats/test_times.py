@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.event_times import TimeFormat
+from worker.formats.times import TimeFormat
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -1,0 +1,1 @@
+"""What a text may look like: durations, patterns, JSON pointers, times."""
