@@ -41,7 +41,7 @@ from worker.protocols import Committed, Partition
 from worker.restore import StateStore
 from worker.scorer import demo_checkpoint, load_scorer
 from worker.sessions import Sessions, SessionsState
-from worker.settings import load_settings
+from worker.settings.document import load_settings
 from worker.sink import TransactionalSink
 from worker.snapshots import Snapshot, decode, encode
 from worker.source import KafkaReader

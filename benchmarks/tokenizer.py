@@ -33,7 +33,7 @@ from rich.table import Table
 
 from detector.tokenizer import Tokenizer, learn_vocabulary
 from worker.decoder import Decoder, Records
-from worker.settings_sections import InputSettings, SessionsSettings
+from worker.settings.sections import InputSettings, SessionsSettings
 
 BATCH = 10_000
 PARTITIONS = 4

@@ -10,7 +10,7 @@ from worker.errors import SettingsError, WorkerError
 from worker.observability import Metrics
 from worker.pipeline import Pipeline
 from worker.scorer import load_scorer
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.topics import Topic, Topics
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from detector.errors import DetectorError
 from worker.errors import SettingsError, WorkerError
-from worker.settings import Settings, load_settings
+from worker.settings.document import Settings, load_settings
 
 app = typer.Typer(
     name="logmamba",

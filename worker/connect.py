@@ -15,7 +15,7 @@ from worker.pipeline import Pipeline
 from worker.protocols import Scorer
 from worker.records import iso_time
 from worker.restore import StateStore
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.sink import AtLeastOnceSink, TransactionalSink
 from worker.source import KafkaReader, KafkaSource
 from worker.status import WorkerStatus

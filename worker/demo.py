@@ -25,7 +25,7 @@ from worker.generate import send
 from worker.generator import FAULTS, GeneratedLog, Truth
 from worker.observability import Metrics, configure_logging
 from worker.scorer import demo_checkpoint, load_scorer
-from worker.settings import Settings, load_settings
+from worker.settings.document import Settings, load_settings
 from worker.topics import Topics
 
 # The shipped checkpoint was trained on the other pool, so the demo's unseen lines are unseen.

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from worker.demo import UNSEEN_POOL
 from worker.generator import GeneratedLog, write_files
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.train import train_checkpoint
 
 _BLOCKS = 12_000

@@ -31,7 +31,7 @@ from worker.evaluation_examples import examples
 from worker.evaluation_plots import plots
 from worker.evaluation_report import render
 from worker.protocols import Scorer
-from worker.settings import Settings
+from worker.settings.document import Settings
 
 SCHEMA: Final = "logmamba.evaluation/1"
 METRICS_FILE: Final = "metrics.json"

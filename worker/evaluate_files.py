@@ -19,7 +19,7 @@ from worker.observability import Metrics
 from worker.pipeline import Pipeline, session_rules
 from worker.protocols import Scorer
 from worker.records import DECIMALS
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.train_files import event_tokens
 
 _SCORED_AT_ONCE = 2_000

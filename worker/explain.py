@@ -31,7 +31,7 @@ from worker.pipeline import Pipeline, session_rules
 from worker.protocols import Partition
 from worker.records import DECIMALS, iso_time
 from worker.sessions import NO_TIME, ClosedSession
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.train_files import event_tokens
 
 if TYPE_CHECKING:

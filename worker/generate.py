@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from worker.connect import ClientProperties
 from worker.errors import RunError
 from worker.generator import GeneratedLog, Truth, write_files, write_labels
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.topics import Topics
 
 _FLUSH_TIMEOUT_S = 60.0

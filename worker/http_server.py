@@ -21,7 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from worker.errors import RunError
 from worker.observability import Metrics
-from worker.settings import ObservabilitySettings
+from worker.settings.document import ObservabilitySettings
 from worker.status import WorkerStatus
 from worker.status_page import SECURITY_POLICY, render
 

@@ -27,7 +27,7 @@ from worker.observability import Metrics
 from worker.pipeline import Output, Pipeline
 from worker.protocols import Committed, Message, Partition, Sink, Source
 from worker.restore import StateStore
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.snapshots import SnapshotPointer
 from worker.status import PartitionStatus, WorkerStatus
 

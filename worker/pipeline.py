@@ -26,7 +26,7 @@ from worker.observability import Metrics
 from worker.protocols import EventScores, Partition, Scorer
 from worker.records import Headers, Kind, ScoreEncoder, Severity, Thresholds, dead_letter
 from worker.sessions import ClosedBy, ClosedSession, Session, SessionRules, Sessions, SessionsState
-from worker.settings import Settings
+from worker.settings.document import Settings
 
 # Between the sessions that expired before an event joined its own (0) and those that the event ended (2, 3).
 _RANK_EARLY = 1

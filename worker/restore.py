@@ -19,7 +19,7 @@ from worker.decoder import Decoder
 from worker.errors import RunError, SnapshotError
 from worker.protocols import Committed, Message, Partition, TopicReader
 from worker.sessions import SessionsState
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.snapshots import Snapshot, SnapshotPointer, decode, encode, same_snapshot
 
 # What a record's key, headers and batch take of message.max.bytes, generously.

@@ -12,7 +12,7 @@ from worker.freed_memory import freed_memory_given_back
 from worker.http_server import serve
 from worker.observability import Metrics, configure_logging
 from worker.scorer import load_scorer
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.topics import Topics
 
 _log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from worker.files import check_inputs, parsed_session, partition_of, read_record
 from worker.observability import Metrics
 from worker.pipeline import Output, Pipeline
 from worker.protocols import Scorer
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.train_files import event_tokens
 
 _PARSED_BATCH = 10_000

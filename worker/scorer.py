@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from detector.errors import CheckpointError, DeviceError
 from worker.errors import RunError
-from worker.settings import Settings
+from worker.settings.document import Settings
 
 if TYPE_CHECKING:
     from detector.scorer import Scorer

@@ -17,7 +17,7 @@ from confluent_kafka.admin._topic import TopicDescription
 from confluent_kafka.cimpl import NewTopic
 
 from worker.errors import RunError
-from worker.settings import Settings
+from worker.settings.document import Settings
 
 REACH_TIMEOUT_S = 8.0
 _CREATE_TIMEOUT_S = 20.0

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from detector.errors import CheckpointError
 from detector.sessions_file import read_labels
-from worker.settings import Settings
+from worker.settings.document import Settings
 from worker.train_files import TrainingSet, read_training_set
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from worker.decoder import Decoder
 from worker.files import check_inputs, closed_sessions, read_records
 from worker.pipeline import session_rules
 from worker.sessions import ClosedSession
-from worker.settings import Settings
+from worker.settings.document import Settings
 
 VALIDATION_SHARE = 0.2
 

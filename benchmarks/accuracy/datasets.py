@@ -19,8 +19,8 @@ from detector.sessions_file import NO_ORDER, ParsedSessions, read_labels, read_s
 from detector.vocabulary import Kind
 from worker.decoder import Decoder
 from worker.files import read_records
-from worker.setting_values import TimestampPattern
-from worker.settings_sections import InputSettings, SessionsSettings
+from worker.settings.sections import InputSettings, SessionsSettings
+from worker.settings.values import TimestampPattern
 
 DATA = Path(os.environ.get("LOGMAMBA_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "data"
 

@@ -12,7 +12,7 @@ from tests.broker.kafka import KafkaBroker
 from tests.detector.small_models import save_random
 from tests.shared import needs_shared
 from worker.check import check_everything
-from worker.settings import load_settings
+from worker.settings.document import load_settings
 
 LINES = 300
 

@@ -21,7 +21,7 @@ from tests.worker.small_worker import DEAD, INPUT, SCORES, STATE, OddScorer
 from worker.connect import ClientProperties, connect
 from worker.loop import Worker
 from worker.observability import Metrics
-from worker.settings import Settings, load_settings
+from worker.settings.document import Settings, load_settings
 from worker.topics import Topics
 
 # Kafka's numbers of the requests that a transaction is made of.

@@ -20,7 +20,7 @@ from tests.faults.report import FaultReport
 from worker.decoder import MAX_KEY_CHARACTERS, Decoder, Events, Records
 from worker.records import dead_letter
 from worker.sessions import NO_TIME
-from worker.settings import load_settings
+from worker.settings.document import load_settings
 
 BATCH = 100
 MOST_SECONDS = 0.05  # of processor time for one line

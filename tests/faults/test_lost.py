@@ -15,7 +15,7 @@ from tests.faults.mock import in_process, mock_cluster, mock_settings, run_scrip
 from tests.faults.report import FaultReport
 from tests.worker.small_worker import INPUT
 from worker.protocols import Partition
-from worker.settings import load_settings
+from worker.settings.document import load_settings
 
 MAX_POLL_S = 4.0
 

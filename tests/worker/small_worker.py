@@ -16,7 +16,7 @@ from worker.observability import Metrics
 from worker.pipeline import Pipeline
 from worker.protocols import EventScores, Partition
 from worker.restore import StateStore
-from worker.settings import Settings, load_settings
+from worker.settings.document import Settings, load_settings
 from worker.status import WorkerStatus
 
 INPUT, SCORES, DEAD, STATE = "raw-logs", "log-anomaly-scores", "log-anomaly-dead-letters", "logmamba-state"

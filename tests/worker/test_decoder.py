@@ -17,8 +17,8 @@ from worker.formats.patterns import LinePattern
 from worker.formats.pointers import MISSING, JsonPointer
 from worker.formats.times import TimeFormat, from_json
 from worker.sessions import NO_TIME
-from worker.setting_values import TimestampPattern
-from worker.settings_sections import InputSettings, SessionsSettings
+from worker.settings.sections import InputSettings, SessionsSettings
+from worker.settings.values import TimestampPattern
 
 VOCABULARY = Vocabulary(("open <*>", "read <*>", "close <*>"))
 OPEN, READ, CLOSE = 3, 4, 5

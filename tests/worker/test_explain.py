@@ -25,7 +25,7 @@ from worker.explanation_table import explanation_table
 from worker.generator import GeneratedLog
 from worker.score_files import score_files
 from worker.scorer import demo_checkpoint
-from worker.settings import Settings, load_settings
+from worker.settings.document import Settings, load_settings
 
 RECORD_SCHEMA = json.loads((Path(__file__).parents[2] / "config" / "score-record.schema.json").read_text())
 UNLIKE_ANY = "kernel panic: not syncing"

@@ -17,7 +17,7 @@ from worker.evaluate import evaluate_checkpoint
 from worker.explain import explain_sessions
 from worker.protocols import Scorer
 from worker.score_files import score_files
-from worker.settings import Settings
+from worker.settings.document import Settings
 
 NAMES: dict[Kind, str] = {"lines": "raw log lines", "events": "parsed sessions"}
 TEXTS: dict[Kind, str] = {"lines": "a open\na odd\n", "events": "session_id\tevents\na\topen odd\n"}

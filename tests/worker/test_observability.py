@@ -23,7 +23,7 @@ from worker.http_server import HttpServer, serve
 from worker.observability import Metrics, configure_logging
 from worker.protocols import Partition
 from worker.sessions import SessionRules, Sessions
-from worker.settings import ObservabilitySettings
+from worker.settings.document import ObservabilitySettings
 from worker.status import PartitionStatus, WorkerStatus
 
 PARTITION = Partition("raw", 3)

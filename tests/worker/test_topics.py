@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Producer
 
-from worker.settings import load_settings
+from worker.settings.document import load_settings
 from worker.topics import Topics
 
 NAMES = ["raw-1", "raw-22", "not-raw-1", "a" * 200]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
-from worker.setting_values import (
+from worker.settings.values import (
     Device,
     Flag,
     Fraction,

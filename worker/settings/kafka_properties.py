@@ -8,7 +8,7 @@ from typing import Annotated
 from confluent_kafka import KafkaException, Producer
 from pydantic import PlainSerializer, PlainValidator
 
-from worker.setting_values import Problem, refuse
+from worker.settings.values import Problem, refuse
 
 REDACTED = "********"
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import yaml
 
-from worker.kafka_properties import REDACTED, is_secret
+from worker.settings.kafka_properties import REDACTED, is_secret
 
 _REFERENCE = re.compile(r"(\$?)\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -18,10 +18,8 @@ from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from worker.errors import SettingsError
-from worker.kafka_properties import KafkaProperties, Properties, is_secret
-from worker.setting_values import Name, TimestampPattern
-from worker.settings_file import SettingsTree, read_settings_tree
-from worker.settings_sections import (
+from worker.settings.kafka_properties import KafkaProperties, Properties, is_secret
+from worker.settings.sections import (
     InputSettings,
     MaskSettings,
     ModelSettings,
@@ -35,6 +33,8 @@ from worker.settings_sections import (
     TokenizerSettings,
     WorkerSettings,
 )
+from worker.settings.tree import SettingsTree, read_settings_tree
+from worker.settings.values import Name, TimestampPattern
 
 __all__ = [
     "InputSettings",

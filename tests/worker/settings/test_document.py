@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.formats.durations import format_duration, parse_duration
-from worker.settings import (
+from worker.settings.document import (
     SessionKey,
     SessionsSettings,
     Settings,
@@ -17,9 +17,9 @@ from worker.settings import (
     TimestampPattern,
     load_settings,
 )
-from worker.settings_sections import Adaptive
+from worker.settings.sections import Adaptive
 
-CONFIG = Path(__file__).parents[2] / "config"
+CONFIG = Path(__file__).parents[3] / "config"
 
 
 def load(tmp_path: Path, text: str, *overrides: str, **environment: str) -> Settings:

@@ -1,0 +1,1 @@
+"""The settings of an application: one YAML document, checked as a whole."""
