@@ -35,7 +35,7 @@ from benchmarks.sessions import rules
 from tests.broker.harness import Application, Record, WorkerProcess, hdfs_lines
 from tests.broker.kafka import KafkaBroker
 from worker.connect import ClientProperties
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.protocols import Committed, Partition
 from worker.restore import StateStore

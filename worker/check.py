@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from worker.connect import ClientProperties
 from worker.errors import SettingsError, WorkerError
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.scorer import load_scorer
 from worker.settings.document import Settings

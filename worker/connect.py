@@ -10,7 +10,8 @@ from importlib.metadata import version
 import structlog
 
 from worker.loop import Worker
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
+from worker.observability.status import WorkerStatus
 from worker.pipeline import Pipeline
 from worker.protocols import Scorer
 from worker.records import iso_time
@@ -18,7 +19,6 @@ from worker.restore import StateStore
 from worker.settings.document import Settings
 from worker.sink import AtLeastOnceSink, TransactionalSink
 from worker.source import KafkaReader, KafkaSource
-from worker.status import WorkerStatus
 from worker.topics import Topics
 
 # A revoke may take a fifth of the poll interval: the group waits for it, and the rest is needed to come back.

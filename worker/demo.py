@@ -23,7 +23,7 @@ from worker.connect import ClientProperties, connect
 from worker.errors import RunError
 from worker.generate import send
 from worker.generator import FAULTS, GeneratedLog, Truth
-from worker.observability import Metrics, configure_logging
+from worker.observability.metrics import Metrics, configure_logging
 from worker.scorer import demo_checkpoint, load_scorer
 from worker.settings.document import Settings, load_settings
 from worker.topics import Topics

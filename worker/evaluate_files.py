@@ -15,7 +15,7 @@ from detector.evaluation import EvaluatedSessions, SequenceScores
 from detector.score_curves import NEVER
 from detector.sessions_file import UNKNOWN_LABEL, read_sessions
 from worker.files import check_inputs, closed_sessions, partition_of
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
 from worker.pipeline import Pipeline, session_rules
 from worker.protocols import Scorer
 from worker.records import DECIMALS

@@ -26,7 +26,7 @@ from detector.vocabulary import N_SPECIAL, UNK, Vocabulary
 from worker.decoder import Decoder
 from worker.errors import RunError
 from worker.files import check_inputs, closed_sessions, parsed_session, partition_of
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
 from worker.pipeline import Pipeline, session_rules
 from worker.protocols import Partition
 from worker.records import DECIMALS, iso_time

@@ -23,13 +23,13 @@ from typing import Literal
 import structlog
 
 from worker.errors import TransactionAborted
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
+from worker.observability.status import PartitionStatus, WorkerStatus
 from worker.pipeline import Output, Pipeline
 from worker.protocols import Committed, Message, Partition, Sink, Source
 from worker.restore import StateStore
 from worker.settings.document import Settings
 from worker.snapshots import SnapshotPointer
-from worker.status import PartitionStatus, WorkerStatus
 
 _BATCH_TARGET_S = 1.0
 _MIN_BATCH = 100

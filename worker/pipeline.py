@@ -22,7 +22,7 @@ from detector.vocabulary import Vocabulary
 from worker.adaptive import LOWEST, AdaptiveState, AdaptiveThresholds
 from worker.decoder import Decoder, Events, Records
 from worker.errors import RunError, SettingsError
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
 from worker.protocols import EventScores, Partition, Scorer
 from worker.records import Headers, Kind, ScoreEncoder, Severity, Thresholds, dead_letter
 from worker.sessions import ClosedBy, ClosedSession, Session, SessionRules, Sessions, SessionsState

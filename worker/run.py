@@ -8,9 +8,9 @@ from collections.abc import Callable
 import structlog
 
 from worker.connect import ClientProperties, connect
-from worker.freed_memory import freed_memory_given_back
-from worker.http_server import serve
-from worker.observability import Metrics, configure_logging
+from worker.observability.http_server import serve
+from worker.observability.memory_trim import freed_memory_given_back
+from worker.observability.metrics import Metrics, configure_logging
 from worker.scorer import load_scorer
 from worker.settings.document import Settings
 from worker.topics import Topics

@@ -11,7 +11,7 @@ from pathlib import Path
 from detector.sessions_file import read_sessions
 from worker.errors import RunError
 from worker.files import check_inputs, parsed_session, partition_of, read_records
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
 from worker.pipeline import Output, Pipeline
 from worker.protocols import Scorer
 from worker.settings.document import Settings

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.conftest import Size
 from tests.faults.report import FaultReport
 from tests.worker.small_worker import INPUT, SmallWorker, memory_broker, outputs, settings
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
 from worker.protocols import Partition
 
 P0 = Partition(INPUT, 0)

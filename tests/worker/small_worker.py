@@ -12,12 +12,12 @@ import orjson
 from detector.vocabulary import Vocabulary
 from worker.loop import Worker
 from worker.memory import MemoryBroker, MemorySink, MemorySource
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
+from worker.observability.status import WorkerStatus
 from worker.pipeline import Pipeline
 from worker.protocols import EventScores, Partition
 from worker.restore import StateStore
 from worker.settings.document import Settings, load_settings
-from worker.status import WorkerStatus
 
 INPUT, SCORES, DEAD, STATE = "raw-logs", "log-anomaly-scores", "log-anomaly-dead-letters", "logmamba-state"
 VOCABULARY = Vocabulary(("<*> open", "<*> read", "<*> odd", "<*> close"))

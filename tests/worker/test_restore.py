@@ -25,7 +25,7 @@ from worker.adaptive import AdaptiveState
 from worker.decoder import Decoder, Records
 from worker.errors import RunError
 from worker.memory import MemoryBroker
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.protocols import Committed, EventScores, Message, Partition
 from worker.restore import StateStore

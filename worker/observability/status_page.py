@@ -6,7 +6,7 @@ from base64 import b64encode
 from hashlib import sha256
 from html import escape
 
-from worker.status import PartitionStatus, WorkerStatus
+from worker.observability.status import PartitionStatus, WorkerStatus
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --wait: #b35900; }

@@ -20,10 +20,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from worker.errors import RunError
-from worker.observability import Metrics
+from worker.observability.metrics import Metrics
+from worker.observability.status import WorkerStatus
+from worker.observability.status_page import SECURITY_POLICY, render
 from worker.settings.document import ObservabilitySettings
-from worker.status import WorkerStatus
-from worker.status_page import SECURITY_POLICY, render
 
 _REQUEST_TIMEOUT_S = 10
 

@@ -1,4 +1,4 @@
-"""What a worker tells about itself: its log and its metrics. `worker.http_server` serves them.
+"""What a worker tells about itself: its log and its metrics. `worker.observability.http_server` serves them.
 
 There are no globals: metrics live in the registry of their `Metrics` object, and only `configure_logging` touches
 the process.

@@ -19,12 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from worker.decoder import DeadLetter, Events, Records
 from worker.errors import RunError
-from worker.http_server import HttpServer, serve
-from worker.observability import Metrics, configure_logging
+from worker.observability.http_server import HttpServer, serve
+from worker.observability.metrics import Metrics, configure_logging
+from worker.observability.status import PartitionStatus, WorkerStatus
 from worker.protocols import Partition
 from worker.sessions import SessionRules, Sessions
 from worker.settings.document import ObservabilitySettings
-from worker.status import PartitionStatus, WorkerStatus
 
 PARTITION = Partition("raw", 3)
 STATUS = WorkerStatus(

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from worker.freed_memory import freed_memory_given_back
+from worker.observability.memory_trim import freed_memory_given_back
 
 HELD_BYTES = 200_000_000
 
