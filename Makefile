@@ -42,7 +42,7 @@ gpu-test: ## run the tests of kernels, detector and worker on a CUDA device
 	@python=$$(test -e $(READY) && echo $(BIN)/python || echo $(PYTHON)); \
 	$$python -c 'import sys; from importlib.metadata import distributions; any(distributions(name="logmamba")) or sys.exit(f"gpu-test: logmamba is not installed; run: {sys.executable} -m pip install --no-deps --editable .")' && \
 	$$python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-test: PyTorch finds no CUDA device here")' && \
-	$$python -m pytest tests/kernels tests/detector tests/worker/test_devices.py
+	$$python -m pytest tests/kernels tests/detector tests/worker/processing/test_devices.py
 
 lint: $(READY) ## check style and types; changes nothing
 	$(BIN)/ruff check $(CHECKED)

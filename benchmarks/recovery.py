@@ -36,11 +36,11 @@ from tests.broker.harness import Application, Record, WorkerProcess, hdfs_lines
 from tests.broker.kafka import KafkaBroker
 from worker.connect import ClientProperties
 from worker.observability.metrics import Metrics
-from worker.pipeline import Pipeline
+from worker.processing.pipeline import Pipeline
+from worker.processing.scorer import demo_checkpoint, load_scorer
+from worker.processing.sessions import Sessions, SessionsState
 from worker.protocols import Committed, Partition
 from worker.restore import StateStore
-from worker.scorer import demo_checkpoint, load_scorer
-from worker.sessions import Sessions, SessionsState
 from worker.settings.document import load_settings
 from worker.sink import TransactionalSink
 from worker.snapshots import Snapshot, decode, encode

@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from worker.sessions import SessionRules, Sessions
+from worker.processing.sessions import SessionRules, Sessions
 from worker.snapshots import Snapshot, decode, encode
 
 EVENTS_PER_SESSION = 19

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from tests.broker.harness import Application
 from tests.broker.kafka import KafkaBroker
-from worker.scorer import demo_checkpoint
+from worker.processing.scorer import demo_checkpoint
 
 PARTITIONS = 4
 WARM_UP = 0.2  # share of the time

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detector.tokenizer import Tokenizer, learn_vocabulary
-from worker.decoder import Decoder, Records
+from worker.processing.decoder import Decoder, Records
 from worker.settings.sections import InputSettings, SessionsSettings
 
 BATCH = 10_000

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from worker.connect import ClientProperties
 from worker.errors import SettingsError, WorkerError
 from worker.observability.metrics import Metrics
-from worker.pipeline import Pipeline
-from worker.scorer import load_scorer
+from worker.processing.pipeline import Pipeline
+from worker.processing.scorer import load_scorer
 from worker.settings.document import Settings
 from worker.topics import Topic, Topics
 

@@ -162,8 +162,8 @@ def score(
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Score log files with the worker's own pipeline, without Kafka."""
+    from worker.processing.scorer import load_scorer
     from worker.score_files import score_files
-    from worker.scorer import load_scorer
 
     settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
     with _reading(inputs) as advance:
@@ -196,7 +196,7 @@ def evaluate(
 ) -> None:
     """Say how good a checkpoint is on log files: figures, plots and the worst mistakes."""
     from worker.evaluate import evaluate_checkpoint
-    from worker.scorer import load_scorer
+    from worker.processing.scorer import load_scorer
 
     settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
     evaluate_checkpoint(
@@ -242,7 +242,7 @@ def explain(
     """Show a session's events, how surprising each was, and what the model expected instead."""
     from worker.explain import explain_sessions
     from worker.explanation_table import explanation_table
-    from worker.scorer import load_scorer
+    from worker.processing.scorer import load_scorer
 
     settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
     with _reading(inputs) as advance:

@@ -12,9 +12,9 @@ import structlog
 from worker.loop import Worker
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
-from worker.pipeline import Pipeline
+from worker.processing.pipeline import Pipeline
+from worker.processing.score_records import iso_time
 from worker.protocols import Scorer
-from worker.records import iso_time
 from worker.restore import StateStore
 from worker.settings.document import Settings
 from worker.sink import AtLeastOnceSink, TransactionalSink

@@ -24,7 +24,7 @@ from worker.errors import RunError
 from worker.generate import send
 from worker.generator import FAULTS, GeneratedLog, Truth
 from worker.observability.metrics import Metrics, configure_logging
-from worker.scorer import demo_checkpoint, load_scorer
+from worker.processing.scorer import demo_checkpoint, load_scorer
 from worker.settings.document import Settings, load_settings
 from worker.topics import Topics
 

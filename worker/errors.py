@@ -6,7 +6,7 @@
     ├── TransactionAborted   abort the transaction, drop every partition's sessions, restore from what is committed
     └── SnapshotError        a snapshot is missing or damaged; `input.on_lost_offsets` decides
 
-A record that cannot be used is not an exception: it becomes a dead letter (`worker.decoder.DeadLetter`).
+A record that cannot be used is not an exception: it becomes a dead letter (`worker.processing.decoder.DeadLetter`).
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from detector.score_curves import NEVER
 from detector.sessions_file import UNKNOWN_LABEL, read_sessions
 from worker.files import check_inputs, closed_sessions, partition_of
 from worker.observability.metrics import Metrics
-from worker.pipeline import Pipeline, session_rules
+from worker.processing.pipeline import Pipeline, session_rules
+from worker.processing.score_records import DECIMALS
 from worker.protocols import Scorer
-from worker.records import DECIMALS
 from worker.settings.document import Settings
 from worker.train_files import event_tokens
 

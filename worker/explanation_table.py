@@ -13,7 +13,7 @@ from rich.text import Text
 
 from detector.vocabulary import EOS, UNK
 from worker.explain import Expected, ExplainedEvent, ExplainedSession, UnusualCount
-from worker.records import Severity, Thresholds
+from worker.processing.score_records import Severity, Thresholds
 from worker.terminal_text import SEVERITY_STYLES, shown
 
 _LINES = Text("\n")

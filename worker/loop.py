@@ -25,7 +25,7 @@ import structlog
 from worker.errors import TransactionAborted
 from worker.observability.metrics import Metrics
 from worker.observability.status import PartitionStatus, WorkerStatus
-from worker.pipeline import Output, Pipeline
+from worker.processing.pipeline import Output, Pipeline
 from worker.protocols import Committed, Message, Partition, Sink, Source
 from worker.restore import StateStore
 from worker.settings.document import Settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from worker.decoder import Records
+from worker.processing.decoder import Records
 from worker.protocols import Committed, Message, Partition, Rebalance
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.vocabulary import Vocabulary
-from worker.decoder import Records
+from worker.processing.decoder import Records
 
 
 class Partition(NamedTuple):

@@ -14,11 +14,11 @@ import numpy as np
 import structlog
 
 from detector.vocabulary import Vocabulary
-from worker.adaptive import AdaptiveState
-from worker.decoder import Decoder
 from worker.errors import RunError, SnapshotError
+from worker.processing.adaptive import AdaptiveState
+from worker.processing.decoder import Decoder
+from worker.processing.sessions import SessionsState
 from worker.protocols import Committed, Message, Partition, TopicReader
-from worker.sessions import SessionsState
 from worker.settings.document import Settings
 from worker.snapshots import Snapshot, SnapshotPointer, decode, encode, same_snapshot
 

@@ -11,7 +11,7 @@ from worker.connect import ClientProperties, connect
 from worker.observability.http_server import serve
 from worker.observability.memory_trim import freed_memory_given_back
 from worker.observability.metrics import Metrics, configure_logging
-from worker.scorer import load_scorer
+from worker.processing.scorer import load_scorer
 from worker.settings.document import Settings
 from worker.topics import Topics
 

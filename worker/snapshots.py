@@ -24,9 +24,9 @@ import orjson
 import pyarrow as pa
 from pydantic import ValidationError
 
-from worker.adaptive import AdaptiveState
 from worker.errors import SnapshotError
-from worker.sessions import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
+from worker.processing.adaptive import AdaptiveState
+from worker.processing.sessions import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
 
 FORMAT_VERSION: Final = 2
 POINTER_VERSION: Final = 1

@@ -19,8 +19,8 @@ from confluent_kafka import (
 )
 from confluent_kafka._types import HeadersType
 
-from worker.decoder import Records
 from worker.errors import RunError, TransactionAborted
+from worker.processing.decoder import Records
 from worker.protocols import Committed, Partition, Rebalance
 
 # Worst case of a restart: the coordinator waits transaction.timeout.ms for a dead worker's transaction to end, and

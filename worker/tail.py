@@ -16,7 +16,7 @@ from rich.text import Text
 
 from worker.connect import ClientProperties
 from worker.errors import RunError
-from worker.records import Severity
+from worker.processing.score_records import Severity
 from worker.settings.document import Settings
 from worker.terminal_text import SEVERITY_STYLES, shown
 from worker.topics import REACH_TIMEOUT_S, Topics

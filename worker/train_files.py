@@ -22,10 +22,10 @@ from detector.sessions_file import UNKNOWN_LABEL, read_sessions
 from detector.tokenizer import Tokenizer, learn_vocabulary
 from detector.training_data import UNLABELLED, TrainingSessions
 from detector.vocabulary import Vocabulary
-from worker.decoder import Decoder
 from worker.files import check_inputs, closed_sessions, read_records
-from worker.pipeline import session_rules
-from worker.sessions import ClosedSession
+from worker.processing.decoder import Decoder
+from worker.processing.pipeline import session_rules
+from worker.processing.sessions import ClosedSession
 from worker.settings.document import Settings
 
 VALIDATION_SHARE = 0.2

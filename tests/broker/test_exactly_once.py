@@ -15,7 +15,7 @@ import pytest
 from tests.broker.harness import Application, Record, hdfs_lines, keyed_by_block, run_logmamba
 from tests.broker.kafka import KafkaBroker
 from tests.shared import needs_shared
-from worker.scorer import demo_checkpoint
+from worker.processing.scorer import demo_checkpoint
 
 LINES = 50_000
 PARTITIONS = 4

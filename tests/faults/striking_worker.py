@@ -20,7 +20,7 @@ from typing import Any
 import worker.sink
 from worker.cli import main
 from worker.loop import Worker
-from worker.pipeline import Pipeline
+from worker.processing.pipeline import Pipeline
 from worker.restore import StateStore
 from worker.source import KafkaSource
 

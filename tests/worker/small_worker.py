@@ -14,7 +14,7 @@ from worker.loop import Worker
 from worker.memory import MemoryBroker, MemorySink, MemorySource
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
-from worker.pipeline import Pipeline
+from worker.processing.pipeline import Pipeline
 from worker.protocols import EventScores, Partition
 from worker.restore import StateStore
 from worker.settings.document import Settings, load_settings

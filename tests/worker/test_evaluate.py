@@ -22,9 +22,9 @@ from worker.errors import RunError
 from worker.evaluate import evaluate_checkpoint
 from worker.evaluate_files import read_evaluated_sessions, score_sequences
 from worker.evaluation_examples import EXAMPLES
+from worker.processing.scorer import demo_checkpoint
 from worker.protocols import Scorer
 from worker.score_files import score_files
-from worker.scorer import demo_checkpoint
 
 THRESHOLDS = {"warning": 0.7, "critical": 0.95}
 

@@ -23,8 +23,8 @@ from worker.errors import RunError
 from worker.explain import ExplainedSession, explain_sessions
 from worker.explanation_table import explanation_table
 from worker.generator import GeneratedLog
+from worker.processing.scorer import demo_checkpoint
 from worker.score_files import score_files
-from worker.scorer import demo_checkpoint
 from worker.settings.document import Settings, load_settings
 
 RECORD_SCHEMA = json.loads((Path(__file__).parents[2] / "config" / "score-record.schema.json").read_text())

@@ -200,8 +200,8 @@ def test_a_partition_that_comes_amid_a_batch_changes_no_output(message: int) -> 
 
 def test_partitions_can_come_and_go_while_many_sessions_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = undisturbed(lambda: filled(2, repeat=3), *RULES)
-    monkeypatch.setattr("worker.pipeline._SCORED_AT_ONCE", 1)
-    monkeypatch.setattr("worker.pipeline._CALL_EVERY_S", 0.0)
+    monkeypatch.setattr("worker.processing.pipeline._SCORED_AT_ONCE", 1)
+    monkeypatch.setattr("worker.processing.pipeline._CALL_EVERY_S", 0.0)
     broker = filled(partitions=2, repeat=3)
     small = SmallWorker(broker, small_settings(*RULES), partitions=(0,))
     pipeline = small.worker._pipeline

@@ -21,15 +21,15 @@ from tests.worker.small_worker import (
     outputs,
 )
 from tests.worker.small_worker import settings as small_settings
-from worker.adaptive import AdaptiveState
-from worker.decoder import Decoder, Records
 from worker.errors import RunError
 from worker.memory import MemoryBroker
 from worker.observability.metrics import Metrics
-from worker.pipeline import Pipeline
+from worker.processing.adaptive import AdaptiveState
+from worker.processing.decoder import Decoder, Records
+from worker.processing.pipeline import Pipeline
+from worker.processing.sessions import SessionsState
 from worker.protocols import Committed, EventScores, Message, Partition
 from worker.restore import StateStore
-from worker.sessions import SessionsState
 
 P0 = Partition(INPUT, 0)
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.adaptive import AdaptiveState
 from worker.errors import SnapshotError
-from worker.sessions import NO_TIME, Column, SessionsState
+from worker.processing.adaptive import AdaptiveState
+from worker.processing.sessions import NO_TIME, Column, SessionsState
 from worker.snapshots import Snapshot, SnapshotPointer, decode, encode
 
 HEADER_BYTES = 50

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from tests.worker.mock_broker import PARTITIONS, MockBroker
 from worker.errors import RunError
-from worker.records import Severity
+from worker.processing.score_records import Severity
 from worker.settings.document import Settings, load_settings
 from worker.tail import tail_scores
 

@@ -168,7 +168,7 @@ class Adaptive:
     target_rate: float
 
 
-_TARGET_RATES = (0.00001, 0.05)  # sessions of a block, in `worker.adaptive`: half a million to a hundred
+_TARGET_RATES = (0.00001, 0.05)  # sessions of a block, in `worker.processing.adaptive`: half a million to a hundred
 
 
 def _adaptive(value: object) -> Adaptive | None:

@@ -17,13 +17,13 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker.decoder import DeadLetter, Events, Records
 from worker.errors import RunError
 from worker.observability.http_server import HttpServer, serve
 from worker.observability.metrics import Metrics, configure_logging
 from worker.observability.status import PartitionStatus, WorkerStatus
+from worker.processing.decoder import DeadLetter, Events, Records
+from worker.processing.sessions import SessionRules, Sessions
 from worker.protocols import Partition
-from worker.sessions import SessionRules, Sessions
 from worker.settings.document import ObservabilitySettings
 
 PARTITION = Partition("raw", 3)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.worker.session_model import Event, Output, SessionModel
-from worker.sessions import ClosedSession, SessionRules, Sessions
+from tests.worker.processing.session_model import Event, Output, SessionModel
+from worker.processing.sessions import ClosedSession, SessionRules, Sessions
 from worker.snapshots import Snapshot, decode, encode
 
 END_TOKENS = frozenset({0})

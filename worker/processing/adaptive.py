@@ -30,7 +30,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from worker.records import DECIMALS, Thresholds
+from worker.processing.score_records import DECIMALS, Thresholds
 
 CRITICAL_PER_BLOCK: Final = 5
 WARNINGS_PER_BLOCK: Final = 10 * CRITICAL_PER_BLOCK

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from worker.sessions import NO_TIME, ClosedSession, Session, SessionRules, Sessions, SessionsState
+from worker.processing.sessions import NO_TIME, ClosedSession, Session, SessionRules, Sessions, SessionsState
 
 END = 99
 UNBOUNDED = SessionRules(

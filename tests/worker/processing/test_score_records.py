@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.vocabulary import UNK, Vocabulary
-from worker.decoder import DeadLetter, Records
+from worker.processing.decoder import DeadLetter, Records
+from worker.processing.score_records import Kind, ScoreEncoder, Thresholds, dead_letter, iso_time
+from worker.processing.sessions import NO_TIME, ClosedBy, Session, SessionRules, Sessions
 from worker.protocols import Partition
-from worker.records import Kind, ScoreEncoder, Thresholds, dead_letter, iso_time
-from worker.sessions import NO_TIME, ClosedBy, Session, SessionRules, Sessions
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "config" / "score-record.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((Path(__file__).parents[3] / "config" / "score-record.schema.json").read_text(encoding="utf-8"))
 VOCABULARY = Vocabulary(("opened <*>", "closed <*>"))
 OPENED, CLOSED = 3, 4
 CHECKPOINT = f"sha256:{'c' * 64}"

@@ -42,4 +42,4 @@ def load_scorer(settings: Settings) -> Scorer:
 def demo_checkpoint() -> Path:
     """The checkpoint that comes with logmamba: inside an installed package, else in the source tree."""
     installed = Path(str(files("detector") / "checkpoints" / "demo"))
-    return installed if installed.is_dir() else Path(__file__).resolve().parents[1] / "checkpoints" / "demo"
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "checkpoints" / "demo"

@@ -1,7 +1,7 @@
 """The rules of sessions once more, as plainly as they are written in the contract.
 
 One partition, one event after the other, every open session looked at each time. It shares nothing with
-`worker.sessions` but the class of the rules, so that the two can only agree by both being right.
+`worker.processing.sessions` but the class of the rules, so that the two can only agree by both being right.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from worker.sessions import SessionRules
+from worker.processing.sessions import SessionRules
 
 
 class Event(NamedTuple):

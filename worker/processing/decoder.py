@@ -21,7 +21,7 @@ from worker.formats import times as event_times
 from worker.formats.patterns import LinePattern
 from worker.formats.pointers import MISSING, JsonPointer
 from worker.formats.times import TimeFormat
-from worker.sessions import NO_TIME
+from worker.processing.sessions import NO_TIME
 from worker.settings.sections import InputSettings, SessionsSettings
 
 Reason = Literal["not_utf8", "empty", "null", "no_key", "long_key", "bad_json", "no_message", "bad_timestamp"]

@@ -14,7 +14,7 @@ from confluent_kafka import Producer
 from tests.broker.harness import WorkerProcess, read_all
 from tests.worker.mock_broker import MockBroker
 from worker.generator import GeneratedLog
-from worker.scorer import demo_checkpoint
+from worker.processing.scorer import demo_checkpoint
 
 TOPICS = [f"raw-{number}" for number in range(3)]
 BLOCKS = 150

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from detector.tokenizer import Tokenizer
 from detector.vocabulary import UNK, Vocabulary
-from worker.decoder import DeadLetter, Decoder, Events, Records
 from worker.formats.patterns import LinePattern
 from worker.formats.pointers import MISSING, JsonPointer
 from worker.formats.times import TimeFormat, from_json
-from worker.sessions import NO_TIME
+from worker.processing.decoder import DeadLetter, Decoder, Events, Records
+from worker.processing.sessions import NO_TIME
 from worker.settings.sections import InputSettings, SessionsSettings
 from worker.settings.values import TimestampPattern
 

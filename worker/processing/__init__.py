@@ -1,0 +1,1 @@
+"""Records in, outputs out: decoder, sessions, scores. No Kafka."""
