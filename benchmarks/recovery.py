@@ -35,15 +35,15 @@ from benchmarks.sessions import rules
 from tests.broker.harness import Application, Record, WorkerProcess, hdfs_lines
 from tests.broker.kafka import KafkaBroker
 from worker.connect import ClientProperties
+from worker.delivery.protocols import Committed, Partition
+from worker.delivery.restore import StateStore
+from worker.delivery.snapshots import Snapshot, decode, encode
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Pipeline
 from worker.processing.scorer import demo_checkpoint, load_scorer
 from worker.processing.sessions import Sessions, SessionsState
-from worker.protocols import Committed, Partition
-from worker.restore import StateStore
 from worker.settings.document import load_settings
 from worker.sink import TransactionalSink
-from worker.snapshots import Snapshot, decode, encode
 from worker.source import KafkaReader
 from worker.topics import Topics
 

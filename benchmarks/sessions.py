@@ -19,8 +19,8 @@ from typing import ParamSpec, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from worker.delivery.snapshots import Snapshot, decode, encode
 from worker.processing.sessions import SessionRules, Sessions
-from worker.snapshots import Snapshot, decode, encode
 
 EVENTS_PER_SESSION = 19
 BATCH_EVENTS = 10_000

@@ -9,13 +9,13 @@ from importlib.metadata import version
 
 import structlog
 
-from worker.loop import Worker
+from worker.delivery.loop import Worker
+from worker.delivery.protocols import Scorer
+from worker.delivery.restore import StateStore
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
 from worker.processing.pipeline import Pipeline
 from worker.processing.score_records import iso_time
-from worker.protocols import Scorer
-from worker.restore import StateStore
 from worker.settings.document import Settings
 from worker.sink import AtLeastOnceSink, TransactionalSink
 from worker.source import KafkaReader, KafkaSource

@@ -25,12 +25,12 @@ from detector.evaluation import Evaluation, evaluate
 from detector.quality import BEST, Quality
 from detector.sessions_file import is_sessions_file, read_labels
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED
+from worker.delivery.protocols import Scorer
 from worker.errors import RunError
 from worker.evaluate_files import ReadSessions, read_evaluated_sessions, score_sequences
 from worker.evaluation_examples import examples
 from worker.evaluation_plots import plots
 from worker.evaluation_report import render
-from worker.protocols import Scorer
 from worker.settings.document import Settings
 
 SCHEMA: Final = "logmamba.evaluation/1"

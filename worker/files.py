@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from detector.errors import InputFileError
 from detector.sessions_file import is_sessions_file
+from worker.delivery.protocols import Partition
 from worker.processing.decoder import Decoder, Events, Records
 from worker.processing.sessions import NO_TIME, RANK_EXPIRED, ClosedSession, Session, SessionRules, Sessions
-from worker.protocols import Partition
 
 _BATCH_LINES = 20_000
 

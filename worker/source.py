@@ -19,9 +19,9 @@ from confluent_kafka import (
 )
 from confluent_kafka._types import HeadersType
 
+from worker.delivery.protocols import Committed, Partition, Rebalance
 from worker.errors import RunError, TransactionAborted
 from worker.processing.decoder import Records
-from worker.protocols import Committed, Partition, Rebalance
 
 # Worst case of a restart: the coordinator waits transaction.timeout.ms for a dead worker's transaction to end, and
 # only then answers what is committed.
@@ -49,7 +49,7 @@ _log = structlog.get_logger(__name__)
 
 
 class KafkaSource:
-    """A consumer of the input topics (`worker.protocols.Source`).
+    """A consumer of the input topics (`worker.delivery.protocols.Source`).
 
     Args:
         properties: librdkafka properties, `group.id` among them.
@@ -213,7 +213,7 @@ class KafkaSource:
 
 
 class KafkaReader:
-    """Reads single partitions beside the group (`worker.protocols.TopicReader`).
+    """Reads single partitions beside the group (`worker.delivery.protocols.TopicReader`).
 
     What a committed offset names may be read uncommitted: an unrelated worker's open transaction then does not hold a
     restart up.

@@ -19,7 +19,7 @@ from confluent_kafka import Producer
 
 from tests.worker.small_worker import DEAD, INPUT, SCORES, STATE, OddScorer
 from worker.connect import ClientProperties, connect
-from worker.loop import Worker
+from worker.delivery.loop import Worker
 from worker.observability.metrics import Metrics
 from worker.settings.document import Settings, load_settings
 from worker.topics import Topics

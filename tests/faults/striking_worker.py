@@ -19,9 +19,9 @@ from typing import Any
 
 import worker.sink
 from worker.cli import main
-from worker.loop import Worker
+from worker.delivery.loop import Worker
+from worker.delivery.restore import StateStore
 from worker.processing.pipeline import Pipeline
-from worker.restore import StateStore
 from worker.source import KafkaSource
 
 _Passed = Callable[..., bool]

@@ -22,8 +22,8 @@ from tests.faults.mock import (
     totals,
 )
 from tests.faults.report import FaultReport
+from worker.delivery.loop import Worker
 from worker.errors import RunError
-from worker.loop import Worker
 
 NAMES = {
     PRODUCE: "Produce",

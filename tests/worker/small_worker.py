@@ -10,13 +10,13 @@ import numpy.typing as npt
 import orjson
 
 from detector.vocabulary import Vocabulary
-from worker.loop import Worker
-from worker.memory import MemoryBroker, MemorySink, MemorySource
+from worker.delivery.loop import Worker
+from worker.delivery.memory import MemoryBroker, MemorySink, MemorySource
+from worker.delivery.protocols import EventScores, Partition
+from worker.delivery.restore import StateStore
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
 from worker.processing.pipeline import Pipeline
-from worker.protocols import EventScores, Partition
-from worker.restore import StateStore
 from worker.settings.document import Settings, load_settings
 
 INPUT, SCORES, DEAD, STATE = "raw-logs", "log-anomaly-scores", "log-anomaly-dead-letters", "logmamba-state"

@@ -20,10 +20,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 from structlog.typing import Processor
 
+from worker.delivery.protocols import Partition
 from worker.processing.decoder import Events, Records
 from worker.processing.score_records import Kind, Severity
 from worker.processing.sessions import ClosedBy, ClosedSession, Sessions
-from worker.protocols import Partition
 
 Stage = Literal["decode", "sessions", "score", "encode"]
 

@@ -19,13 +19,13 @@ from detector.canonical import Mask
 from detector.tokenizer import Tokenizer
 from detector.vocabulary import Kind as VocabularyKind
 from detector.vocabulary import Vocabulary
+from worker.delivery.protocols import EventScores, Partition, Scorer
 from worker.errors import RunError, SettingsError
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import LOWEST, AdaptiveState, AdaptiveThresholds
 from worker.processing.decoder import Decoder, Events, Records
 from worker.processing.score_records import Headers, Kind, ScoreEncoder, Severity, Thresholds, dead_letter
 from worker.processing.sessions import ClosedBy, ClosedSession, Session, SessionRules, Sessions, SessionsState
-from worker.protocols import EventScores, Partition, Scorer
 from worker.settings.document import Settings
 
 # Between the sessions that expired before an event joined its own (0) and those that the event ended (2, 3).

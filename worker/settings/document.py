@@ -185,7 +185,7 @@ def _conflicts(settings: Settings) -> Iterator[_Conflict]:
     if settings.worker.commit_interval_ms * 2 > settings.transaction_timeout_ms:
         text = f"is more than half of kafka.transaction.timeout.ms ({settings.transaction_timeout_ms} ms)"
         yield ("worker.commit_interval", "kafka.transaction.timeout.ms"), text
-    # Between two polls a commit may wait half of that long; with what else there may be (see `worker.loop`) the group
+    # Between two polls a commit may wait half of that long; with what else there may be (see `worker.delivery.loop`) the group
     # must not take the worker for dead meanwhile.
     if settings.max_poll_interval_ms < 4 * settings.transaction_timeout_ms:
         text = (

@@ -17,13 +17,13 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from worker.delivery.protocols import Partition
 from worker.errors import RunError
 from worker.observability.http_server import HttpServer, serve
 from worker.observability.metrics import Metrics, configure_logging
 from worker.observability.status import PartitionStatus, WorkerStatus
 from worker.processing.decoder import DeadLetter, Events, Records
 from worker.processing.sessions import SessionRules, Sessions
-from worker.protocols import Partition
 from worker.settings.document import ObservabilitySettings
 
 PARTITION = Partition("raw", 3)
@@ -54,7 +54,7 @@ def logging_restored() -> Iterator[None]:
 class TestLog:
     def test_json_is_one_object_a_line_on_stderr(self, capsys: pytest.CaptureFixture[str]) -> None:
         configure_logging("info", "json")
-        structlog.get_logger("worker.loop").info("partition_live", partition=3, note="a\nb")
+        structlog.get_logger("worker.delivery.loop").info("partition_live", partition=3, note="a\nb")
         logging.getLogger("librdkafka").warning("broker %s", "down")
         out, err = capsys.readouterr()
         assert out == ""
@@ -63,7 +63,7 @@ class TestLog:
         assert first == {
             "event": "partition_live",
             "level": "info",
-            "logger": "worker.loop",
+            "logger": "worker.delivery.loop",
             "partition": 3,
             "note": "a\nb",
         }

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.vocabulary import UNK, Vocabulary
+from worker.delivery.protocols import Partition
 from worker.processing.decoder import DeadLetter, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Thresholds, dead_letter, iso_time
 from worker.processing.sessions import NO_TIME, ClosedBy, Session, SessionRules, Sessions
-from worker.protocols import Partition
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "config" / "score-record.schema.json").read_text(encoding="utf-8"))
 VOCABULARY = Vocabulary(("opened <*>", "closed <*>"))

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.worker.processing.session_model import Event, Output, SessionModel
+from worker.delivery.snapshots import Snapshot, decode, encode
 from worker.processing.sessions import ClosedSession, SessionRules, Sessions
-from worker.snapshots import Snapshot, decode, encode
 
 END_TOKENS = frozenset({0})
 PART_BYTES = 400  # small, so that snapshots come in several parts

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.delivery.snapshots import Snapshot, SnapshotPointer, decode, encode
 from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.sessions import NO_TIME, Column, SessionsState
-from worker.snapshots import Snapshot, SnapshotPointer, decode, encode
 
 HEADER_BYTES = 50
 VOCABULARY = "sha256:" + "ab" * 32

@@ -14,13 +14,13 @@ import numpy as np
 import structlog
 
 from detector.vocabulary import Vocabulary
+from worker.delivery.protocols import Committed, Message, Partition, TopicReader
+from worker.delivery.snapshots import Snapshot, SnapshotPointer, decode, encode, same_snapshot
 from worker.errors import RunError, SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.decoder import Decoder
 from worker.processing.sessions import SessionsState
-from worker.protocols import Committed, Message, Partition, TopicReader
 from worker.settings.document import Settings
-from worker.snapshots import Snapshot, SnapshotPointer, decode, encode, same_snapshot
 
 # What a record's key, headers and batch take of message.max.bytes, generously.
 _RECORD_OVERHEAD_BYTES = 4096

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from worker.delivery.protocols import Committed, Message, Partition, Rebalance
 from worker.processing.decoder import Records
-from worker.protocols import Committed, Message, Partition, Rebalance
 
 
 @dataclass(slots=True)
@@ -103,7 +103,7 @@ class MemoryBroker:
 
 @dataclass
 class MemorySource:
-    """A group member that owns the partitions the test gives it (`worker.protocols.Source`).
+    """A group member that owns the partitions the test gives it (`worker.delivery.protocols.Source`).
 
     Attributes:
         assign_next, revoke_next, lose_next: what the next `poll` or `keep_alive` tells the listener.
@@ -175,7 +175,7 @@ class MemorySource:
 
 
 class MemorySink:
-    """Writes to a `MemoryBroker` in transactions (`worker.protocols.Sink`).
+    """Writes to a `MemoryBroker` in transactions (`worker.delivery.protocols.Sink`).
 
     Attributes:
         fail_next_commit: raised by the next commit, once, before anything becomes visible.

@@ -22,14 +22,14 @@ from typing import Literal
 
 import structlog
 
+from worker.delivery.protocols import Committed, Message, Partition, Sink, Source
+from worker.delivery.restore import StateStore
+from worker.delivery.snapshots import SnapshotPointer
 from worker.errors import TransactionAborted
 from worker.observability.metrics import Metrics
 from worker.observability.status import PartitionStatus, WorkerStatus
 from worker.processing.pipeline import Output, Pipeline
-from worker.protocols import Committed, Message, Partition, Sink, Source
-from worker.restore import StateStore
 from worker.settings.document import Settings
-from worker.snapshots import SnapshotPointer
 
 _BATCH_TARGET_S = 1.0
 _MIN_BATCH = 100
@@ -57,7 +57,7 @@ class _Progress:
 
 
 class Worker:
-    """Runs the loop until told to stop (`worker.protocols.Rebalance` is its other half).
+    """Runs the loop until told to stop (`worker.delivery.protocols.Rebalance` is its other half).
 
     Args:
         settings: of the application.

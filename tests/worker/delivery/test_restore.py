@@ -21,15 +21,15 @@ from tests.worker.small_worker import (
     outputs,
 )
 from tests.worker.small_worker import settings as small_settings
+from worker.delivery.memory import MemoryBroker
+from worker.delivery.protocols import Committed, EventScores, Message, Partition
+from worker.delivery.restore import StateStore
 from worker.errors import RunError
-from worker.memory import MemoryBroker
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.decoder import Decoder, Records
 from worker.processing.pipeline import Pipeline
 from worker.processing.sessions import SessionsState
-from worker.protocols import Committed, EventScores, Message, Partition
-from worker.restore import StateStore
 
 P0 = Partition(INPUT, 0)
 

@@ -1,0 +1,1 @@
+"""Exactly once over any source and sink."""
