@@ -49,7 +49,7 @@ from rich.table import Table
 from detector.scorer import EventScores, Precision, Scorer
 from detector.tokenizer import Tokenizer
 from tests.broker.harness import WorkerProcess, read_all, run_logmamba
-from tests.worker.mock_broker import PARTITIONS, MockBroker
+from tests.worker.kafka.mock_broker import PARTITIONS, MockBroker
 from worker.generator import GeneratedLog, write_files
 
 TOPICS = [f"raw-{number:02}" for number in range(32)]

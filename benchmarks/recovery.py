@@ -34,18 +34,18 @@ from benchmarks.end_to_end import PARTITIONS, plain_consume, repeated
 from benchmarks.sessions import rules
 from tests.broker.harness import Application, Record, WorkerProcess, hdfs_lines
 from tests.broker.kafka import KafkaBroker
-from worker.connect import ClientProperties
 from worker.delivery.protocols import Committed, Partition
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshots import Snapshot, decode, encode
+from worker.kafka.connect import ClientProperties
+from worker.kafka.sink import TransactionalSink
+from worker.kafka.source import KafkaReader
+from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Pipeline
 from worker.processing.scorer import demo_checkpoint, load_scorer
 from worker.processing.sessions import Sessions, SessionsState
 from worker.settings.document import load_settings
-from worker.sink import TransactionalSink
-from worker.source import KafkaReader
-from worker.topics import Topics
 
 EVENTS_PER_SESSION = 19
 PART_BYTES, PART_HEADER_BYTES = 1_000_000, 50

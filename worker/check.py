@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from worker.connect import ClientProperties
 from worker.errors import SettingsError, WorkerError
+from worker.kafka.connect import ClientProperties
+from worker.kafka.topics import Topic, Topics
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Pipeline
 from worker.processing.scorer import load_scorer
 from worker.settings.document import Settings
-from worker.topics import Topic, Topics
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,14 @@ from rich.live import Live
 from rich.table import Table
 
 from detector.metrics import Detection
-from worker.connect import ClientProperties, connect
 from worker.errors import RunError
 from worker.generate import send
 from worker.generator import FAULTS, GeneratedLog, Truth
+from worker.kafka.connect import ClientProperties, connect
+from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics, configure_logging
 from worker.processing.scorer import demo_checkpoint, load_scorer
 from worker.settings.document import Settings, load_settings
-from worker.topics import Topics
 
 # The shipped checkpoint was trained on the other pool, so the demo's unseen lines are unseen.
 UNSEEN_POOL = 1

@@ -11,11 +11,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worker.connect import ClientProperties
 from worker.errors import RunError
 from worker.generator import GeneratedLog, Truth, write_files, write_labels
+from worker.kafka.connect import ClientProperties
+from worker.kafka.topics import Topics
 from worker.settings.document import Settings
-from worker.topics import Topics
 
 _FLUSH_TIMEOUT_S = 60.0
 _BURST = 1_000  # lines sent between two looks at the clock

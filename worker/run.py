@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import structlog
 
-from worker.connect import ClientProperties, connect
+from worker.kafka.connect import ClientProperties, connect
+from worker.kafka.topics import Topics
 from worker.observability.http_server import serve
 from worker.observability.memory_trim import freed_memory_given_back
 from worker.observability.metrics import Metrics, configure_logging
 from worker.processing.scorer import load_scorer
 from worker.settings.document import Settings
-from worker.topics import Topics
 
 _log = structlog.get_logger(__name__)
 

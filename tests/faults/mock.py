@@ -18,11 +18,11 @@ from typing import Any
 from confluent_kafka import Producer
 
 from tests.worker.small_worker import DEAD, INPUT, SCORES, STATE, OddScorer
-from worker.connect import ClientProperties, connect
 from worker.delivery.loop import Worker
+from worker.kafka.connect import ClientProperties, connect
+from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics
 from worker.settings.document import Settings, load_settings
-from worker.topics import Topics
 
 # Kafka's numbers of the requests that a transaction is made of.
 PRODUCE, INIT_PRODUCER_ID, ADD_PARTITIONS, ADD_OFFSETS, END_TRANSACTION, COMMIT_OFFSETS = 0, 22, 24, 25, 26, 28

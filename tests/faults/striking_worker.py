@@ -17,12 +17,12 @@ from collections.abc import Callable
 from threading import Timer
 from typing import Any
 
-import worker.sink
+import worker.kafka.sink
 from worker.cli import main
 from worker.delivery.loop import Worker
 from worker.delivery.restore import StateStore
+from worker.kafka.source import KafkaSource
 from worker.processing.pipeline import Pipeline
-from worker.source import KafkaSource
 
 _Passed = Callable[..., bool]
 
@@ -43,7 +43,7 @@ def _always(*_: object) -> bool:
     return True
 
 
-class _Producer(worker.sink.Producer):
+class _Producer(worker.kafka.sink.Producer):
     """Of the class, not of the client library's C type, so that its methods can be wrapped."""
 
     def send_offsets_to_transaction(self, *arguments: Any) -> Any:
@@ -110,6 +110,6 @@ if __name__ == "__main__":
     parser.add_argument("--signal", choices=("KILL", "STOP", "TERM"), required=True)
     parser.add_argument("--delay-ms", type=float, default=0)
     options, sys.argv[1:] = parser.parse_known_args()
-    worker.sink.Producer = _Producer  # type: ignore[misc]
+    worker.kafka.sink.Producer = _Producer  # type: ignore[misc]
     strike_at(options.at, options.nth, signal.Signals[f"SIG{options.signal}"], options.delay_ms / 1000)
     main()

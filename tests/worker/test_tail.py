@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import Producer
 from rich.console import Console
 
-from tests.worker.mock_broker import PARTITIONS, MockBroker
+from tests.worker.kafka.mock_broker import PARTITIONS, MockBroker
 from worker.errors import RunError
 from worker.processing.score_records import Severity
 from worker.settings.document import Settings, load_settings

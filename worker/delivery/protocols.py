@@ -1,6 +1,6 @@
 """The seams of the worker: where events come from, what scores them, where outputs go.
 
-`worker.source` and `worker.sink` speak Kafka, `worker.delivery.memory` is the in-memory version of both, and
+`worker.kafka.source` and `worker.kafka.sink` speak Kafka, `worker.delivery.memory` is the in-memory version of both, and
 `detector.scorer.Scorer` is the scorer; the loop and the pipeline know only what stands here.
 """
 

@@ -12,7 +12,7 @@ import yaml
 from confluent_kafka import Producer
 
 from tests.broker.harness import WorkerProcess, read_all
-from tests.worker.mock_broker import MockBroker
+from tests.worker.kafka.mock_broker import MockBroker
 from worker.generator import GeneratedLog
 from worker.processing.scorer import demo_checkpoint
 

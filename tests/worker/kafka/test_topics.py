@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Producer
 
+from worker.kafka.topics import Topics
 from worker.settings.document import load_settings
-from worker.topics import Topics
 
 NAMES = ["raw-1", "raw-22", "not-raw-1", "a" * 200]
 

@@ -12,14 +12,14 @@ import structlog
 from worker.delivery.loop import Worker
 from worker.delivery.protocols import Scorer
 from worker.delivery.restore import StateStore
+from worker.kafka.sink import AtLeastOnceSink, TransactionalSink
+from worker.kafka.source import KafkaReader, KafkaSource
+from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
 from worker.processing.pipeline import Pipeline
 from worker.processing.score_records import iso_time
 from worker.settings.document import Settings
-from worker.sink import AtLeastOnceSink, TransactionalSink
-from worker.source import KafkaReader, KafkaSource
-from worker.topics import Topics
 
 # A revoke may take a fifth of the poll interval: the group waits for it, and the rest is needed to come back.
 _REVOKE_SHARE = 0.2

@@ -1,0 +1,1 @@
+"""The Kafka side, and the only part that knows the client library."""
