@@ -15,12 +15,12 @@ from detector.evaluation import EvaluatedSessions, SequenceScores
 from detector.score_curves import NEVER
 from detector.sessions_file import UNKNOWN_LABEL, read_sessions
 from worker.delivery.protocols import Scorer
-from worker.files import check_inputs, closed_sessions, partition_of
+from worker.files.log_files import check_inputs, closed_sessions, partition_of
+from worker.files.training_set import event_tokens
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Pipeline, session_rules
 from worker.processing.score_records import DECIMALS
 from worker.settings.document import Settings
-from worker.train_files import event_tokens
 
 _SCORED_AT_ONCE = 2_000
 

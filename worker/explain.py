@@ -25,14 +25,14 @@ from detector.tokenizer import Tokenizer
 from detector.vocabulary import N_SPECIAL, UNK, Vocabulary
 from worker.delivery.protocols import Partition
 from worker.errors import RunError
-from worker.files import check_inputs, closed_sessions, parsed_session, partition_of
+from worker.files.log_files import check_inputs, closed_sessions, parsed_session, partition_of
+from worker.files.training_set import event_tokens
 from worker.observability.metrics import Metrics
 from worker.processing.decoder import Decoder
 from worker.processing.pipeline import Pipeline, session_rules
 from worker.processing.score_records import DECIMALS, iso_time
 from worker.processing.sessions import NO_TIME, ClosedSession
 from worker.settings.document import Settings
-from worker.train_files import event_tokens
 
 if TYPE_CHECKING:
     from detector.scorer import Scorer

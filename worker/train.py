@@ -17,8 +17,8 @@ from rich.table import Table
 
 from detector.errors import CheckpointError
 from detector.sessions_file import read_labels
+from worker.files.training_set import TrainingSet, read_training_set
 from worker.settings.document import Settings
-from worker.train_files import TrainingSet, read_training_set
 
 if TYPE_CHECKING:
     from detector.checkpoint import TrainingRecord

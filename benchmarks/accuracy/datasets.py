@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from detector.sessions_file import NO_ORDER, ParsedSessions, read_labels, read_sessions
 from detector.vocabulary import Kind
-from worker.files import read_records
+from worker.files.log_files import read_records
 from worker.processing.decoder import Decoder
 from worker.settings.sections import InputSettings, SessionsSettings
 from worker.settings.values import TimestampPattern

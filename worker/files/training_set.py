@@ -22,7 +22,7 @@ from detector.sessions_file import UNKNOWN_LABEL, read_sessions
 from detector.tokenizer import Tokenizer, learn_vocabulary
 from detector.training_data import UNLABELLED, TrainingSessions
 from detector.vocabulary import Vocabulary
-from worker.files import check_inputs, closed_sessions, read_records
+from worker.files.log_files import check_inputs, closed_sessions, read_records
 from worker.processing.decoder import Decoder
 from worker.processing.pipeline import session_rules
 from worker.processing.sessions import ClosedSession
