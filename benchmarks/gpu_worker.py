@@ -50,7 +50,7 @@ from detector.scorer import EventScores, Precision, Scorer
 from detector.tokenizer import Tokenizer
 from tests.broker.harness import WorkerProcess, read_all, run_logmamba
 from tests.worker.kafka.mock_broker import PARTITIONS, MockBroker
-from worker.generator import GeneratedLog, write_files
+from worker.generator.log import GeneratedLog, write_files
 
 TOPICS = [f"raw-{number:02}" for number in range(32)]
 PART = TOPICS[: len(TOPICS) // 8]

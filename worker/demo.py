@@ -21,7 +21,7 @@ from rich.table import Table
 from detector.metrics import Detection
 from worker.errors import RunError
 from worker.generate import send
-from worker.generator import FAULTS, GeneratedLog, Truth
+from worker.generator.log import FAULTS, GeneratedLog, Truth
 from worker.kafka.connect import ClientProperties, connect
 from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics, configure_logging

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from worker.demo import UNSEEN_POOL
-from worker.generator import GeneratedLog, write_files
+from worker.generator.log import GeneratedLog, write_files
 from worker.settings.document import Settings
 from worker.train import train_checkpoint
 

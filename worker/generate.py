@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worker.errors import RunError
-from worker.generator import GeneratedLog, Truth, write_files, write_labels
+from worker.generator.log import GeneratedLog, Truth, write_files, write_labels
 from worker.kafka.connect import ClientProperties
 from worker.kafka.topics import Topics
 from worker.settings.document import Settings

@@ -10,7 +10,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from worker.generator import GeneratedLog
+from worker.generator.log import GeneratedLog
 
 _MOST_BYTES = 1_000_000  # the largest message that a broker takes by default
 

@@ -31,7 +31,7 @@ from tests.broker.harness import (
 )
 from tests.faults.checker import DeadLetter, Expected, RawRecord, Rules, Score, check, expected_of
 from tests.faults.report import FaultReport
-from worker.generator import GeneratedLog
+from worker.generator.log import GeneratedLog
 
 PARTITIONS = 4
 RULES = Rules(gap_ms=120_000, max_age_ms=200_000, max_events=16, max_open=60)

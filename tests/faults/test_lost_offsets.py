@@ -20,7 +20,7 @@ from tests.broker.harness import Application, Record, WorkerProcess, read_all
 from tests.broker.kafka import KafkaBroker
 from tests.faults.checker import RawRecord, Rules, expected_of
 from tests.faults.report import FaultReport
-from worker.generator import GeneratedLog
+from worker.generator.log import GeneratedLog
 
 RECORDS = 4_000
 HALF = RECORDS // 2

@@ -22,7 +22,7 @@ from tests.faults.checker import Expected
 from tests.faults.conftest import Size
 from tests.faults.report import FaultReport
 from tests.faults.stream import PARTITIONS, Run, Stream
-from worker.generator import GeneratedLog
+from worker.generator.log import GeneratedLog
 
 STAMP = b"240301 120000 "  # the log's first second
 MARK = b"xyzzyx"  # in no good line

@@ -13,7 +13,7 @@ import pytest
 from detector.tokenizer import Tokenizer
 from detector.vocabulary import UNK, Vocabulary
 from tests.faults.report import FaultReport
-from worker.generator import GeneratedLog
+from worker.generator.log import GeneratedLog
 
 LINES = 1_000_000
 BATCH = 10_000

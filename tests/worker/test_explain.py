@@ -22,7 +22,7 @@ from worker.cli import main
 from worker.errors import RunError
 from worker.explain import ExplainedSession, explain_sessions
 from worker.explanation_table import explanation_table
-from worker.generator import GeneratedLog
+from worker.generator.log import GeneratedLog
 from worker.processing.scorer import demo_checkpoint
 from worker.score_files import score_files
 from worker.settings.document import Settings, load_settings

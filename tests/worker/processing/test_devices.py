@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 
 from tests.broker.harness import WorkerProcess, read_all
 from tests.worker.kafka.mock_broker import MockBroker
-from worker.generator import GeneratedLog
+from worker.generator.log import GeneratedLog
 from worker.processing.scorer import demo_checkpoint
 
 TOPICS = [f"raw-{number}" for number in range(3)]

@@ -26,8 +26,8 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from worker.generator_lines import line_formats
-from worker.generator_lives import FAULTS, NODES, Fault, Lines, Lived, Lives, with_lines
+from worker.generator.blocks import FAULTS, NODES, Fault, Lines, Lived, Lives, with_lines
+from worker.generator.lines import line_formats
 
 __all__ = [
     "FAULTS",

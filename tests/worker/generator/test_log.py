@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.generator import GeneratedLine, GeneratedLog, Truth, write_files
-from worker.generator_lines import UNSEEN_POOLS
-from worker.generator_lives import FAULTS
+from worker.generator.blocks import FAULTS
+from worker.generator.lines import UNSEEN_POOLS
+from worker.generator.log import GeneratedLine, GeneratedLog, Truth, write_files
 
 _BLOCK = re.compile(r"blk_-?\d+")
 _DIGITS = re.compile(r"\d+")

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.generator_lines import FIRST_UNSEEN, UNSEEN_POOLS, Step
+from worker.generator.lines import FIRST_UNSEEN, UNSEEN_POOLS, Step
 
 Fault = Literal["missing_replica", "out_of_order", "error_event", "stall", "unseen_line"]
 

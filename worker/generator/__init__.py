@@ -1,0 +1,1 @@
+"""HDFS-like logs with known faults."""
