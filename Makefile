@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KAFKA := .kafka/libs/.ready
 MVN ?= mvn
-CHECKED := kernels detector worker tests benchmarks
+CHECKED := kernels detector worker tests benchmarks checkpoints
 
 .DEFAULT_GOAL := help
 .PHONY: help setup kafka demo test faults gpu-test lint format soak bench demo-checkpoint lock clean
@@ -60,7 +60,7 @@ bench: setup ## run the benchmarks; each prints a table and writes JSON
 	set -e; for name in $(filter-out soak,$(basename $(notdir $(wildcard benchmarks/*.py)))); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 demo-checkpoint: $(READY) ## train checkpoints/demo anew on generated logs
-	$(BIN)/python -m worker.demo_checkpoint
+	$(BIN)/python -m checkpoints.train_demo
 
 lock: ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --group dev --generate-hashes --universal --python-version 3.11 \

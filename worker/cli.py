@@ -78,7 +78,7 @@ def _exit_codes() -> Iterator[None]:
 @app.command()
 def run(config: ConfigOption, overrides: SetOption = []) -> None:  # noqa: B006  typer copies it
     """Run the worker until it is told to stop (SIGTERM, Ctrl-C)."""
-    from worker.run import run_worker
+    from worker.commands.run import run_worker
 
     run_worker(load_settings(config, overrides), _stopped_by_signals())
 
@@ -89,7 +89,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the generated logs.")] = 1,
 ) -> None:
     """Score generated logs with known faults, with everything in this process; needs no Kafka."""
-    from worker.demo import run_demo
+    from worker.commands.demo import run_demo
 
     run_demo(lines, seed, _out)
 
@@ -101,7 +101,7 @@ def check(
     create_topics: Annotated[bool, typer.Option("--create-topics", help="Create missing output topics.")] = False,
 ) -> None:
     """Check settings, checkpoint, brokers, topics and permissions."""
-    from worker.check import check_everything
+    from worker.commands.check import check_everything
 
     rows = check_everything(load_settings(config, overrides), create_topics=create_topics)
     table = Table("what", "state", "detail", title=f"logmamba check {config}", title_justify="left")
@@ -134,7 +134,7 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Start over where a killed training could go on.")] = False,
 ) -> None:
     """Train a checkpoint from raw logs or parsed sessions; killed, the same command goes on where it was."""
-    from worker.train import train_checkpoint
+    from worker.commands.train import train_checkpoint
 
     train_checkpoint(
         load_settings(config, overrides),
@@ -162,8 +162,8 @@ def score(
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Score log files with the worker's own pipeline, without Kafka."""
+    from worker.commands.score import score_files
     from worker.processing.scorer import load_scorer
-    from worker.score_files import score_files
 
     settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
     with _reading(inputs) as advance:
@@ -195,7 +195,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap and of the simple detectors.")] = 0,
 ) -> None:
     """Say how good a checkpoint is on log files: figures, plots and the worst mistakes."""
-    from worker.evaluate import evaluate_checkpoint
+    from worker.commands.evaluate import evaluate_checkpoint
     from worker.processing.scorer import load_scorer
 
     settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
@@ -223,7 +223,7 @@ def tail(
     ] = "normal",
 ) -> None:
     """Follow the score topic, one line a score record, until Ctrl-C."""
-    from worker.tail import tail_scores
+    from worker.commands.tail import tail_scores
 
     settings = load_settings(config, overrides)
     stopping = _stopped_by_signals()
@@ -240,8 +240,8 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a session instead of tables.")] = False,
 ) -> None:
     """Show a session's events, how surprising each was, and what the model expected instead."""
-    from worker.explain import explain_sessions
-    from worker.explanation_table import explanation_table
+    from worker.commands.explain import explain_sessions
+    from worker.commands.terminal.explanation_table import explanation_table
     from worker.processing.scorer import load_scorer
 
     settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
@@ -268,7 +268,7 @@ def generate(
     rate: Annotated[int | None, typer.Option(min=1, help="Lines a second; as fast as possible when not given.")] = None,
 ) -> None:
     """Generate HDFS-like logs with known faults, to a file or to a topic."""
-    from worker.generate import generate_to_file, generate_to_topic
+    from worker.commands.generate import generate_to_file, generate_to_topic
 
     if (output is None) == (config is None):
         raise typer.BadParameter("give either --output (a file) or --config (a topic)")

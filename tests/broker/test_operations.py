@@ -11,7 +11,7 @@ from tests.broker.harness import Application, hdfs_lines, keyed_by_block, read_a
 from tests.broker.kafka import KafkaBroker
 from tests.detector.small_models import save_random
 from tests.shared import needs_shared
-from worker.check import check_everything
+from worker.commands.check import check_everything
 from worker.settings.document import load_settings
 
 LINES = 300

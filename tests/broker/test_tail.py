@@ -14,7 +14,7 @@ from confluent_kafka import Producer
 
 from tests.broker.harness import create_topic
 from tests.broker.kafka import KafkaBroker, require_kafka
-from tests.worker.test_tail import record
+from tests.worker.commands.test_tail import record
 
 TOPIC = "scores"
 

@@ -71,7 +71,7 @@ class Kind:
 
 @pytest.fixture
 def garbage_as_in_a_worker() -> Iterator[None]:
-    """What other tests have left is not walked over while a line is timed; thresholds are those of `worker.run`."""
+    """What other tests have left is not walked over while a line is timed; thresholds are those of `worker.commands.run`."""
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()

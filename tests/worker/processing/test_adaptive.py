@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from detector.vocabulary import Vocabulary
 from tests.worker.small_worker import OddScorer
 from tests.worker.small_worker import settings as small_settings
+from worker.commands.score import score_files
 from worker.processing.adaptive import AdaptiveState, AdaptiveThresholds
 from worker.processing.score_records import Thresholds
-from worker.score_files import score_files
 
 Floats = npt.NDArray[np.float64]
 

@@ -12,11 +12,11 @@ from rich.console import Console
 from detector.vocabulary import Kind, Vocabulary
 from tests.worker.small_worker import OddScorer
 from tests.worker.small_worker import settings as small_settings
+from worker.commands.evaluate import evaluate_checkpoint
+from worker.commands.explain import explain_sessions
+from worker.commands.score import score_files
 from worker.delivery.protocols import Scorer
 from worker.errors import SettingsError
-from worker.evaluate import evaluate_checkpoint
-from worker.explain import explain_sessions
-from worker.score_files import score_files
 from worker.settings.document import Settings
 
 NAMES: dict[Kind, str] = {"lines": "raw log lines", "events": "parsed sessions"}

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from detector.errors import CheckpointError, TrainingError
+from worker.commands.train import train_checkpoint
 from worker.settings.document import Settings, load_settings
-from worker.train import train_checkpoint
 
 # The command line, killed when it has saved its training for the third time.
 KILLS_ITSELF = """

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.vocabulary import EOS, UNK
-from worker.explain import Expected, ExplainedEvent, ExplainedSession, UnusualCount
+from worker.commands.explain import Expected, ExplainedEvent, ExplainedSession, UnusualCount
+from worker.commands.terminal.text import SEVERITY_STYLES, shown
 from worker.processing.score_records import Severity, Thresholds
-from worker.terminal_text import SEVERITY_STYLES, shown
 
 _LINES = Text("\n")
 _LEADING_WILDCARDS = re.compile(r"^(?:<\*> )+")

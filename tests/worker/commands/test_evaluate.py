@@ -18,13 +18,13 @@ from detector.vocabulary import Vocabulary
 from tests.detector.small_models import random_checkpoint, save_random
 from tests.worker.small_worker import ODD, VOCABULARY, OddScorer, settings
 from tests.worker.test_cli import logmamba
+from worker.commands.evaluate import evaluate_checkpoint
+from worker.commands.evaluation.examples import EXAMPLES
+from worker.commands.evaluation.sessions import read_evaluated_sessions, score_sequences
+from worker.commands.score import score_files
 from worker.delivery.protocols import Scorer
 from worker.errors import RunError
-from worker.evaluate import evaluate_checkpoint
-from worker.evaluate_files import read_evaluated_sessions, score_sequences
-from worker.evaluation_examples import EXAMPLES
 from worker.processing.scorer import demo_checkpoint
-from worker.score_files import score_files
 
 THRESHOLDS = {"warning": 0.7, "critical": 0.95}
 

@@ -19,8 +19,8 @@ from rich.live import Live
 from rich.table import Table
 
 from detector.metrics import Detection
+from worker.commands.generate import send
 from worker.errors import RunError
-from worker.generate import send
 from worker.generator.log import FAULTS, GeneratedLog, Truth
 from worker.kafka.connect import ClientProperties, connect
 from worker.kafka.topics import Topics

@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from worker.commands.terminal.text import SEVERITY_STYLES, shown
 from worker.errors import RunError
 from worker.kafka.connect import ClientProperties
 from worker.kafka.topics import REACH_TIMEOUT_S, Topics
 from worker.processing.score_records import Severity
 from worker.settings.document import Settings
-from worker.terminal_text import SEVERITY_STYLES, shown
 
 _RANKS: dict[Severity, int] = {"normal": 0, "warning": 1, "critical": 2}
 _MOST_AT_ONCE = 500

@@ -2,7 +2,7 @@
 
 `metrics.json` (schema `logmamba.evaluation/1`) is one object: the checkpoint, the inputs and the options, the fields of
 `detector.evaluation.Evaluation` with everything below them by its own name, and in `worst_misses`, `worst_false_alarms`
-and `highest_scores` (of sessions without a label) lists of `worker.evaluation_examples.Example`. No name changes or
+and `highest_scores` (of sessions without a label) lists of `worker.commands.evaluation.examples.Example`. No name changes or
 goes without a new version.
 """
 
@@ -25,12 +25,12 @@ from detector.evaluation import Evaluation, evaluate
 from detector.quality import BEST, Quality
 from detector.sessions_file import is_sessions_file, read_labels
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED
+from worker.commands.evaluation.examples import examples
+from worker.commands.evaluation.page import render
+from worker.commands.evaluation.plots import plots
+from worker.commands.evaluation.sessions import ReadSessions, read_evaluated_sessions, score_sequences
 from worker.delivery.protocols import Scorer
 from worker.errors import RunError
-from worker.evaluate_files import ReadSessions, read_evaluated_sessions, score_sequences
-from worker.evaluation_examples import examples
-from worker.evaluation_plots import plots
-from worker.evaluation_report import render
 from worker.settings.document import Settings
 
 SCHEMA: Final = "logmamba.evaluation/1"

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from worker.terminal_text import printable
+from worker.commands.terminal.text import printable
 
 
 def render(document: Mapping[str, object], plots: Mapping[str, str], *, parsed: bool) -> str:
@@ -15,7 +15,7 @@ def render(document: Mapping[str, object], plots: Mapping[str, str], *, parsed: 
 
     Args:
         document: what `metrics.json` holds.
-        plots: from `worker.evaluation_plots.plots`.
+        plots: from `worker.commands.evaluation.plots.plots`.
         parsed: whether the sessions came from tables of parsed sessions, and so have rows and not lines.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)

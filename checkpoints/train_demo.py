@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from worker.demo import UNSEEN_POOL
+from worker.commands.demo import UNSEEN_POOL
+from worker.commands.train import train_checkpoint
 from worker.generator.log import GeneratedLog, write_files
 from worker.settings.document import Settings
-from worker.train import train_checkpoint
 
 _BLOCKS = 12_000
 # Seed 0 for training; `logmamba demo` starts from seed 1.

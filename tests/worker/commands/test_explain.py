@@ -19,15 +19,15 @@ from detector.scorer import Scorer
 from detector.vocabulary import EOS, UNK, Vocabulary
 from tests.detector.small_models import VOCABULARY, random_checkpoint
 from worker.cli import main
+from worker.commands.explain import ExplainedSession, explain_sessions
+from worker.commands.score import score_files
+from worker.commands.terminal.explanation_table import explanation_table
 from worker.errors import RunError
-from worker.explain import ExplainedSession, explain_sessions
-from worker.explanation_table import explanation_table
 from worker.generator.log import GeneratedLog
 from worker.processing.scorer import demo_checkpoint
-from worker.score_files import score_files
 from worker.settings.document import Settings, load_settings
 
-RECORD_SCHEMA = json.loads((Path(__file__).parents[2] / "config" / "score-record.schema.json").read_text())
+RECORD_SCHEMA = json.loads((Path(__file__).parents[3] / "config" / "score-record.schema.json").read_text())
 UNLIKE_ANY = "kernel panic: not syncing"
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.evaluation import SequenceScores
+from worker.commands.evaluation.sessions import ReadSessions
 from worker.delivery.protocols import Scorer
-from worker.evaluate_files import ReadSessions
 
 EXAMPLES = 10
 _KEYS_SHOWN = 3

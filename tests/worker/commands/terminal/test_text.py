@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from worker.terminal_text import printable, shown
+from worker.commands.terminal.text import printable, shown
 
 
 @pytest.mark.parametrize(

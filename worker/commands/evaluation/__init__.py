@@ -1,0 +1,1 @@
+"""What `logmamba evaluate` reads and the page that it writes."""
