@@ -47,7 +47,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detector.scorer import EventScores, Precision, Scorer
-from detector.tokenizer import Tokenizer
+from detector.text.tokenizer import Tokenizer
 from tests.broker.harness import WorkerProcess, read_all, run_logmamba
 from tests.worker.kafka.mock_broker import PARTITIONS, MockBroker
 from worker.generator.log import GeneratedLog, write_files

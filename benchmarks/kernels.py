@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detector.model import Block, DetectorModel, Mamba3Layer, ModelConfig
-from detector.text import TEXT_BUCKETS, TEXT_FEATURES
+from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES
 from kernels import Backend, Mamba3State, mamba3_mimo, mamba3_mimo_step
 from kernels.arguments import Operands
 from kernels.packing import Packing

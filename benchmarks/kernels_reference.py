@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detector.model import DetectorModel, ModelConfig
-from detector.text import TEXT_BUCKETS, TEXT_FEATURES
+from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES
 
 VOCABULARY = 100
 SIZES: tuple[Literal["tiny", "small"], ...] = ("tiny", "small")

@@ -31,7 +31,7 @@ from drain3.drain import Drain
 from rich.console import Console
 from rich.table import Table
 
-from detector.tokenizer import Tokenizer, learn_vocabulary
+from detector.text.tokenizer import Tokenizer, learn_vocabulary
 from worker.processing.decoder import Decoder, Records
 from worker.settings.sections import InputSettings, SessionsSettings
 

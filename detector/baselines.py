@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
 from detector.metrics import Flags, Floats
-from detector.vocabulary import UNK
+from detector.text.vocabulary import UNK
 
 Integers = npt.NDArray[np.int64]
 

@@ -30,7 +30,7 @@ from detector.calibration import Calibration
 from detector.errors import CheckpointError
 from detector.model import DetectorModel, ModelConfig
 from detector.profile import CountProfile
-from detector.vocabulary import Vocabulary
+from detector.text.vocabulary import Vocabulary
 
 FORMAT: Final = "logmamba.checkpoint"
 VERSION: Final = 2

@@ -11,7 +11,7 @@ from torch import Tensor
 from detector.errors import DeviceError
 from detector.inference import Backend, log_probabilities, pack
 from detector.model import DetectorModel
-from detector.vocabulary import BOS
+from detector.text.vocabulary import BOS
 
 # Rows of logits that are ranked at a time: bounds the memory for large vocabularies.
 _RANKED_LOGITS = 1 << 22

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from detector.errors import DeviceError
 from detector.model import DetectorModel
-from detector.vocabulary import BOS, EOS, UNK
+from detector.text.vocabulary import BOS, EOS, UNK
 
 if TYPE_CHECKING:
     from detector.prepared import PreparedModel

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detector.text import TEXT_BUCKETS, TEXT_FEATURES
-from detector.vocabulary import BOS, UNK
+from detector.text.vocabulary import BOS, UNK
+from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES
 from kernels import Backend, mamba3_mixer
 from kernels.mamba3 import triton_size_obstacle
 from kernels.mixer import rms_norm
@@ -252,7 +252,7 @@ class DetectorModel(nn.Module):
         """What comes after each token, and which class its sequence so far belongs to.
 
         Args:
-            tokens: int64 (T,); a negative one is an unknown line that carries its text (`detector.text`).
+            tokens: int64 (T,); a negative one is an unknown line that carries its text (`detector.text.word_hashes`).
             cu_seqlens: int32 (n + 1,), where each sequence starts and, last, T; sequences may be empty. On the CPU or
                 where the tokens are, from where it takes a transfer.
             unknown_mask: bool (T,); these tokens are embedded as unknown lines with their template's text.
@@ -301,7 +301,7 @@ class DetectorModel(nn.Module):
 
 
 def _carried_features(tokens: Tensor) -> Tensor:
-    """Buckets in negative tokens, as `detector.text.unpack`: (k,) to (k, TEXT_FEATURES)."""
+    """Buckets in negative tokens, as `detector.text.word_hashes.unpack`: (k,) to (k, TEXT_FEATURES)."""
     bits = TEXT_BUCKETS.bit_length() - 1
     shifts = torch.arange(0, TEXT_FEATURES * bits, bits, device=tokens.device)
     return ((-1 - tokens).unsqueeze(1) >> shifts) & (TEXT_BUCKETS - 1)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from detector.model import Block, DetectorModel
-from detector.text import TEXT_FEATURES
-from detector.vocabulary import BOS, UNK
+from detector.text.vocabulary import BOS, UNK
+from detector.text.word_hashes import TEXT_FEATURES
 from kernels.packing import SEGMENT, Packing
 from kernels.triton.common import INTERPRETED
 from kernels.triton.ends import Embedding, Heads

@@ -29,7 +29,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from detector.vocabulary import UNK
+from detector.text.vocabulary import UNK
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -30,12 +30,12 @@ from detector.inference import Backend, Inference
 from detector.model import DetectorModel
 from detector.profile import CountProfile
 from detector.scorer import pass_tokens
+from detector.text.vocabulary import EOS, N_SPECIAL, UNK
 from detector.training_batches import Batch, PackedSessions
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
 from detector.training_loop import TrainingLoop, TrainingProgress
 from detector.training_options import Stage, TrainingOptions
 from detector.training_state import TrainingState
-from detector.vocabulary import EOS, N_SPECIAL, UNK
 
 Floats = npt.NDArray[np.float64]
 

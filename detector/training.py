@@ -18,11 +18,11 @@ from detector.model import DetectorModel, ModelConfig
 from detector.profile import CountProfile
 from detector.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.stages import Trainer
+from detector.text.vocabulary import Vocabulary
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
 from detector.training_loop import TrainingProgress
 from detector.training_options import Stage, TrainingOptions
 from detector.training_state import TrainingState
-from detector.vocabulary import Vocabulary
 
 __all__ = [
     "Stage",

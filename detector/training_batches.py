@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from detector.inference import pack
+from detector.text.vocabulary import UNK
 from detector.training_data import TrainingSessions
-from detector.vocabulary import UNK
 
 
 class Batch(NamedTuple):

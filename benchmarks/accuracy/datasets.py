@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from detector.sessions_file import NO_ORDER, ParsedSessions, read_labels, read_sessions
-from detector.vocabulary import Kind
+from detector.text.vocabulary import Kind
 from worker.files.log_files import read_records
 from worker.processing.decoder import Decoder
 from worker.settings.sections import InputSettings, SessionsSettings

@@ -30,8 +30,8 @@ from benchmarks.accuracy.results import insert, markdown
 from detector.checkpoint import load
 from detector.inference import Inference, Tokens
 from detector.scorer import Precision, compute_dtype, pass_tokens, resolve_device
+from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from detector.training import Size, TrainingOptions, TrainingProgress, TrainingSessions, train
-from detector.vocabulary import N_SPECIAL, Vocabulary
 
 BEGIN, END = "<!-- sizes -->", "<!-- end of sizes -->"
 TEMPLATES = 28

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from benchmarks.accuracy.datasets import Dataset, Flags, Integers
 from benchmarks.accuracy.protocols import Protocol
-from detector.tokenizer import Tokenizer, learn_vocabulary
-from detector.vocabulary import UNK, Vocabulary
+from detector.text.tokenizer import Tokenizer, learn_vocabulary
+from detector.text.vocabulary import UNK, Vocabulary
 
 Floats = npt.NDArray[np.float64]
 

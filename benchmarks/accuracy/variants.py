@@ -25,9 +25,9 @@ from detector.model import DetectorModel, ModelConfig
 from detector.profile import CountProfile, Judged
 from detector.scorer import resolve_device
 from detector.stages import Trainer
+from detector.text.vocabulary import N_SPECIAL
 from detector.training import Size, TrainingOptions, TrainingSessions, training_dtype
 from detector.training_data import ANOMALOUS
-from detector.vocabulary import N_SPECIAL
 
 # Gaps of 0 s, 1 to 2 s, 3 to 6 s ... the last from about 9 hours on.
 GAPS = 16

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.accuracy.datasets import Dataset
 from benchmarks.accuracy.tasks import Part, Task
-from detector.vocabulary import Vocabulary
+from detector.text.vocabulary import Vocabulary
 
 
 def dataset(

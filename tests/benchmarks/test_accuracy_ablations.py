@@ -28,9 +28,9 @@ from benchmarks.accuracy.variants import (
     without_counts,
 )
 from detector.model import DetectorModel, ModelConfig
-from detector.text import TEXT_BUCKETS, TEXT_FEATURES
+from detector.text.vocabulary import BOS, EOS, N_SPECIAL
+from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES
 from detector.training import TrainingOptions
-from detector.vocabulary import BOS, EOS, N_SPECIAL
 from tests.benchmarks.sessions import blocks
 from tests.shared import needs_shared
 

@@ -19,7 +19,7 @@ from benchmarks.accuracy.protocols import (
     unseen_count_vectors,
 )
 from benchmarks.accuracy.tasks import Task
-from detector.vocabulary import N_SPECIAL, UNK
+from detector.text.vocabulary import N_SPECIAL, UNK
 from tests.benchmarks.sessions import blocks, dataset
 from tests.shared import needs_shared
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
 
-from detector.vocabulary import Vocabulary
+from detector.text.vocabulary import Vocabulary
 from tests.broker.harness import Application, hdfs_lines, keyed_by_block, read_all, run_logmamba
 from tests.broker.kafka import KafkaBroker
 from tests.detector.small_models import save_random

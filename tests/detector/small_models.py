@@ -11,7 +11,7 @@ from detector.calibration import Calibration, Combination, Evidence, Tail
 from detector.checkpoint import Checkpoint, TrainingRecord, load, save
 from detector.model import DetectorModel, ModelConfig
 from detector.profile import CountProfile
-from detector.vocabulary import Vocabulary
+from detector.text.vocabulary import Vocabulary
 
 TEMPLATES = (
     "Receiving block <*> from <*>",

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from detector.baselines import BASELINES, FOLDS, Baseline, count_vectors, cross_fitted, distinct_rows, folds_of_keys
 from detector.metrics import Flags, Floats
-from detector.vocabulary import N_SPECIAL, UNK
+from detector.text.vocabulary import N_SPECIAL, UNK
 
 SIZE = N_SPECIAL + 4
 A, B, C, D = range(N_SPECIAL, SIZE)

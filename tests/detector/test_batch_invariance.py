@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detector.model import DetectorModel, ModelConfig
-from detector.text import TEXT_BUCKETS, TEXT_FEATURES, pack
+from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES, pack
 
 VOCABULARY = 61
 LONGEST = 45  # several chunks, and not a whole number of them

@@ -15,7 +15,7 @@ import torch
 
 from detector.checkpoint import FILES, MANIFEST_FILE, MODEL_FILE, VOCABULARY_FILE, load
 from detector.errors import CheckpointError
-from detector.vocabulary import Vocabulary
+from detector.text.vocabulary import Vocabulary
 from tests.detector.small_models import CALIBRATION, RECORD, TEMPLATES, VOCABULARY, random_model, save_random
 
 

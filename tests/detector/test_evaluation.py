@@ -13,7 +13,7 @@ from detector.baselines import BASELINES
 from detector.evaluation import EvaluatedSessions, Evaluation, SequenceScores, evaluate
 from detector.metrics import Detection
 from detector.quality import BEST
-from detector.vocabulary import N_SPECIAL, UNK
+from detector.text.vocabulary import N_SPECIAL, UNK
 
 THRESHOLDS = {"warning": 0.7, "critical": 0.95}
 SIZE = N_SPECIAL + 3

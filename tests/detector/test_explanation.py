@@ -13,7 +13,7 @@ from detector.explanation import Explanation, expectations
 from detector.inference import Inference
 from detector.model import DetectorModel
 from detector.scorer import Scorer
-from detector.vocabulary import BOS, EOS, UNK
+from detector.text.vocabulary import BOS, EOS, UNK
 from tests.detector.small_models import VOCABULARY, encoded, random_checkpoint, random_model
 
 UNKNOWN_LINE = VOCABULARY.sketch("Receiving replica <*> from <*>")

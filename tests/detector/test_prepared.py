@@ -13,7 +13,7 @@ from detector.errors import DeviceError
 from detector.inference import Backend, Inference
 from detector.model import DetectorModel, ModelConfig
 from detector.scorer import Scorer
-from detector.text import TEXT_FEATURES
+from detector.text.word_hashes import TEXT_FEATURES
 from tests.detector.small_models import VOCABULARY, encoded, random_checkpoint, random_model
 
 UNKNOWN_LINE = VOCABULARY.sketch("Receiving replica <*> from <*>")

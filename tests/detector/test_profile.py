@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.profile import RARE, CountProfile, Integers
-from detector.vocabulary import UNK
+from detector.text.vocabulary import UNK
 
 OPEN, WRITE, CLOSE, READ, RETRY, SLOW = range(3, 9)
 BASE = [OPEN, WRITE, WRITE, CLOSE]

@@ -15,7 +15,7 @@ from detector.errors import CheckpointError, DeviceError
 from detector.inference import Inference, batches, pack
 from detector.model import DetectorModel
 from detector.scorer import MAX_CACHED_EVENTS, EventScores, Scorer, resolve_device
-from detector.vocabulary import BOS, EOS, UNK, Vocabulary
+from detector.text.vocabulary import BOS, EOS, UNK, Vocabulary
 from tests.detector.small_models import PROFILE, TEMPLATES, VOCABULARY, encoded, random_checkpoint, save_random
 
 UNKNOWN_LINE = VOCABULARY.sketch("Receiving replica <*> from <*>")

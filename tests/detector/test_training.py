@@ -17,8 +17,8 @@ from detector.model import ModelConfig
 from detector.scorer import EventScores, Scorer
 from detector.sessions_file import event_templates, read_sessions
 from detector.stages import balanced_weights, novelty
+from detector.text.vocabulary import UNK, Vocabulary
 from detector.training import Trained, TrainingOptions, TrainingProgress, TrainingSessions, train
-from detector.vocabulary import UNK, Vocabulary
 from tests.detector.small_models import encoded
 from tests.shared import SHARED, needs_shared
 

@@ -13,8 +13,8 @@ import pytest
 
 from detector.checkpoint import load
 from detector.errors import CheckpointError, TrainingError
+from detector.text.vocabulary import Vocabulary
 from detector.training import Trained, TrainingOptions, TrainingProgress, train
-from detector.vocabulary import Vocabulary
 from tests.detector.test_training import SMALL, VOCABULARY, sessions
 
 ROOT = Path(__file__).parents[2]

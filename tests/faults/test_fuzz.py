@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from detector.canonical import Mask
-from detector.tokenizer import Tokenizer
-from detector.vocabulary import Vocabulary
+from detector.text.canonical import Mask
+from detector.text.tokenizer import Tokenizer
+from detector.text.vocabulary import Vocabulary
 from tests.faults.conftest import Size
 from tests.faults.hostile import HostileInputs
 from tests.faults.report import FaultReport

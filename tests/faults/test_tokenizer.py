@@ -10,8 +10,8 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from detector.tokenizer import Tokenizer
-from detector.vocabulary import UNK, Vocabulary
+from detector.text.tokenizer import Tokenizer
+from detector.text.vocabulary import UNK, Vocabulary
 from tests.faults.report import FaultReport
 from worker.generator.log import GeneratedLog
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from detector.vocabulary import Vocabulary
+from detector.text.vocabulary import Vocabulary
 from worker.delivery.loop import Worker
 from worker.delivery.memory import MemoryBroker, MemorySink, MemorySource
 from worker.delivery.protocols import EventScores, Partition

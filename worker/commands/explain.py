@@ -21,8 +21,8 @@ import orjson
 import pyarrow as pa
 
 from detector.sessions_file import read_sessions
-from detector.tokenizer import Tokenizer
-from detector.vocabulary import N_SPECIAL, UNK, Vocabulary
+from detector.text.tokenizer import Tokenizer
+from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
 from worker.delivery.protocols import Partition
 from worker.errors import RunError
 from worker.files.log_files import check_inputs, closed_sessions, parsed_session, partition_of

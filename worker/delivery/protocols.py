@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from detector.vocabulary import Vocabulary
+from detector.text.vocabulary import Vocabulary
 from worker.processing.decoder import Records
 
 

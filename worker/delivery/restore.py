@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import structlog
 
-from detector.vocabulary import Vocabulary
+from detector.text.vocabulary import Vocabulary
 from worker.delivery.protocols import Committed, Message, Partition, TopicReader
 from worker.delivery.snapshots import Snapshot, SnapshotPointer, decode, encode, same_snapshot
 from worker.errors import RunError, SnapshotError

@@ -89,7 +89,7 @@ class Events:
 
 
 class LineEncoder(Protocol):
-    """What makes tokens of lines (`detector.tokenizer.Tokenizer`)."""
+    """What makes tokens of lines (`detector.text.tokenizer.Tokenizer`)."""
 
     def encode(self, lines: pa.Array) -> NDArray[np.int64]:
         """(n,) tokens of (n,) strings."""

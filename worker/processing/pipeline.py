@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple
 
 import structlog
 
-from detector.canonical import Mask
-from detector.tokenizer import Tokenizer
-from detector.vocabulary import Kind as VocabularyKind
-from detector.vocabulary import Vocabulary
+from detector.text.canonical import Mask
+from detector.text.tokenizer import Tokenizer
+from detector.text.vocabulary import Kind as VocabularyKind
+from detector.text.vocabulary import Vocabulary
 from worker.delivery.protocols import EventScores, Partition, Scorer
 from worker.errors import RunError, SettingsError
 from worker.observability.metrics import Metrics

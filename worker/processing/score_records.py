@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 
 import orjson
 
-from detector.vocabulary import N_SPECIAL, Vocabulary
+from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from worker.delivery.protocols import EventScores, Partition
 from worker.processing.decoder import DeadLetter, Records
 from worker.processing.sessions import NO_TIME, ClosedBy, Session

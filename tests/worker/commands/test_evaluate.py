@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from detector.errors import InputFileError
-from detector.vocabulary import Vocabulary
+from detector.text.vocabulary import Vocabulary
 from tests.detector.small_models import random_checkpoint, save_random
 from tests.worker.small_worker import ODD, VOCABULARY, OddScorer, settings
 from tests.worker.test_cli import logmamba

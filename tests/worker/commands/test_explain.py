@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from detector.scorer import Scorer
-from detector.vocabulary import EOS, UNK, Vocabulary
+from detector.text.vocabulary import EOS, UNK, Vocabulary
 from tests.detector.small_models import VOCABULARY, random_checkpoint
 from worker.cli import main
 from worker.commands.explain import ExplainedSession, explain_sessions

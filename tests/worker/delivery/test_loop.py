@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detector.vocabulary import Vocabulary
+from detector.text.vocabulary import Vocabulary
 from tests.worker.small_worker import (
     DEAD,
     INPUT,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from detector.tokenizer import Tokenizer
-from detector.vocabulary import N_SPECIAL, Vocabulary
+from detector.text.tokenizer import Tokenizer
+from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from tests.worker.small_worker import (
     INPUT,
     VOCABULARY,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.tokenizer import Tokenizer
-from detector.vocabulary import UNK, Vocabulary
+from detector.text.tokenizer import Tokenizer
+from detector.text.vocabulary import UNK, Vocabulary
 from worker.formats.patterns import LinePattern
 from worker.formats.pointers import MISSING, JsonPointer
 from worker.formats.times import TimeFormat, from_json

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from detector.vocabulary import Kind, Vocabulary
+from detector.text.vocabulary import Kind, Vocabulary
 from tests.worker.small_worker import OddScorer
 from tests.worker.small_worker import settings as small_settings
 from worker.commands.evaluate import evaluate_checkpoint

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.vocabulary import UNK, Vocabulary
+from detector.text.vocabulary import UNK, Vocabulary
 from worker.delivery.protocols import Partition
 from worker.processing.decoder import DeadLetter, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Thresholds, dead_letter, iso_time

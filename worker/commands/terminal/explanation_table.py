@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from detector.vocabulary import EOS, UNK
+from detector.text.vocabulary import EOS, UNK
 from worker.commands.explain import Expected, ExplainedEvent, ExplainedSession, UnusualCount
 from worker.commands.terminal.text import SEVERITY_STYLES, shown
 from worker.processing.score_records import Severity, Thresholds

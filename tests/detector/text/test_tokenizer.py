@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.canonical import Mask
-from detector.tokenizer import Tokenizer, learn_vocabulary
-from detector.vocabulary import N_SPECIAL, UNK, Vocabulary
+from detector.text.canonical import Mask
+from detector.text.tokenizer import Tokenizer, learn_vocabulary
+from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
 from tests.shared import SHARED, needs_shared
 
 # Few words, so that random lines share shapes, templates generalise and wildcards lead.

@@ -14,8 +14,8 @@ import pyarrow as pa
 from drain3.drain import Drain, LogCluster, Node
 from numpy.typing import NDArray
 
-from detector.canonical import SHAPE_WORDS, WILDCARD, Mask, canonicalise, chunks, shape
-from detector.vocabulary import N_SPECIAL, UNK, Vocabulary
+from detector.text.canonical import SHAPE_WORDS, WILDCARD, Mask, canonicalise, chunks, shape
+from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
 
 MAX_TEMPLATES = 4096
 """Templates that learning keeps; of more, those seen least recently go."""
@@ -65,7 +65,7 @@ class Tokenizer:
             lines: (n,) strings without nulls; event names for a vocabulary of events.
 
         Returns:
-            (n,) tokens; negative ones are unknown lines with their text (`detector.text.unpack`).
+            (n,) tokens; negative ones are unknown lines with their text (`detector.text.word_hashes.unpack`).
 
         Raises:
             ValueError: not an array of strings, or a null among them.

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.text import TEXT_BUCKETS, TEXT_FEATURES, buckets, pack, unpack
+from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES, buckets, pack, unpack
 
 BUCKETS = st.lists(st.integers(1, TEXT_BUCKETS - 1), max_size=TEXT_FEATURES)
 

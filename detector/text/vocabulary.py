@@ -15,8 +15,8 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from detector import text
-from detector.canonical import Mask, canonicalise, shape
+from detector.text import word_hashes as text
+from detector.text.canonical import Mask, canonicalise, shape
 
 BOS: Final = 0
 EOS: Final = 1
@@ -35,7 +35,7 @@ class Vocabulary:
     """Templates in the order of their tokens; the token of `templates[i]` is `i + N_SPECIAL`.
 
     Attributes:
-        templates: for lines, `detector.canonical.shape` of a line with wildcards where lines differ; for
+        templates: for lines, `detector.text.canonical.shape` of a line with wildcards where lines differ; for
             parsed
             sessions, the events' names, verbatim.
         masks: applied to every line before its digits collapse.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.canonical import CANONICAL_CHARACTERS, SHAPE_WORDS, Mask, canonicalise, chunks, shape
+from detector.text.canonical import CANONICAL_CHARACTERS, SHAPE_WORDS, Mask, canonicalise, chunks, shape
 
 # Digits, their neighbours in ASCII, line breaks, and text of two, three and four bytes a character.
 LINE = st.text(st.sampled_from("0123456789/:-_. aZ\n\t\x00é٣²한😀") | st.characters(codec="utf-8"), max_size=40)

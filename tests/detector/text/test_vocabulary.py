@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector import text
-from detector.canonical import Mask
-from detector.vocabulary import BOS, EOS, N_SPECIAL, UNK, Vocabulary
+from detector.text import word_hashes as text
+from detector.text.canonical import Mask
+from detector.text.vocabulary import BOS, EOS, N_SPECIAL, UNK, Vocabulary
 
 DOWNLOADS = Vocabulary(
     (
