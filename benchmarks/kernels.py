@@ -31,7 +31,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
-from detector.model import Block, DetectorModel, Mamba3Layer, ModelConfig
+from detector.model.model import Block, DetectorModel, Mamba3Layer, ModelConfig
 from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES
 from kernels import Backend, Mamba3State, mamba3_mimo, mamba3_mimo_step
 from kernels.arguments import Operands
@@ -185,7 +185,7 @@ def check_step(dtype: torch.dtype, seed: int) -> None:
 
 @torch.inference_mode()
 def check_layer(dtype: torch.dtype, seed: int) -> None:
-    from detector.prepared import layer_weights
+    from detector.model.cuda_inference import layer_weights
     from kernels.triton.layer import layer_forward
     from tests.kernels.streams import stream_of
 
@@ -259,7 +259,7 @@ def copy_bytes_per_s() -> float:
 
 
 def measure_batch(what: str, lengths: Sequence[int]) -> Batch:
-    from detector.prepared import layer_weights
+    from detector.model.cuda_inference import layer_weights
     from kernels.triton.layer import layer_forward
     from tests.kernels.streams import stream_of
 
@@ -307,7 +307,7 @@ def measure_steps() -> list[Step]:
 @torch.inference_mode()
 def measure_session() -> tuple[float, float]:
     """The whole model on one session: from arrays on the host to arrays on the host, and the device alone."""
-    from detector.prepared import PreparedModel
+    from detector.model.cuda_inference import PreparedModel
 
     features = torch.randint(0, TEXT_BUCKETS, (CONFIG.vocabulary_size, TEXT_FEATURES))
     prepared = PreparedModel(DetectorModel(CONFIG, features).cuda(), torch.bfloat16)

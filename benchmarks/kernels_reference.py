@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
-from detector.model import DetectorModel, ModelConfig
+from detector.model.model import DetectorModel, ModelConfig
 from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES
 
 VOCABULARY = 100

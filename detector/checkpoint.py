@@ -28,7 +28,7 @@ from torch import Tensor
 
 from detector.calibration import Calibration
 from detector.errors import CheckpointError
-from detector.model import DetectorModel, ModelConfig
+from detector.model.model import DetectorModel, ModelConfig
 from detector.profile import CountProfile
 from detector.text.vocabulary import Vocabulary
 

@@ -12,8 +12,8 @@ import torch
 
 from detector.checkpoint import Checkpoint, load
 from detector.errors import DeviceError
-from detector.explanation import Explanation, expectations
-from detector.inference import Backend, Inference, Measured, Tokens
+from detector.model.explanation import Explanation, expectations
+from detector.model.inference import Backend, Inference, Measured, Tokens
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

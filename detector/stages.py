@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from detector.calibration import SessionStatistics, calibrated_loss
-from detector.inference import Backend, Inference
-from detector.model import DetectorModel
+from detector.model.inference import Backend, Inference
+from detector.model.model import DetectorModel
 from detector.profile import CountProfile
 from detector.scorer import pass_tokens
 from detector.text.vocabulary import EOS, N_SPECIAL, UNK

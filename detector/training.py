@@ -12,9 +12,9 @@ from detector import checkpoint
 from detector.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.checkpoint import TrainingRecord
 from detector.errors import TrainingError
-from detector.inference import Backend
 from detector.metrics import Detection, average_precision
-from detector.model import DetectorModel, ModelConfig
+from detector.model.inference import Backend
+from detector.model.model import DetectorModel, ModelConfig
 from detector.profile import CountProfile
 from detector.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.stages import Trainer

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detector.inference import pack
+from detector.model.inference import pack
 from detector.text.vocabulary import UNK
 from detector.training_data import TrainingSessions
 

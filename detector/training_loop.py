@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from detector.errors import TrainingError
-from detector.inference import batches
-from detector.model import DetectorModel
+from detector.model.inference import batches
+from detector.model.model import DetectorModel
 from detector.training_batches import Batch, PackedSessions
 from detector.training_options import STAGES, Stage, TrainingOptions
 from detector.training_state import Position, Saved, TrainingState

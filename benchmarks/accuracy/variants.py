@@ -20,8 +20,8 @@ from benchmarks.accuracy.detectors import SEVERITIES, Outcome, training_sessions
 from benchmarks.accuracy.results import RAW_LINES
 from benchmarks.accuracy.tasks import Floats, Part, Task
 from detector.calibration import Calibration, SessionStatistics
-from detector.inference import Backend
-from detector.model import DetectorModel, ModelConfig
+from detector.model.inference import Backend
+from detector.model.model import DetectorModel, ModelConfig
 from detector.profile import CountProfile, Judged
 from detector.scorer import resolve_device
 from detector.stages import Trainer

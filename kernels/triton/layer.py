@@ -55,7 +55,7 @@ class LayerWeights:
         D: Tensor,
         dtype: torch.dtype,
     ) -> "LayerWeights":
-        """Lay copies of a block's parameters out, named as in `detector.model.Mamba3Layer`.
+        """Lay copies of a block's parameters out, named as in `detector.model.model.Mamba3Layer`.
 
         Args:
             norm: (d_model,) weight of the RMSNorm before the layer.

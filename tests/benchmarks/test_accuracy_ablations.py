@@ -27,7 +27,7 @@ from benchmarks.accuracy.variants import (
     with_counts,
     without_counts,
 )
-from detector.model import DetectorModel, ModelConfig
+from detector.model.model import DetectorModel, ModelConfig
 from detector.text.vocabulary import BOS, EOS, N_SPECIAL
 from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES
 from detector.training import TrainingOptions

@@ -9,7 +9,7 @@ import torch
 
 from detector.calibration import Calibration, Combination, Evidence, Tail
 from detector.checkpoint import Checkpoint, TrainingRecord, load, save
-from detector.model import DetectorModel, ModelConfig
+from detector.model.model import DetectorModel, ModelConfig
 from detector.profile import CountProfile
 from detector.text.vocabulary import Vocabulary
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from detector.checkpoint import Checkpoint
 from detector.errors import CheckpointError, DeviceError
-from detector.inference import Inference, batches, pack
-from detector.model import DetectorModel
+from detector.model.inference import Inference, batches, pack
+from detector.model.model import DetectorModel
 from detector.scorer import MAX_CACHED_EVENTS, EventScores, Scorer, resolve_device
 from detector.text.vocabulary import BOS, EOS, UNK, Vocabulary
 from tests.detector.small_models import PROFILE, TEMPLATES, VOCABULARY, encoded, random_checkpoint, save_random
@@ -240,7 +240,7 @@ def test_a_large_vocabulary_is_measured_in_parts_with_the_same_result(
     rng = np.random.default_rng(2)
     sequences = [encoded(rng.integers(3, len(vocabulary), n).tolist()) for n in (4, 9, 1)]
     expected = [bits(scores) for scores in Scorer(checkpoint, device="cpu").score(sequences)]
-    monkeypatch.setattr("detector.inference._SOFTMAX_LOGITS", 5 * len(vocabulary))
+    monkeypatch.setattr("detector.model.inference._SOFTMAX_LOGITS", 5 * len(vocabulary))
     assert [bits(scores) for scores in Scorer(checkpoint, device="cpu").score(sequences)] == expected
 
 

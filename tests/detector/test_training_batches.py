@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.inference import pack
+from detector.model.inference import pack
 from detector.training_batches import PackedSessions
 from detector.training_data import TrainingSessions
 

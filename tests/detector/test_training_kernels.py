@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detector.inference import Backend
-from detector.model import ModelConfig
+from detector.model.inference import Backend
+from detector.model.model import ModelConfig
 from detector.scorer import Precision
 from detector.training import Trained, TrainingOptions, TrainingProgress, train
 from tests.detector.test_training import VOCABULARY, sessions

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
-from detector.model import Mamba3Layer
+from detector.model.model import Mamba3Layer
 from detector.scorer import Precision
 from detector.training import TrainingOptions, TrainingProgress, train
 from tests.detector.test_training import SMALL, VOCABULARY, sessions

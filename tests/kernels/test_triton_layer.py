@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from detector.model import Block, ModelConfig
+from detector.model.model import Block, ModelConfig
 from kernels.packing import Packing
 from kernels.triton.layer import LayerWeights, layer_forward
 from tests.kernels.inputs import assert_close

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector.model import Mamba3Layer
+from detector.model.model import Mamba3Layer
 from kernels import mamba3_mixer
 from kernels.mixer import rms_norm
 from kernels.packing import SEGMENT, Packing

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from detector.model import DetectorModel, Mamba3Layer, ModelConfig
+from detector.model.model import DetectorModel, Mamba3Layer, ModelConfig
 from detector.text import word_hashes as text
 from detector.text.vocabulary import BOS, EOS, UNK
 from tests.shared import SHARED, needs_shared

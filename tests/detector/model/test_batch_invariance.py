@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detector.model import DetectorModel, ModelConfig
+from detector.model.model import DetectorModel, ModelConfig
 from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES, pack
 
 VOCABULARY = 61

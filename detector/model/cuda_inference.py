@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detector.model import Block, DetectorModel
+from detector.model.model import Block, DetectorModel
 from detector.text.vocabulary import BOS, UNK
 from detector.text.word_hashes import TEXT_FEATURES
 from kernels.packing import SEGMENT, Packing

@@ -1,6 +1,6 @@
 """Running the model over whole sessions: packing, batches bounded by tokens, surprises and class logits.
 
-On the CPU the model itself runs, on a GPU what `detector.prepared` makes of it.
+On the CPU the model itself runs, on a GPU what `detector.model.cuda_inference` makes of it.
 
 A session of n events enters the model as BOS, its events, EOS, and comes out as n + 1 surprises (of each
 event and of the end, given what came before) and n + 1 class logits (after each event and after the end).
@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from detector.errors import DeviceError
-from detector.model import DetectorModel
+from detector.model.model import DetectorModel
 from detector.text.vocabulary import BOS, EOS, UNK
 
 if TYPE_CHECKING:
-    from detector.prepared import PreparedModel
+    from detector.model.cuda_inference import PreparedModel
 
 Backend = Literal["auto", "triton", "reference"]
 Tokens = npt.NDArray[np.int64]
@@ -190,7 +190,7 @@ class Inference:
         on_gpu = self._device.type == "cuda" and self._model.config.triton_obstacle is None
         if self._backend == "triton" or (self._backend == "auto" and on_gpu):
             # Triton takes a second to import, which what runs on the CPU need not wait for.
-            from detector.prepared import PreparedModel
+            from detector.model.cuda_inference import PreparedModel
 
             return PreparedModel(self._model, self._dtype)
         self._model.to(self._dtype)

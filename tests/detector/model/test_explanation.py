@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import explanation
 from detector.checkpoint import Checkpoint
 from detector.errors import DeviceError
-from detector.explanation import Explanation, expectations
-from detector.inference import Inference
-from detector.model import DetectorModel
+from detector.model import explanation
+from detector.model.explanation import Explanation, expectations
+from detector.model.inference import Inference
+from detector.model.model import DetectorModel
 from detector.scorer import Scorer
 from detector.text.vocabulary import BOS, EOS, UNK
 from tests.detector.small_models import VOCABULARY, encoded, random_checkpoint, random_model

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from detector.errors import DeviceError
-from detector.inference import Backend, log_probabilities, pack
-from detector.model import DetectorModel
+from detector.model.inference import Backend, log_probabilities, pack
+from detector.model.model import DetectorModel
 from detector.text.vocabulary import BOS
 
 # Rows of logits that are ranked at a time: bounds the memory for large vocabularies.

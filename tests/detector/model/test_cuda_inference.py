@@ -7,11 +7,11 @@ import pytest
 import torch
 import triton.language as tl
 
-from detector import prepared
 from detector.checkpoint import Checkpoint
 from detector.errors import DeviceError
-from detector.inference import Backend, Inference
-from detector.model import DetectorModel, ModelConfig
+from detector.model import cuda_inference as prepared
+from detector.model.inference import Backend, Inference
+from detector.model.model import DetectorModel, ModelConfig
 from detector.scorer import Scorer
 from detector.text.word_hashes import TEXT_FEATURES
 from tests.detector.small_models import VOCABULARY, encoded, random_checkpoint, random_model
