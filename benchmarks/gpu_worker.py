@@ -46,7 +46,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from detector.scorer import EventScores, Precision, Scorer
+from detector.scoring.scorer import EventScores, Precision, Scorer
 from detector.text.tokenizer import Tokenizer
 from tests.broker.harness import WorkerProcess, read_all, run_logmamba
 from tests.worker.kafka.mock_broker import PARTITIONS, MockBroker

@@ -26,10 +26,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from detector.calibration import Calibration
 from detector.errors import CheckpointError
 from detector.model.model import DetectorModel, ModelConfig
-from detector.profile import CountProfile
+from detector.scoring.calibration import Calibration
+from detector.scoring.count_profile import CountProfile
 from detector.text.vocabulary import Vocabulary
 
 FORMAT: Final = "logmamba.checkpoint"

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from detector.calibration import SessionStatistics, calibrated_loss
 from detector.model.inference import Backend, Inference
 from detector.model.model import DetectorModel
-from detector.profile import CountProfile
-from detector.scorer import pass_tokens
+from detector.scoring.calibration import SessionStatistics, calibrated_loss
+from detector.scoring.count_profile import CountProfile
+from detector.scoring.scorer import pass_tokens
 from detector.text.vocabulary import EOS, N_SPECIAL, UNK
 from detector.training_batches import Batch, PackedSessions
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions

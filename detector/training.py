@@ -9,14 +9,14 @@ from typing import Literal
 import torch
 
 from detector import checkpoint
-from detector.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.checkpoint import TrainingRecord
 from detector.errors import TrainingError
 from detector.metrics import Detection, average_precision
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
-from detector.profile import CountProfile
-from detector.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
+from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
+from detector.scoring.count_profile import CountProfile
+from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.stages import Trainer
 from detector.text.vocabulary import Vocabulary
 from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions

@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks.accuracy.early import Early, early_detection, finals
 from benchmarks.accuracy.tasks import Floats, Part, Task
 from detector.baselines import BASELINES, Baseline, count_vectors
-from detector.calibration import CRITICAL_SCORE, WARNING_SCORE
-from detector.profile import CountProfile
-from detector.scorer import EventScores, Scorer
+from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE
+from detector.scoring.count_profile import CountProfile
+from detector.scoring.scorer import EventScores, Scorer
 from detector.training import Size, Trained, TrainingOptions, TrainingSessions, train
 from detector.training_data import ANOMALOUS
 

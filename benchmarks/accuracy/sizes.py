@@ -29,7 +29,7 @@ from benchmarks.accuracy.devices import device_name
 from benchmarks.accuracy.results import insert, markdown
 from detector.checkpoint import load
 from detector.model.inference import Inference, Tokens
-from detector.scorer import Precision, compute_dtype, pass_tokens, resolve_device
+from detector.scoring.scorer import Precision, compute_dtype, pass_tokens, resolve_device
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from detector.training import Size, TrainingOptions, TrainingProgress, TrainingSessions, train
 

@@ -19,11 +19,11 @@ from benchmarks.accuracy.datasets import Integers, hdfs_raw_times
 from benchmarks.accuracy.detectors import SEVERITIES, Outcome, training_sessions
 from benchmarks.accuracy.results import RAW_LINES
 from benchmarks.accuracy.tasks import Floats, Part, Task
-from detector.calibration import Calibration, SessionStatistics
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
-from detector.profile import CountProfile, Judged
-from detector.scorer import resolve_device
+from detector.scoring.calibration import Calibration, SessionStatistics
+from detector.scoring.count_profile import CountProfile, Judged
+from detector.scoring.scorer import resolve_device
 from detector.stages import Trainer
 from detector.text.vocabulary import N_SPECIAL
 from detector.training import Size, TrainingOptions, TrainingSessions, training_dtype

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from detector.calibration import Calibration, Combination, Evidence, Tail
 from detector.checkpoint import Checkpoint, TrainingRecord, load, save
 from detector.model.model import DetectorModel, ModelConfig
-from detector.profile import CountProfile
+from detector.scoring.calibration import Calibration, Combination, Evidence, Tail
+from detector.scoring.count_profile import CountProfile
 from detector.text.vocabulary import Vocabulary
 
 TEMPLATES = (

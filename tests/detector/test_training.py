@@ -14,7 +14,7 @@ from detector.errors import DeviceError, TrainingError
 from detector.metrics import Detection, average_precision
 from detector.model.inference import Inference
 from detector.model.model import ModelConfig
-from detector.scorer import EventScores, Scorer
+from detector.scoring.scorer import EventScores, Scorer
 from detector.sessions_file import event_templates, read_sessions
 from detector.stages import balanced_weights, novelty
 from detector.text.vocabulary import UNK, Vocabulary

@@ -7,7 +7,7 @@ import torch
 
 from detector.model.inference import Backend
 from detector.model.model import ModelConfig
-from detector.scorer import Precision
+from detector.scoring.scorer import Precision
 from detector.training import Trained, TrainingOptions, TrainingProgress, train
 from tests.detector.test_training import VOCABULARY, sessions
 

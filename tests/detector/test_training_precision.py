@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detector.model.model import Mamba3Layer
-from detector.scorer import Precision
+from detector.scoring.scorer import Precision
 from detector.training import TrainingOptions, TrainingProgress, train
 from tests.detector.test_training import SMALL, VOCABULARY, sessions
 

@@ -19,7 +19,7 @@ import pytest
 
 from detector.checkpoint import FILES, MODEL_FILE, VOCABULARY_FILE, load
 from detector.errors import CheckpointError
-from detector.scorer import Scorer
+from detector.scoring.scorer import Scorer
 from detector.text.vocabulary import Vocabulary
 from tests.detector.small_models import VOCABULARY, save_random
 from tests.faults.conftest import Size

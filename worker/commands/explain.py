@@ -35,7 +35,7 @@ from worker.processing.sessions import NO_TIME, ClosedSession
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
-    from detector.scorer import Scorer
+    from detector.scoring.scorer import Scorer
 
 SCHEMA = "logmamba.explanation/1"
 

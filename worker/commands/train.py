@@ -110,7 +110,7 @@ def train_checkpoint(
 
 def _quality(record: TrainingRecord) -> Table:
     """How many validation sessions reach each severity, and how well that tells the anomalous ones."""
-    from detector.calibration import CRITICAL_SCORE, WARNING_SCORE
+    from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE
 
     metrics = record.metrics
     table = Table(box=SIMPLE_HEAD, caption=f"AUPRC {metrics['auprc']:.4f}" if "auprc" in metrics else None)

@@ -1,7 +1,7 @@
 """The seams of the worker: where events come from, what scores them, where outputs go.
 
 `worker.kafka.source` and `worker.kafka.sink` speak Kafka, `worker.delivery.memory` is the in-memory version of both, and
-`detector.scorer.Scorer` is the scorer; the loop and the pipeline know only what stands here.
+`detector.scoring.scorer.Scorer` is the scorer; the loop and the pipeline know only what stands here.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Sink(Protocol):
 
 
 class EventScores(Protocol):
-    """Scores of one event sequence (`detector.scorer.EventScores`)."""
+    """Scores of one event sequence (`detector.scoring.scorer.EventScores`)."""
 
     @property
     def surprises(self) -> npt.NDArray[np.float32]:

@@ -11,7 +11,7 @@ from worker.errors import RunError
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
-    from detector.scorer import Scorer
+    from detector.scoring.scorer import Scorer
 
 
 def load_scorer(settings: Settings) -> Scorer:
@@ -21,7 +21,7 @@ def load_scorer(settings: Settings) -> Scorer:
         RunError: naming the setting, when the checkpoint is refused or the device is not there.
     """
     # PyTorch takes seconds to import; only what scores waits for it.
-    from detector.scorer import Scorer
+    from detector.scoring.scorer import Scorer
 
     model = settings.model
     try:

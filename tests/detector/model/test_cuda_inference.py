@@ -12,7 +12,7 @@ from detector.errors import DeviceError
 from detector.model import cuda_inference as prepared
 from detector.model.inference import Backend, Inference
 from detector.model.model import DetectorModel, ModelConfig
-from detector.scorer import Scorer
+from detector.scoring.scorer import Scorer
 from detector.text.word_hashes import TEXT_FEATURES
 from tests.detector.small_models import VOCABULARY, encoded, random_checkpoint, random_model
 

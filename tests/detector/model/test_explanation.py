@@ -12,7 +12,7 @@ from detector.model import explanation
 from detector.model.explanation import Explanation, expectations
 from detector.model.inference import Inference
 from detector.model.model import DetectorModel
-from detector.scorer import Scorer
+from detector.scoring.scorer import Scorer
 from detector.text.vocabulary import BOS, EOS, UNK
 from tests.detector.small_models import VOCABULARY, encoded, random_checkpoint, random_model
 

@@ -248,7 +248,7 @@ def test_a_page_of_hostile_lines_loads_and_runs_nothing(tmp_path: Path) -> None:
     for name, word in zip(names, words, strict=True):
         rows = [row.replace(name, word) for row in rows]
     (tmp_path / "s.tsv").write_text("session_id\tlabel\tevents\n" + "\n".join(rows) + "\n")
-    from detector.scorer import Scorer as ModelScorer
+    from detector.scoring.scorer import Scorer as ModelScorer
 
     checkpoint = random_checkpoint(tmp_path / "checkpoint", Vocabulary(tuple(words), kind="events"))
     metrics, page = evaluated(tmp_path / "report", tmp_path / "s.tsv", scorer=ModelScorer(checkpoint, device="cpu"))
@@ -276,7 +276,7 @@ def test_what_the_plots_of_a_page_point_at_is_there(labelled_report: Path) -> No
 def test_parsed_sessions_count_as_their_rows_say_and_bring_their_labels(tmp_path: Path) -> None:
     (tmp_path / "s.tsv").write_text("block_id\tlabel\tcount\tevents\na\t0\t40\t5 9\nb\t1\t3\t5 5\nc\t\t2\t9\n")
     save_random(tmp_path / "checkpoint", Vocabulary(("5", "9"), kind="events"))
-    from detector.scorer import Scorer as ModelScorer
+    from detector.scoring.scorer import Scorer as ModelScorer
 
     scorer = ModelScorer.load(tmp_path / "checkpoint", device="cpu")
     metrics, _ = evaluated(tmp_path / "report", tmp_path / "s.tsv", scorer=scorer)

@@ -15,7 +15,7 @@ import orjson
 import pytest
 from rich.console import Console
 
-from detector.scorer import Scorer
+from detector.scoring.scorer import Scorer
 from detector.text.vocabulary import EOS, UNK, Vocabulary
 from tests.detector.small_models import VOCABULARY, random_checkpoint
 from worker.cli import main

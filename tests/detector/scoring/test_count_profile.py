@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.profile import RARE, CountProfile, Integers
+from detector.scoring.count_profile import RARE, CountProfile, Integers
 from detector.text.vocabulary import UNK
 
 OPEN, WRITE, CLOSE, READ, RETRY, SLOW = range(3, 9)

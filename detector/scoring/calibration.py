@@ -5,7 +5,7 @@ Three statistics of a session enter, the first two taken over its events and, on
 - the *highest surprise* s, in nats. Its tail probability among held-out normal sessions (`Tail`) makes it comparable
   between models: -log10 of that.
 - the *class logit* c of the classifier, where labels were there to train one.
-- how *unusual* its counts u are, in nats (`detector.profile`); 0 for nearly all normal sessions.
+- how *unusual* its counts u are, in nats (`detector.scoring.count_profile`); 0 for nearly all normal sessions.
 
 The *level* of a session is -log10 of the share of normal sessions that are like it or worse. Surprise alone takes
 it no further than `SURPRISE_LEVEL`, below a warning: rare but harmless turns are surprising, and a log has many of

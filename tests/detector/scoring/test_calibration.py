@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.calibration import (
+from detector.scoring.calibration import (
     EVIDENT_LEVEL,
     MAX_LEVEL,
     SURPRISE_LEVEL,

@@ -14,7 +14,7 @@ from detector.checkpoint import Checkpoint
 from detector.errors import CheckpointError, DeviceError
 from detector.model.inference import Inference, batches, pack
 from detector.model.model import DetectorModel
-from detector.scorer import MAX_CACHED_EVENTS, EventScores, Scorer, resolve_device
+from detector.scoring.scorer import MAX_CACHED_EVENTS, EventScores, Scorer, resolve_device
 from detector.text.vocabulary import BOS, EOS, UNK, Vocabulary
 from tests.detector.small_models import PROFILE, TEMPLATES, VOCABULARY, encoded, random_checkpoint, save_random
 

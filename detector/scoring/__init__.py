@@ -1,0 +1,1 @@
+"""From surprises to a score in [0, 1]."""
