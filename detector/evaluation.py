@@ -21,7 +21,7 @@ from detector.metrics import Flags, Floats, Ranking
 from detector.quality import Quality
 from detector.score_curves import Delay, Histogram, Integers, ReliabilityBin, ShareAtOrAbove, reliability, thinned
 from detector.text.vocabulary import N_SPECIAL
-from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED
+from detector.training.data import ANOMALOUS, NORMAL, UNLABELLED
 
 _KINDS: Mapping[str, int] = {"normal": NORMAL, "anomalous": ANOMALOUS, "unlabelled": UNLABELLED}
 _CURVE_POINTS = 400

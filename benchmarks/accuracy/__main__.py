@@ -13,7 +13,7 @@ from benchmarks.accuracy.datasets import require_data
 from benchmarks.accuracy.detectors import detectors
 from benchmarks.accuracy.protocols import PROTOCOLS
 from benchmarks.accuracy.runner import run
-from detector.training import Size
+from detector.training.train import Size
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from benchmarks.accuracy.protocols import PROTOCOLS
 from benchmarks.accuracy.results import RAW_LINES
 from benchmarks.accuracy.runner import run
 from benchmarks.accuracy.variants import variants
-from detector.training import Size, TrainingOptions
+from detector.training.train import Size, TrainingOptions
 
 BEGIN, END = "<!-- ablations -->", "<!-- end of ablations -->"
 DEFAULT_PROTOCOLS = ("hdfs-random", "hdfs-random-normals", RAW_LINES)

@@ -16,8 +16,8 @@ from detector.baselines import BASELINES, Baseline, count_vectors
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.scorer import EventScores, Scorer
-from detector.training import Size, Trained, TrainingOptions, TrainingSessions, train
-from detector.training_data import ANOMALOUS
+from detector.training.data import ANOMALOUS
+from detector.training.train import Size, Trained, TrainingOptions, TrainingSessions, train
 
 PRODUCT = "logmamba"
 SEVERITIES = {"warning": WARNING_SCORE, "critical": CRITICAL_SCORE}

@@ -31,7 +31,7 @@ from detector.checkpoint import load
 from detector.model.inference import Inference, Tokens
 from detector.scoring.scorer import Precision, compute_dtype, pass_tokens, resolve_device
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
-from detector.training import Size, TrainingOptions, TrainingProgress, TrainingSessions, train
+from detector.training.train import Size, TrainingOptions, TrainingProgress, TrainingSessions, train
 
 BEGIN, END = "<!-- sizes -->", "<!-- end of sizes -->"
 TEMPLATES = 28

@@ -24,10 +24,10 @@ from detector.model.model import DetectorModel, ModelConfig
 from detector.scoring.calibration import Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile, Judged
 from detector.scoring.scorer import resolve_device
-from detector.stages import Trainer
 from detector.text.vocabulary import N_SPECIAL
-from detector.training import Size, TrainingOptions, TrainingSessions, training_dtype
-from detector.training_data import ANOMALOUS
+from detector.training.data import ANOMALOUS
+from detector.training.train import Size, TrainingOptions, TrainingSessions, training_dtype
+from detector.training.trainer import Trainer
 
 # Gaps of 0 s, 1 to 2 s, 3 to 6 s ... the last from about 9 hours on.
 GAPS = 16
@@ -182,7 +182,7 @@ class Learnt(NamedTuple):
 def _learn(
     architecture: Architecture, task: Task, size: Size, seed: int, device: str, options: TrainingOptions
 ) -> Learnt:
-    """Train as `detector.training.train` does."""
+    """Train as `detector.training.train.train` does."""
     training, validation, test = (
         training_sessions(architecture.encode(part)) for part in (task.training, task.validation, task.test)
     )

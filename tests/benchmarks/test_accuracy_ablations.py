@@ -30,7 +30,7 @@ from benchmarks.accuracy.variants import (
 from detector.model.model import DetectorModel, ModelConfig
 from detector.text.vocabulary import BOS, EOS, N_SPECIAL
 from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES
-from detector.training import TrainingOptions
+from detector.training.train import TrainingOptions
 from tests.benchmarks.sessions import blocks
 from tests.shared import needs_shared
 

@@ -15,7 +15,7 @@ from benchmarks.accuracy.detectors import Product, detectors
 from benchmarks.accuracy.protocols import Protocol, random_split
 from benchmarks.accuracy.runner import run
 from benchmarks.accuracy.tasks import Task
-from detector.training import TrainingOptions
+from detector.training.train import TrainingOptions
 from tests.benchmarks.sessions import blocks
 
 DATA = blocks(800, 60)

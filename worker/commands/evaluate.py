@@ -24,7 +24,7 @@ from rich.table import Table
 from detector.evaluation import Evaluation, evaluate
 from detector.quality import BEST, Quality
 from detector.sessions_file import is_sessions_file, read_labels
-from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED
+from detector.training.data import ANOMALOUS, NORMAL, UNLABELLED
 from worker.commands.evaluation.examples import examples
 from worker.commands.evaluation.page import render
 from worker.commands.evaluation.plots import plots

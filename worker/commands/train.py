@@ -22,7 +22,7 @@ from worker.settings.document import Settings
 
 if TYPE_CHECKING:
     from detector.checkpoint import TrainingRecord
-    from detector.training import TrainingProgress
+    from detector.training.train import TrainingProgress
 
 
 def train_checkpoint(
@@ -76,7 +76,7 @@ def train_checkpoint(
     _describe(found, console)
 
     # PyTorch takes seconds to import; a mistake in the input shows before.
-    from detector.training import MIN_ANOMALOUS_SESSIONS, TrainingOptions, train
+    from detector.training.train import MIN_ANOMALOUS_SESSIONS, TrainingOptions, train
 
     with _reporting(log, console, resumed=state.exists()) as report:
         trained = train(

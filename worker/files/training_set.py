@@ -21,7 +21,7 @@ from detector.sessions_file import UNKNOWN_LABEL, read_sessions
 from detector.text.canonical import Mask
 from detector.text.tokenizer import Tokenizer, learn_vocabulary
 from detector.text.vocabulary import Vocabulary
-from detector.training_data import UNLABELLED, TrainingSessions
+from detector.training.data import UNLABELLED, TrainingSessions
 from worker.files.log_files import check_inputs, closed_sessions, read_records
 from worker.processing.decoder import Decoder
 from worker.processing.pipeline import session_rules

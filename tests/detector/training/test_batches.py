@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.model.inference import pack
-from detector.training_batches import PackedSessions
-from detector.training_data import TrainingSessions
+from detector.training.batches import PackedSessions
+from detector.training.data import TrainingSessions
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from detector.checkpoint import sync_directory
 from detector.errors import TrainingError
-from detector.training_options import Stage
+from detector.training.options import Stage
 
 _FORMAT = "logmamba.training-state/1"
 _START_OVER = "delete it, or train with --restart, to start over"

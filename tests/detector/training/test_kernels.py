@@ -8,8 +8,8 @@ import torch
 from detector.model.inference import Backend
 from detector.model.model import ModelConfig
 from detector.scoring.scorer import Precision
-from detector.training import Trained, TrainingOptions, TrainingProgress, train
-from tests.detector.test_training import VOCABULARY, sessions
+from detector.training.train import Trained, TrainingOptions, TrainingProgress, train
+from tests.detector.training.test_train import VOCABULARY, sessions
 
 # The smallest sizes that the kernels take.
 SMALL = ModelConfig(len(VOCABULARY), d_model=16, n_layers=1, d_state=16, headdim=16, mimo_rank=2)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from detector.training_data import TrainingSessions
+from detector.training.data import TrainingSessions
 
 Stage = Literal["next_token", "classifier"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

@@ -9,8 +9,8 @@ import torch
 
 from detector.model.model import Mamba3Layer
 from detector.scoring.scorer import Precision
-from detector.training import TrainingOptions, TrainingProgress, train
-from tests.detector.test_training import SMALL, VOCABULARY, sessions
+from detector.training.train import TrainingOptions, TrainingProgress, train
+from tests.detector.training.test_train import SMALL, VOCABULARY, sessions
 
 
 def test_in_bfloat16_about_the_same_is_learnt_and_weights_stay_float32() -> None:

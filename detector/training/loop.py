@@ -19,9 +19,9 @@ from torch import Tensor
 from detector.errors import TrainingError
 from detector.model.inference import batches
 from detector.model.model import DetectorModel
-from detector.training_batches import Batch, PackedSessions
-from detector.training_options import STAGES, Stage, TrainingOptions
-from detector.training_state import Position, Saved, TrainingState
+from detector.training.batches import Batch, PackedSessions
+from detector.training.options import STAGES, Stage, TrainingOptions
+from detector.training.state import Position, Saved, TrainingState
 
 _REPORT_STEPS = 10
 _WARM_UP, _FLOOR = 0.05, 0.01

@@ -17,12 +17,12 @@ from detector.model.model import DetectorModel, ModelConfig
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
-from detector.stages import Trainer
 from detector.text.vocabulary import Vocabulary
-from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
-from detector.training_loop import TrainingProgress
-from detector.training_options import Stage, TrainingOptions
-from detector.training_state import TrainingState
+from detector.training.data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
+from detector.training.loop import TrainingProgress
+from detector.training.options import Stage, TrainingOptions
+from detector.training.state import TrainingState
+from detector.training.trainer import Trainer
 
 __all__ = [
     "Stage",

@@ -31,11 +31,11 @@ from detector.scoring.calibration import SessionStatistics, calibrated_loss
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.scorer import pass_tokens
 from detector.text.vocabulary import EOS, N_SPECIAL, UNK
-from detector.training_batches import Batch, PackedSessions
-from detector.training_data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
-from detector.training_loop import TrainingLoop, TrainingProgress
-from detector.training_options import Stage, TrainingOptions
-from detector.training_state import TrainingState
+from detector.training.batches import Batch, PackedSessions
+from detector.training.data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
+from detector.training.loop import TrainingLoop, TrainingProgress
+from detector.training.options import Stage, TrainingOptions
+from detector.training.state import TrainingState
 
 Floats = npt.NDArray[np.float64]
 

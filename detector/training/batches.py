@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detector.model.inference import pack
 from detector.text.vocabulary import UNK
-from detector.training_data import TrainingSessions
+from detector.training.data import TrainingSessions
 
 
 class Batch(NamedTuple):

@@ -14,10 +14,10 @@ import pytest
 from detector.checkpoint import load
 from detector.errors import CheckpointError, TrainingError
 from detector.text.vocabulary import Vocabulary
-from detector.training import Trained, TrainingOptions, TrainingProgress, train
-from tests.detector.test_training import SMALL, VOCABULARY, sessions
+from detector.training.train import Trained, TrainingOptions, TrainingProgress, train
+from tests.detector.training.test_train import SMALL, VOCABULARY, sessions
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Validations at 5, 10, 15, 20 and 22, reports at 10 and 20 beside them.
 OPTIONS = TrainingOptions(next_token_steps=22, classifier_steps=22, passes=0, validations=4, batch_tokens=256)
 # Validations at 15 and 30, so that work is lost when it is killed at the report of 20.
@@ -105,7 +105,7 @@ def test_the_best_weights_outlast_a_kill_after_worse_ones(tmp_path: Path) -> Non
 KILLS_ITSELF = """
 import os, signal, sys
 from pathlib import Path
-from tests.detector.test_training_state import OPTIONS, training
+from tests.detector.training.test_state import OPTIONS, training
 
 rename, saves = os.replace, 0
 

@@ -16,9 +16,9 @@ from detector.model.inference import Inference
 from detector.model.model import ModelConfig
 from detector.scoring.scorer import EventScores, Scorer
 from detector.sessions_file import event_templates, read_sessions
-from detector.stages import balanced_weights, novelty
 from detector.text.vocabulary import UNK, Vocabulary
-from detector.training import Trained, TrainingOptions, TrainingProgress, TrainingSessions, train
+from detector.training.train import Trained, TrainingOptions, TrainingProgress, TrainingSessions, train
+from detector.training.trainer import balanced_weights, novelty
 from tests.detector.small_models import encoded
 from tests.shared import SHARED, needs_shared
 
