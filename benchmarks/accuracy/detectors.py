@@ -1,4 +1,4 @@
-"""The detectors: the product as `logmamba train` and the worker run it, and the baselines of `detector.baselines`."""
+"""The detectors: the product as `logmamba train` and the worker run it, and the baselines of `detector.quality.baselines`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.accuracy.early import Early, early_detection, finals
 from benchmarks.accuracy.tasks import Floats, Part, Task
-from detector.baselines import BASELINES, Baseline, count_vectors
+from detector.quality.baselines import BASELINES, Baseline, count_vectors
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.scorer import EventScores, Scorer

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.accuracy.datasets import Flags
 from benchmarks.accuracy.tasks import Floats, Part, Task
-from detector.metrics import Ranking
+from detector.quality.metrics import Ranking
 
 PERCENTILES = (99.5, 99.9)
 RESAMPLES = 1000

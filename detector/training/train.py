@@ -11,9 +11,9 @@ import torch
 from detector import checkpoint
 from detector.checkpoint import TrainingRecord
 from detector.errors import TrainingError
-from detector.metrics import Detection, average_precision
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
+from detector.quality.metrics import Detection, average_precision
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device

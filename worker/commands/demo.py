@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from detector.metrics import Detection
+from detector.quality.metrics import Detection
 from worker.commands.generate import send
 from worker.errors import RunError
 from worker.generator.log import FAULTS, GeneratedLog, Truth

@@ -1,7 +1,7 @@
 """`logmamba evaluate`: read, score, say how good the scores are, write it down.
 
 `metrics.json` (schema `logmamba.evaluation/1`) is one object: the checkpoint, the inputs and the options, the fields of
-`detector.evaluation.Evaluation` with everything below them by its own name, and in `worst_misses`, `worst_false_alarms`
+`detector.quality.evaluation.Evaluation` with everything below them by its own name, and in `worst_misses`, `worst_false_alarms`
 and `highest_scores` (of sessions without a label) lists of `worker.commands.evaluation.examples.Example`. No name changes or
 goes without a new version.
 """
@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from detector.evaluation import Evaluation, evaluate
-from detector.quality import BEST, Quality
+from detector.quality.evaluation import Evaluation, evaluate
+from detector.quality.operating_points import BEST, Quality
 from detector.sessions_file import is_sessions_file, read_labels
 from detector.training.data import ANOMALOUS, NORMAL, UNLABELLED
 from worker.commands.evaluation.examples import examples

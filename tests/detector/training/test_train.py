@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from detector.checkpoint import MODEL_FILE
 from detector.errors import DeviceError, TrainingError
-from detector.metrics import Detection, average_precision
 from detector.model.inference import Inference
 from detector.model.model import ModelConfig
+from detector.quality.metrics import Detection, average_precision
 from detector.scoring.scorer import EventScores, Scorer
 from detector.sessions_file import event_templates, read_sessions
 from detector.text.vocabulary import UNK, Vocabulary

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detector.evaluation import SequenceScores
+from detector.quality.evaluation import SequenceScores
 from worker.commands.evaluation.sessions import ReadSessions
 from worker.delivery.protocols import Scorer
 

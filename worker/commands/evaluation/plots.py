@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from detector.evaluation import Evaluation, Labelled
-from detector.quality import BEST
+from detector.quality.evaluation import Evaluation, Labelled
+from detector.quality.operating_points import BEST
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType

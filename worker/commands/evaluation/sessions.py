@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import InputFileError
-from detector.evaluation import EvaluatedSessions, SequenceScores
-from detector.score_curves import NEVER
+from detector.quality.evaluation import EvaluatedSessions, SequenceScores
+from detector.quality.score_curves import NEVER
 from detector.sessions_file import UNKNOWN_LABEL, read_sessions
 from worker.delivery.protocols import Scorer
 from worker.files.log_files import check_inputs, closed_sessions, partition_of

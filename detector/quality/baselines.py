@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
-from detector.metrics import Flags, Floats
+from detector.quality.metrics import Flags, Floats
 from detector.text.vocabulary import UNK
 
 Integers = npt.NDArray[np.int64]

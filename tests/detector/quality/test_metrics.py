@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from detector.metrics import Detection, Ranking, average_precision, confidence_intervals
+from detector.quality.metrics import Detection, Ranking, average_precision, confidence_intervals
 
 Sessions = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.float64]]
 

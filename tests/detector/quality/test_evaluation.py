@@ -9,10 +9,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from detector.baselines import BASELINES
-from detector.evaluation import EvaluatedSessions, Evaluation, SequenceScores, evaluate
-from detector.metrics import Detection
-from detector.quality import BEST
+from detector.quality.baselines import BASELINES
+from detector.quality.evaluation import EvaluatedSessions, Evaluation, SequenceScores, evaluate
+from detector.quality.metrics import Detection
+from detector.quality.operating_points import BEST
 from detector.text.vocabulary import N_SPECIAL, UNK
 
 THRESHOLDS = {"warning": 0.7, "critical": 0.95}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detector.metrics import Flags, Floats, Ranking, confidence_intervals
-from detector.score_curves import Integers
+from detector.quality.metrics import Flags, Floats, Ranking, confidence_intervals
+from detector.quality.score_curves import Integers
 
 BEST = "best"
 """Name of the threshold that is chosen after the fact."""

@@ -16,10 +16,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from detector.baselines import BASELINES, FOLDS, count_vectors, cross_fitted, distinct_rows, folds_of_keys
-from detector.metrics import Flags, Floats, Ranking
-from detector.quality import Quality
-from detector.score_curves import Delay, Histogram, Integers, ReliabilityBin, ShareAtOrAbove, reliability, thinned
+from detector.quality.baselines import BASELINES, FOLDS, count_vectors, cross_fitted, distinct_rows, folds_of_keys
+from detector.quality.metrics import Flags, Floats, Ranking
+from detector.quality.operating_points import Quality
+from detector.quality.score_curves import (
+    Delay,
+    Histogram,
+    Integers,
+    ReliabilityBin,
+    ShareAtOrAbove,
+    reliability,
+    thinned,
+)
 from detector.text.vocabulary import N_SPECIAL
 from detector.training.data import ANOMALOUS, NORMAL, UNLABELLED
 
@@ -62,7 +70,7 @@ class SequenceScores:
 
 @dataclass(frozen=True)
 class BaselineQuality:
-    """A baseline on the same sessions; `uses_labels` as for `detector.baselines.Baseline`."""
+    """A baseline on the same sessions; `uses_labels` as for `detector.quality.baselines.Baseline`."""
 
     name: str
     uses_labels: bool

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detector.metrics import Detection, Flags, Floats
+from detector.quality.metrics import Detection, Flags, Floats
 
 Integers = npt.NDArray[np.int64]
 

@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from detector.baselines import BASELINES, FOLDS, Baseline, count_vectors, cross_fitted, distinct_rows, folds_of_keys
-from detector.metrics import Flags, Floats
+from detector.quality.baselines import (
+    BASELINES,
+    FOLDS,
+    Baseline,
+    count_vectors,
+    cross_fitted,
+    distinct_rows,
+    folds_of_keys,
+)
+from detector.quality.metrics import Flags, Floats
 from detector.text.vocabulary import N_SPECIAL, UNK
 
 SIZE = N_SPECIAL + 4

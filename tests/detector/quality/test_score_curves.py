@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detector.metrics import Detection
-from detector.score_curves import NEVER, Delay, Histogram, Quartiles, ShareAtOrAbove, reliability
+from detector.quality.metrics import Detection
+from detector.quality.score_curves import NEVER, Delay, Histogram, Quartiles, ShareAtOrAbove, reliability
 
 SCORES = np.array([0.0, 0.019, 0.02, 0.5, 0.95, 1.0])
 COUNTS = np.array([5, 1, 1, 2, 1, 3])
