@@ -49,8 +49,8 @@ from rich.table import Table
 from detector.scoring.scorer import EventScores, Precision, Scorer
 from detector.text.tokenizer import Tokenizer
 from tests.broker.harness import WorkerProcess, read_all, run_logmamba
-from tests.worker.kafka.mock_broker import PARTITIONS, MockBroker
 from worker.generator.log import GeneratedLog, write_files
+from worker.kafka.mock_broker import PARTITIONS, MockBroker
 
 TOPICS = [f"raw-{number:02}" for number in range(32)]
 PART = TOPICS[: len(TOPICS) // 8]

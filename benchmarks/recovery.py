@@ -32,18 +32,20 @@ from rich.table import Table
 
 from benchmarks.end_to_end import PARTITIONS, plain_consume, repeated
 from benchmarks.sessions import rules
+from detector.checkpoint import demo_checkpoint
 from tests.broker.harness import Application, Record, WorkerProcess, hdfs_lines
 from tests.broker.kafka import KafkaBroker
-from worker.delivery.protocols import Committed, Partition
+from worker.delivery.protocols import Committed
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshots import Snapshot, decode, encode
-from worker.kafka.connect import ClientProperties
+from worker.kafka.clients import ClientProperties
 from worker.kafka.sink import TransactionalSink
 from worker.kafka.source import KafkaReader
 from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Pipeline
-from worker.processing.scorer import demo_checkpoint, load_scorer
+from worker.processing.records import Partition
+from worker.processing.scorer import load_scorer
 from worker.processing.sessions import Sessions, SessionsState
 from worker.settings.document import load_settings
 

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from worker.delivery.snapshots import Snapshot, decode, encode
-from worker.processing.sessions import SessionRules, Sessions
+from worker.processing.session_rules import SessionRules
+from worker.processing.sessions import Sessions
 
 EVENTS_PER_SESSION = 19
 BATCH_EVENTS = 10_000

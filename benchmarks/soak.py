@@ -25,9 +25,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from detector.checkpoint import demo_checkpoint
 from tests.broker.harness import Application
 from tests.broker.kafka import KafkaBroker
-from worker.processing.scorer import demo_checkpoint
 
 PARTITIONS = 4
 WARM_UP = 0.2  # share of the time

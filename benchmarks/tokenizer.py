@@ -32,7 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from detector.text.tokenizer import Tokenizer, learn_vocabulary
-from worker.processing.decoder import Decoder, Records
+from worker.processing.decoder import Decoder
+from worker.processing.records import Records
 from worker.settings.sections import InputSettings, SessionsSettings
 
 BATCH = 10_000

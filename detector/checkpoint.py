@@ -17,6 +17,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
@@ -331,3 +332,9 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def demo_checkpoint() -> Path:
+    """The checkpoint that comes with logmamba: inside an installed package, else in the source tree."""
+    installed = Path(str(files("detector") / "checkpoints" / "demo"))
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[1] / "checkpoints" / "demo"

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from detector.errors import DetectorError
 from worker.errors import SettingsError, WorkerError
+from worker.kafka.clients import rejection
 from worker.settings.document import Settings, load_settings
 
 app = typer.Typer(
@@ -80,7 +81,7 @@ def run(config: ConfigOption, overrides: SetOption = []) -> None:  # noqa: B006 
     """Run the worker until it is told to stop (SIGTERM, Ctrl-C)."""
     from worker.commands.run import run_worker
 
-    run_worker(load_settings(config, overrides), _stopped_by_signals())
+    run_worker(_settings(config, overrides), _stopped_by_signals())
 
 
 @app.command()
@@ -103,7 +104,7 @@ def check(
     """Check settings, checkpoint, brokers, topics and permissions."""
     from worker.commands.check import check_everything
 
-    rows = check_everything(load_settings(config, overrides), create_topics=create_topics)
+    rows = check_everything(_settings(config, overrides), create_topics=create_topics)
     table = Table("what", "state", "detail", title=f"logmamba check {config}", title_justify="left")
     for row in rows:
         table.add_row(row.what, "[green]ok[/]" if row.ok else "[red]failed[/]", row.detail)
@@ -137,7 +138,7 @@ def train(
     from worker.commands.train import train_checkpoint
 
     train_checkpoint(
-        load_settings(config, overrides),
+        _settings(config, overrides),
         inputs,
         labels,
         output,
@@ -165,7 +166,7 @@ def score(
     from worker.commands.score import score_files
     from worker.processing.scorer import load_scorer
 
-    settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
+    settings = _with_checkpoint(_settings(config, overrides), checkpoint)
     with _reading(inputs) as advance:
         done = score_files(settings, load_scorer(settings), inputs, output, advance)
     _err.print(
@@ -198,7 +199,7 @@ def evaluate(
     from worker.commands.evaluate import evaluate_checkpoint
     from worker.processing.scorer import load_scorer
 
-    settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
+    settings = _with_checkpoint(_settings(config, overrides), checkpoint)
     evaluate_checkpoint(
         settings,
         load_scorer(settings),
@@ -225,7 +226,7 @@ def tail(
     """Follow the score topic, one line a score record, until Ctrl-C."""
     from worker.commands.tail import tail_scores
 
-    settings = load_settings(config, overrides)
+    settings = _settings(config, overrides)
     stopping = _stopped_by_signals()
     tail_scores(settings, stopping, from_beginning=from_beginning, least=severity, out=_out, err=_err)
 
@@ -244,7 +245,7 @@ def explain(
     from worker.commands.terminal.explanation_table import explanation_table
     from worker.processing.scorer import load_scorer
 
-    settings = _with_checkpoint(load_settings(config, overrides), checkpoint)
+    settings = _with_checkpoint(_settings(config, overrides), checkpoint)
     with _reading(inputs) as advance:
         found = explain_sessions(settings, load_scorer(settings), inputs, session, advance)
     for explained in found:
@@ -277,7 +278,7 @@ def generate(
             raise typer.BadParameter("--rate goes with --config: a file is written as fast as possible")
         generate_to_file(lines, output, labels, seed=seed, anomaly_rate=anomalies, console=_err)
     else:
-        settings = load_settings(config, overrides)
+        settings = _settings(config, overrides)
         generate_to_topic(
             lines,
             settings,
@@ -288,6 +289,10 @@ def generate(
             stopping=_stopped_by_signals(),
             console=_err,
         )
+
+
+def _settings(config: Path | None, overrides: list[str]) -> Settings:
+    return load_settings(config, overrides, rejection=rejection)
 
 
 def _with_checkpoint(settings: Settings, checkpoint: Path) -> Settings:

@@ -1,4 +1,4 @@
-"""The detectors: the product as `logmamba train` and the worker run it, and the baselines of `detector.quality.baselines`."""
+"""The detectors: the product as `logmamba train` and the worker run it, and `detector.quality.baselines`."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ size nor the order of lines ever shows. Drain3 learns the templates once, in tra
 of the vocabulary's templates is searched and never changes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -99,6 +99,13 @@ class Tokenizer:
         if token is None:
             return self.vocabulary.sketch(text) if self._semantic else UNK
         return token
+
+
+def event_tokens(vocabulary: Vocabulary, sessions: Iterable[Sequence[str]]) -> Iterator[NDArray[np.int64]]:
+    """Tokens of parsed sessions, with a vocabulary of such: each event's name is its own template."""
+    tokenizer = Tokenizer(vocabulary, unknown="unk")
+    for events in sessions:
+        yield tokenizer.encode(pa.array(events, pa.string()))
 
 
 def learn_vocabulary(

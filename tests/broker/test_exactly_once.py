@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 import pytest
 
+from detector.checkpoint import demo_checkpoint
 from tests.broker.harness import Application, Record, hdfs_lines, keyed_by_block, run_logmamba
 from tests.broker.kafka import KafkaBroker
 from tests.shared import needs_shared
-from worker.processing.scorer import demo_checkpoint
 
 LINES = 50_000
 PARTITIONS = 4

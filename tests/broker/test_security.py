@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import pytest
 
+from detector.checkpoint import demo_checkpoint
 from tests.broker.harness import Application
 from tests.broker.kafka import KafkaBroker, Secured, require_kafka
 from tests.faults.report import FaultReport
 from tests.faults.stream import Stream
-from worker.processing.scorer import demo_checkpoint
 
 USERNAME, PASSWORD = "alice", "correct-horse-battery"  # two words, neither of which a log would say by chance
 LINES = 5_000

@@ -19,7 +19,8 @@ from confluent_kafka import Producer
 
 from tests.worker.small_worker import DEAD, INPUT, SCORES, STATE, OddScorer
 from worker.delivery.loop import Worker
-from worker.kafka.connect import ClientProperties, connect
+from worker.kafka.clients import ClientProperties
+from worker.kafka.connect import connect
 from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics
 from worker.settings.document import Settings, load_settings

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.faults.checker import DeadLetter, RawRecord, Rules, Score, Session, Verdict, check, expected_of
-from worker.processing.sessions import SessionRules, Sessions
+from worker.processing.session_rules import SessionRules
+from worker.processing.sessions import Sessions
 
 RULES = Rules(gap_ms=10_000, max_age_ms=30_000, max_events=4, max_open=3, max_future_skew_ms=60_000)
 TOPIC = "raw"

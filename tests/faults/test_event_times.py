@@ -9,8 +9,8 @@ import pytest
 from tests.faults.conftest import Size
 from tests.faults.report import FaultReport
 from tests.worker.small_worker import INPUT, SmallWorker, memory_broker, outputs, settings
-from worker.delivery.protocols import Partition
 from worker.observability.metrics import Metrics
+from worker.processing.records import Partition
 
 P0 = Partition(INPUT, 0)
 START_MS = 1_700_000_000_000

@@ -17,7 +17,8 @@ from detector.text.vocabulary import Vocabulary
 from tests.faults.conftest import Size
 from tests.faults.hostile import HostileInputs
 from tests.faults.report import FaultReport
-from worker.processing.decoder import MAX_KEY_CHARACTERS, Decoder, Events, Records
+from worker.processing.decoder import MAX_KEY_CHARACTERS, Decoder, Events
+from worker.processing.records import Records
 from worker.processing.score_records import dead_letter
 from worker.processing.sessions import NO_TIME
 from worker.settings.document import load_settings
@@ -71,7 +72,7 @@ class Kind:
 
 @pytest.fixture
 def garbage_as_in_a_worker() -> Iterator[None]:
-    """What other tests have left is not walked over while a line is timed; thresholds are those of `worker.commands.run`."""
+    """What other tests have left is not walked over while a line is timed; thresholds as in `worker.commands.run`."""
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()

@@ -14,7 +14,7 @@ from tests.broker.kafka import KafkaBroker
 from tests.faults.mock import in_process, mock_cluster, mock_settings, run_script, totals
 from tests.faults.report import FaultReport
 from tests.worker.small_worker import INPUT
-from worker.delivery.protocols import Partition
+from worker.processing.records import Partition
 from worker.settings.document import load_settings
 
 MAX_POLL_S = 4.0

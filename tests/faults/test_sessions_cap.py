@@ -10,7 +10,7 @@ from tests.faults.conftest import Size
 from tests.faults.report import FaultReport
 from tests.worker.small_worker import INPUT, SmallWorker, memory_broker, outputs, settings
 from worker.delivery.memory import MemoryBroker
-from worker.delivery.protocols import Partition
+from worker.processing.records import Partition
 
 P0 = Partition(INPUT, 0)
 MAX_OPEN = 200

@@ -12,11 +12,12 @@ import orjson
 from detector.text.vocabulary import Vocabulary
 from worker.delivery.loop import Worker
 from worker.delivery.memory import MemoryBroker, MemorySink, MemorySource
-from worker.delivery.protocols import EventScores, Partition
 from worker.delivery.restore import StateStore
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
 from worker.processing.pipeline import Pipeline
+from worker.processing.records import Partition
+from worker.processing.scorer import EventScores
 from worker.settings.document import Settings, load_settings
 
 INPUT, SCORES, DEAD, STATE = "raw-logs", "log-anomaly-scores", "log-anomaly-dead-letters", "logmamba-state"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.processing.scorer import demo_checkpoint
+from detector.checkpoint import demo_checkpoint
 
 LINE = "081109 203530 147 INFO dfs.DataNode$DataXceiver: Receiving block blk_1 src: /10.0.0.1:1 dest: /10.0.0.2:2\n"
 

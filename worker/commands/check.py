@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from worker.errors import SettingsError, WorkerError
-from worker.kafka.connect import ClientProperties
+from worker.kafka.clients import ClientProperties
 from worker.kafka.topics import Topic, Topics
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Pipeline

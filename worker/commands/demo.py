@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
 
 import orjson
-from confluent_kafka import Consumer, Producer, TopicPartition
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from detector.checkpoint import demo_checkpoint
 from detector.quality.metrics import Detection
 from worker.commands.generate import send
 from worker.errors import RunError
 from worker.generator.log import FAULTS, GeneratedLog, Truth
-from worker.kafka.connect import ClientProperties, connect
+from worker.kafka.clients import ClientProperties
+from worker.kafka.connect import connect
+from worker.kafka.follower import Followed, Follower
+from worker.kafka.mock_broker import PARTITIONS, MockBroker
 from worker.kafka.topics import Topics
+from worker.kafka.writer import Writer
 from worker.observability.metrics import Metrics, configure_logging
-from worker.processing.scorer import demo_checkpoint, load_scorer
+from worker.processing.scorer import load_scorer
 from worker.settings.document import Settings, load_settings
 
 # The shipped checkpoint was trained on the other pool, so the demo's unseen lines are unseen.
@@ -42,12 +47,13 @@ class _Seen:
     final: dict[str, dict[str, Any]] = field(default_factory=dict)
     early: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def take(self, value: bytes) -> None:
-        record = orjson.loads(value)
-        if record["kind"] == "final":
-            self.final[record["session"]] = record
-        else:
-            self.early.setdefault(record["session"], record)
+    def take(self, records: Iterable[Followed]) -> None:
+        for followed in records:
+            record = orjson.loads(followed.value or b"")
+            if record["kind"] == "final":
+                self.final[record["session"]] = record
+            else:
+                self.early.setdefault(record["session"], record)
 
 
 def run_demo(lines: int, seed: int, console: Console) -> None:
@@ -59,7 +65,7 @@ def run_demo(lines: int, seed: int, console: Console) -> None:
     configure_logging("error", "auto")
     began = time.monotonic()
     console.print(f"logmamba demo: {lines:,} generated log lines, faults in {ANOMALY_RATE:.0%} of the blocks")
-    broker = Producer({"bootstrap.servers": "unused", "test.mock.num.brokers": 1, "log_level": 0})
+    broker = MockBroker()
     settings = _settings(broker)
     with console.status("loading the checkpoint"):
         scorer = load_scorer(settings)
@@ -68,15 +74,15 @@ def run_demo(lines: int, seed: int, console: Console) -> None:
 
     log = GeneratedLog(lines=lines, seed=seed, anomaly_rate=ANOMALY_RATE, unseen_pool=UNSEEN_POOL)
     truths: list[Truth] = []
-    feed = Producer(ClientProperties(settings).plain_producer())
-    feeder = Thread(target=lambda: truths.extend(send(log, feed, settings.input.topics[0])), daemon=True)
+    feed = Writer(settings, settings.input.topics[0])
+    feeder = Thread(target=lambda: truths.extend(send(log, feed)), daemon=True)
     feeder.start()
     seen = _Seen()
-    scores = _Scores(settings)
+    scores = Follower(settings, settings.output.topic, PARTITIONS, from_beginning=True, lost=lambda: None)
     with Live(console=console, refresh_per_second=8) as live:
 
         def stopping() -> bool:
-            scores.take_into(seen)
+            seen.take(scores.records(0.0))
             read = worker.status().totals["records"]
             live.update(_live_table(lines, read, seen))
             if time.monotonic() - began > _TIMEOUT_S:
@@ -84,18 +90,17 @@ def run_demo(lines: int, seed: int, console: Console) -> None:
             return not feeder.is_alive() and len(seen.final) >= len(truths)
 
         worker.run(stopping)
-        scores.take_into(seen)
+        seen.take(scores.records(0.0))
     scores.close()
     console.print()
     _report(truths, seen, time.monotonic() - began, console)
 
 
-def _settings(broker: Producer) -> Settings:
-    address = next(iter(broker.list_topics(timeout=10).brokers.values()))
+def _settings(broker: MockBroker) -> Settings:
     settings = load_settings(
         None,
         [
-            f"kafka={{bootstrap.servers: '{address.host}:{address.port}'}}",
+            f"kafka={{bootstrap.servers: '{broker.bootstrap}'}}",
             f"model.checkpoint={demo_checkpoint()}",
             "application_id=logmamba-demo",
             "sessions.idle_flush=1s",
@@ -103,28 +108,8 @@ def _settings(broker: Producer) -> Settings:
         ],
     )
     output = settings.output
-    for topic in (*settings.input.topics, output.topic, output.dead_letter_topic, settings.state_topic):
-        broker.list_topics(topic, timeout=10)  # the mock broker makes a topic when it is asked for one
+    broker.make(*settings.input.topics, output.topic, output.dead_letter_topic, settings.state_topic)
     return settings
-
-
-class _Scores:
-    """Reads the score topic beside the worker."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._consumer = Consumer(ClientProperties(settings).reader() | {"isolation.level": "read_committed"})
-        topic = settings.output.topic
-        partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        self._consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-
-    def take_into(self, seen: _Seen) -> None:
-        for message in self._consumer.consume(10_000, 0.0):
-            value = message.value()
-            if message.error() is None and value is not None:
-                seen.take(value)
-
-    def close(self) -> None:
-        self._consumer.close()
 
 
 def _live_table(lines: int, read: int, seen: _Seen) -> Table:

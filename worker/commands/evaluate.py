@@ -1,9 +1,9 @@
 """`logmamba evaluate`: read, score, say how good the scores are, write it down.
 
 `metrics.json` (schema `logmamba.evaluation/1`) is one object: the checkpoint, the inputs and the options, the fields of
-`detector.quality.evaluation.Evaluation` with everything below them by its own name, and in `worst_misses`, `worst_false_alarms`
-and `highest_scores` (of sessions without a label) lists of `worker.commands.evaluation.examples.Example`. No name changes or
-goes without a new version.
+`detector.quality.evaluation.Evaluation` with everything below them by its own name, and in `worst_misses`,
+`worst_false_alarms` and `highest_scores` (of sessions without a label) lists of
+`worker.commands.evaluation.examples.Example`. No name changes or goes without a new version.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from worker.commands.evaluation.examples import examples
 from worker.commands.evaluation.page import render
 from worker.commands.evaluation.plots import plots
 from worker.commands.evaluation.sessions import ReadSessions, read_evaluated_sessions, score_sequences
-from worker.delivery.protocols import Scorer
 from worker.errors import RunError
+from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
 
 SCHEMA: Final = "logmamba.evaluation/1"

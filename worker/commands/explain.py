@@ -21,16 +21,16 @@ import orjson
 import pyarrow as pa
 
 from detector.sessions_file import read_sessions
-from detector.text.tokenizer import Tokenizer
+from detector.text.tokenizer import Tokenizer, event_tokens
 from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
-from worker.delivery.protocols import Partition
 from worker.errors import RunError
 from worker.files.log_files import check_inputs, closed_sessions, parsed_session, partition_of
-from worker.files.training_set import event_tokens
 from worker.observability.metrics import Metrics
 from worker.processing.decoder import Decoder
-from worker.processing.pipeline import Pipeline, session_rules
+from worker.processing.pipeline import Pipeline
+from worker.processing.records import Partition
 from worker.processing.score_records import DECIMALS, iso_time
+from worker.processing.session_rules import SessionRules
 from worker.processing.sessions import NO_TIME, ClosedSession
 from worker.settings.document import Settings
 
@@ -231,7 +231,7 @@ def _raw(
     keeper = _TextKeeper(Tokenizer(vocabulary, unknown=settings.tokenizer.unknown))
     decoder = Decoder(settings.input, settings.sessions, keeper)
     texts: deque[str] = deque()  # of events whose session is still open
-    for events, closed in closed_sessions(path, decoder, session_rules(settings, vocabulary), progress):
+    for events, closed in closed_sessions(path, decoder, SessionRules.of(settings.sessions, vocabulary), progress):
         if events is not None:
             seen.refused += len(events.dead_letters)
             seen.keys.update(events.keys)

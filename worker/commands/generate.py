@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worker.errors import RunError
 from worker.generator.log import GeneratedLog, Truth, write_files, write_labels
-from worker.kafka.connect import ClientProperties
+from worker.kafka.clients import ClientProperties
 from worker.kafka.topics import Topics
+from worker.kafka.writer import Writer
 from worker.settings.document import Settings
 
-_FLUSH_TIMEOUT_S = 60.0
 _BURST = 1_000  # lines sent between two looks at the clock
 
 
@@ -54,16 +53,15 @@ def generate_to_topic(
     Raises:
         RunError: no broker answers, the topic does not exist, or lines were not delivered.
     """
-    properties = ClientProperties(settings)
-    topics = Topics(properties.admin(), settings)
+    topics = Topics(ClientProperties(settings).admin(), settings)
     topics.require_inputs()
     [*inputs] = topics.inputs()
     if not inputs:
         raise RunError(f"input.topics: no topic matches {settings.input.topics[0]}")
     log = GeneratedLog(lines=lines, seed=seed, anomaly_rate=anomaly_rate)
-    producer = Producer(properties.plain_producer())
+    writer = Writer(settings, inputs[0].name)
     with _progress(lines, console) as advance:
-        truths = send(log, producer, inputs[0].name, rate=rate, stopping=stopping, progress=advance)
+        truths = send(log, writer, rate=rate, stopping=stopping, progress=advance)
     if labels is not None:
         write_labels(truths, labels)
     _summary(lines, truths, console)
@@ -71,8 +69,7 @@ def generate_to_topic(
 
 def send(
     log: GeneratedLog,
-    producer: Producer,
-    topic: str,
+    writer: Writer,
     *,
     rate: int | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -83,12 +80,6 @@ def send(
     Raises:
         RunError: a line was not delivered.
     """
-    failed: list[KafkaError] = []
-
-    def delivered(error: KafkaError | None, _message: Message) -> None:
-        if error is not None:
-            failed.append(error)
-
     truths: list[Truth] = []
     began, sent = time.monotonic(), 0
     for batch in log.batches():
@@ -98,37 +89,15 @@ def send(
                 break
             rows = slice(first, first + _BURST)
             for text, block, at in zip(batch.texts[rows], batch.blocks[rows], batch.times_ms[rows], strict=True):
-                _produce(producer, topic, text, block, at, delivered)
+                writer.write(text, block, at)
             burst = len(batch.texts[rows])
             sent += burst
-            producer.poll(0)
+            writer.serve()
             progress(burst)
             if rate is not None:
                 time.sleep(max(0.0, began + sent / rate - time.monotonic()))
-    left = producer.flush(_FLUSH_TIMEOUT_S)
-    if failed or left:
-        reason = failed[0].str() if failed else f"no answer within {_FLUSH_TIMEOUT_S:.0f} s"
-        raise RunError(f"{topic}: {len(failed) + left} lines were not delivered: {reason}")
+    writer.flush()
     return truths
-
-
-def _produce(
-    producer: Producer,
-    topic: str,
-    text: str,
-    block: str,
-    at: int,
-    delivered: Callable[[KafkaError | None, Message], None],
-) -> None:
-    while True:
-        try:
-            producer.produce(topic, text, block, on_delivery=delivered, timestamp=at)
-        except BufferError:
-            producer.poll(0.1)
-        except KafkaException as error:
-            raise RunError(f"{topic}: {error.args[0].str()}") from error
-        else:
-            return
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import structlog
 
-from worker.kafka.connect import ClientProperties, connect
+from worker.kafka.clients import ClientProperties
+from worker.kafka.connect import connect
 from worker.kafka.topics import Topics
 from worker.observability.http_server import serve
 from worker.observability.memory_trim import freed_memory_given_back

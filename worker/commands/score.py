@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.sessions_file import read_sessions
-from worker.delivery.protocols import Scorer
+from detector.text.tokenizer import event_tokens
 from worker.errors import RunError
 from worker.files.log_files import check_inputs, parsed_session, partition_of, read_records
-from worker.files.training_set import event_tokens
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Output, Pipeline
+from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
 
 _PARSED_BATCH = 10_000

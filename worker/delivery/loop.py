@@ -22,13 +22,14 @@ from typing import Literal
 
 import structlog
 
-from worker.delivery.protocols import Committed, Message, Partition, Sink, Source
+from worker.delivery.protocols import Committed, Message, Sink, Source
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshots import SnapshotPointer
 from worker.errors import TransactionAborted
 from worker.observability.metrics import Metrics
 from worker.observability.status import PartitionStatus, WorkerStatus
 from worker.processing.pipeline import Output, Pipeline
+from worker.processing.records import Partition
 from worker.settings.document import Settings
 
 _BATCH_TARGET_S = 1.0

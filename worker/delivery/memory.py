@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from worker.delivery.protocols import Committed, Message, Partition, Rebalance
-from worker.processing.decoder import Records
+from worker.delivery.protocols import Committed, Message, Rebalance
+from worker.processing.records import Partition, Records
 
 
 @dataclass(slots=True)

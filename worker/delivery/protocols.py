@@ -1,7 +1,7 @@
-"""The seams of the worker: where events come from, what scores them, where outputs go.
+"""The seams of exactly once: where records come from and where outputs go.
 
-`worker.kafka.source` and `worker.kafka.sink` speak Kafka, `worker.delivery.memory` is the in-memory version of both, and
-`detector.scoring.scorer.Scorer` is the scorer; the loop and the pipeline know only what stands here.
+`worker.kafka.source` and `worker.kafka.sink` speak Kafka, `worker.delivery.memory` is the in-memory version of both;
+the loop knows only what stands here.
 """
 
 from __future__ import annotations
@@ -9,21 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from detector.text.vocabulary import Vocabulary
-from worker.processing.decoder import Records
-
-
-class Partition(NamedTuple):
-    """A partition of an input topic."""
-
-    topic: str
-    partition: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}[{self.partition}]"
+from worker.processing.records import Partition, Records
 
 
 class Committed(NamedTuple):
@@ -156,46 +142,3 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Release the connection; what was not committed is given up."""
-
-
-class EventScores(Protocol):
-    """Scores of one event sequence (`detector.scoring.scorer.EventScores`)."""
-
-    @property
-    def surprises(self) -> npt.NDArray[np.float32]:
-        """(n,) negative log-likelihood in nats of each event given those before it."""
-
-    @property
-    def scores(self) -> npt.NDArray[np.float32]:
-        """(n,) calibrated score in [0, 1] of the events so far."""
-
-    @property
-    def final(self) -> float:
-        """Calibrated score in [0, 1] of the complete session."""
-
-
-class Scorer(Protocol):
-    """Scores event sequences; a pure function of the tokens and the checkpoint."""
-
-    @property
-    def checkpoint(self) -> str:
-        """Digest of the checkpoint, "sha256:…"."""
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Of the tokens it scores."""
-
-    @property
-    def cache_hits(self) -> int:
-        """Sequences answered from memory so far."""
-
-    @property
-    def cache_misses(self) -> int:
-        """Sequences the model was run on so far."""
-
-    @property
-    def batches_split(self) -> int:
-        """Batches that did not fit the device's memory so far, and were split."""
-
-    def score(self, sequences: Sequence[bytes]) -> Sequence[EventScores]:
-        """Scores of each sequence of int64 tokens in native byte order."""

@@ -14,11 +14,12 @@ import numpy as np
 import structlog
 
 from detector.text.vocabulary import Vocabulary
-from worker.delivery.protocols import Committed, Message, Partition, TopicReader
+from worker.delivery.protocols import Committed, Message, TopicReader
 from worker.delivery.snapshots import Snapshot, SnapshotPointer, decode, encode, same_snapshot
 from worker.errors import RunError, SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.decoder import Decoder
+from worker.processing.records import Partition
 from worker.processing.sessions import SessionsState
 from worker.settings.document import Settings
 

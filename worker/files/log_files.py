@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from detector.errors import InputFileError
 from detector.sessions_file import is_sessions_file
-from worker.delivery.protocols import Partition
-from worker.processing.decoder import Decoder, Events, Records
-from worker.processing.sessions import NO_TIME, RANK_EXPIRED, ClosedSession, Session, SessionRules, Sessions
+from worker.processing.decoder import Decoder, Events
+from worker.processing.records import Partition, Records
+from worker.processing.session_rules import SessionRules
+from worker.processing.sessions import NO_TIME, RANK_EXPIRED, ClosedSession, Session, Sessions
 
 _BATCH_LINES = 20_000
 

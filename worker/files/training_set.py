@@ -8,7 +8,7 @@ validation part by a hash of its key and the seed, so every part of a long-lived
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,12 @@ import pyarrow as pa
 from detector.errors import TrainingError
 from detector.sessions_file import UNKNOWN_LABEL, read_sessions
 from detector.text.canonical import Mask
-from detector.text.tokenizer import Tokenizer, learn_vocabulary
+from detector.text.tokenizer import Tokenizer, event_tokens, learn_vocabulary
 from detector.text.vocabulary import Vocabulary
 from detector.training.data import UNLABELLED, TrainingSessions
 from worker.files.log_files import check_inputs, closed_sessions, read_records
 from worker.processing.decoder import Decoder
-from worker.processing.pipeline import session_rules
+from worker.processing.session_rules import SessionRules
 from worker.processing.sessions import ClosedSession
 from worker.settings.document import Settings
 
@@ -85,7 +85,7 @@ def read_training_set(
     vocabulary = learn_vocabulary(_training_lines(settings, inputs, seed, progress), masks)
     tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
     decoder = Decoder(settings.input, settings.sessions, tokenizer)
-    rules = session_rules(settings, vocabulary)
+    rules = SessionRules.of(settings.sessions, vocabulary)
     rows: list[_Row] = []
     refused = 0
     for path in inputs:
@@ -93,13 +93,6 @@ def read_training_set(
             refused += 0 if events is None else len(events.dead_letters)
             rows += map(_row, closed)
     return _split(vocabulary, rows, [1] * len(rows), labels, seed, refused)
-
-
-def event_tokens(vocabulary: Vocabulary, sessions: Iterable[Sequence[str]]) -> Iterator[npt.NDArray[np.int64]]:
-    """Tokens of parsed sessions, with a vocabulary of such: each event's name is its own template."""
-    tokenizer = Tokenizer(vocabulary, unknown="unk")
-    for events in sessions:
-        yield tokenizer.encode(pa.array(events, pa.string()))
 
 
 def _training_lines(

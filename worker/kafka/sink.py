@@ -40,8 +40,9 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from worker.delivery.protocols import Committed, Message, Partition
+from worker.delivery.protocols import Committed, Message
 from worker.errors import RunError, TransactionAborted
+from worker.processing.records import Partition
 
 _OFFSETS_TIMEOUT_S = 15.0
 _HUNG_AFTER_S = 1.0  # beyond the limit of a call that should have kept it

@@ -19,9 +19,9 @@ from confluent_kafka import (
 )
 from confluent_kafka._types import HeadersType
 
-from worker.delivery.protocols import Committed, Partition, Rebalance
+from worker.delivery.protocols import Committed, Rebalance
 from worker.errors import RunError, TransactionAborted
-from worker.processing.decoder import Records
+from worker.processing.records import Partition, Records
 
 # Worst case of a restart: the coordinator waits transaction.timeout.ms for a dead worker's transaction to end, and
 # only then answers what is committed.

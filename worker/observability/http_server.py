@@ -23,7 +23,7 @@ from worker.errors import RunError
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
 from worker.observability.status_page import SECURITY_POLICY, render
-from worker.settings.document import ObservabilitySettings
+from worker.settings.sections import ObservabilitySettings
 
 _REQUEST_TIMEOUT_S = 10
 

@@ -20,8 +20,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 from structlog.typing import Processor
 
-from worker.delivery.protocols import Partition
-from worker.processing.decoder import Events, Records
+from worker.processing.decoder import Events
+from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, Severity
 from worker.processing.sessions import ClosedBy, ClosedSession, Sessions
 

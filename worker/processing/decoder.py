@@ -21,33 +21,11 @@ from worker.formats import times as event_times
 from worker.formats.patterns import LinePattern
 from worker.formats.pointers import MISSING, JsonPointer
 from worker.formats.times import TimeFormat
+from worker.processing.records import Records
 from worker.processing.sessions import NO_TIME
 from worker.settings.sections import InputSettings, SessionsSettings
 
 Reason = Literal["not_utf8", "empty", "null", "no_key", "long_key", "bad_json", "no_message", "bad_timestamp"]
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """Raw records of one partition in offset order, as columns of equal length.
-
-    Attributes:
-        topic: name of the topic, or of a file.
-        partition: its number.
-        offsets: increasing.
-        values: None for a tombstone.
-        keys: None where no record has one.
-        timestamps: Kafka's, in ms; None where there are none.
-        headers: None where no record has one.
-    """
-
-    topic: str
-    partition: int
-    offsets: list[int]
-    values: list[bytes | None]
-    keys: list[bytes | None] | None
-    timestamps: list[int] | None
-    headers: list[list[tuple[str, bytes | None]] | None] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,15 @@ import structlog
 from detector.text.canonical import Mask
 from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import Kind as VocabularyKind
-from detector.text.vocabulary import Vocabulary
-from worker.delivery.protocols import EventScores, Partition, Scorer
 from worker.errors import RunError, SettingsError
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import LOWEST, AdaptiveState, AdaptiveThresholds
-from worker.processing.decoder import Decoder, Events, Records
+from worker.processing.decoder import Decoder, Events
+from worker.processing.records import Partition, Records
 from worker.processing.score_records import Headers, Kind, ScoreEncoder, Severity, Thresholds, dead_letter
-from worker.processing.sessions import ClosedBy, ClosedSession, Session, SessionRules, Sessions, SessionsState
+from worker.processing.scorer import EventScores, Scorer
+from worker.processing.session_rules import SessionRules
+from worker.processing.sessions import ClosedBy, ClosedSession, Session, Sessions, SessionsState
 from worker.settings.document import Settings
 
 # Between the sessions that expired before an event joined its own (0) and those that the event ended (2, 3).
@@ -104,7 +105,7 @@ class Pipeline:
         self._metrics = metrics
         self._tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
         self.decoder = Decoder(settings.input, settings.sessions, self._tokenizer)
-        self._rules = session_rules(settings, vocabulary)
+        self._rules = SessionRules.of(settings.sessions, vocabulary)
         self._early = settings.scoring.early
         self._fixed = Thresholds(settings.scoring.warning, settings.scoring.critical)
         self._adaptive = settings.scoring.adaptive
@@ -334,35 +335,6 @@ class Pipeline:
         )
         self._metrics.scored(kind, severity)
         return Output(severity, session.key.encode(), value, headers)
-
-
-def session_rules(settings: Settings, vocabulary: Vocabulary) -> SessionRules:
-    """The rules of sessions, with the end events as tokens.
-
-    Raises:
-        SettingsError: an end event that is no template of the vocabulary.
-    """
-    tokens, errors = set(), []
-    for index, text in enumerate(settings.sessions.end_events):
-        token = vocabulary.token_of(text)
-        if token is None:
-            errors.append(
-                f"sessions.end_events[{index}]: {text!r} is no template of the checkpoint; allowed: the texts in "
-                "its vocabulary.json, <*> for what varies"
-            )
-        else:
-            tokens.add(token)
-    if errors:
-        raise SettingsError(errors)
-    sessions = settings.sessions
-    return SessionRules(
-        gap_ms=sessions.gap_ms,
-        max_age_ms=sessions.max_age_ms,
-        max_events=sessions.max_events,
-        max_open=sessions.max_open,
-        max_future_skew_ms=sessions.max_future_skew_ms,
-        end_tokens=frozenset(tokens),
-    )
 
 
 def _check_kind(settings: Settings, trained_on: VocabularyKind, given: VocabularyKind) -> None:

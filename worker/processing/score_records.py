@@ -15,8 +15,9 @@ from typing import Final, Literal, NamedTuple
 import orjson
 
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
-from worker.delivery.protocols import EventScores, Partition
-from worker.processing.decoder import DeadLetter, Records
+from worker.processing.decoder import DeadLetter
+from worker.processing.records import Partition, Records
+from worker.processing.scorer import EventScores
 from worker.processing.sessions import NO_TIME, ClosedBy, Session
 
 SCHEMA = "logmamba.score/1"

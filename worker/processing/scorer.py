@@ -1,31 +1,77 @@
-"""The detector's scorer, made from the settings."""
+"""What scores event sequences, as the pipeline sees it, and the detector's, made from the settings."""
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from detector.errors import CheckpointError, DeviceError
+from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
-    from detector.scoring.scorer import Scorer
+    from detector.scoring import scorer as detector_scorer
 
 
-def load_scorer(settings: Settings) -> Scorer:
+class EventScores(Protocol):
+    """Scores of one event sequence (`detector.scoring.scorer.EventScores`)."""
+
+    @property
+    def surprises(self) -> npt.NDArray[np.float32]:
+        """(n,) negative log-likelihood in nats of each event given those before it."""
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """(n,) calibrated score in [0, 1] of the events so far."""
+
+    @property
+    def final(self) -> float:
+        """Calibrated score in [0, 1] of the complete session."""
+
+
+class Scorer(Protocol):
+    """Scores event sequences; a pure function of the tokens and the checkpoint."""
+
+    @property
+    def checkpoint(self) -> str:
+        """Digest of the checkpoint, "sha256:…"."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of the tokens it scores."""
+
+    @property
+    def cache_hits(self) -> int:
+        """Sequences answered from memory so far."""
+
+    @property
+    def cache_misses(self) -> int:
+        """Sequences the model was run on so far."""
+
+    @property
+    def batches_split(self) -> int:
+        """Batches that did not fit the device's memory so far, and were split."""
+
+    def score(self, sequences: Sequence[bytes]) -> Sequence[EventScores]:
+        """Scores of each sequence of int64 tokens in native byte order."""
+
+
+def load_scorer(settings: Settings) -> detector_scorer.Scorer:
     """Load the checkpoint of the settings onto their device.
 
     Raises:
         RunError: naming the setting, when the checkpoint is refused or the device is not there.
     """
     # PyTorch takes seconds to import; only what scores waits for it.
-    from detector.scoring.scorer import Scorer
+    from detector.scoring.scorer import Scorer as DetectorScorer
 
     model = settings.model
     try:
-        return Scorer.load(
+        return DetectorScorer.load(
             model.checkpoint,
             device=model.device,
             precision=model.precision,
@@ -37,9 +83,3 @@ def load_scorer(settings: Settings) -> Scorer:
         raise RunError(f"model.checkpoint: {error}") from error
     except DeviceError as error:
         raise RunError(f"model: {error}") from error
-
-
-def demo_checkpoint() -> Path:
-    """The checkpoint that comes with logmamba: inside an installed package, else in the source tree."""
-    installed = Path(str(files("detector") / "checkpoints" / "demo"))
-    return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "checkpoints" / "demo"

@@ -26,6 +26,8 @@ from typing import Final, Literal, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.processing.session_rules import SessionRules
+
 NO_TIME: Final = -(2**63)  # the event time of every event of an input without timestamps
 NEVER: Final = 2**63  # later than any stream time
 
@@ -44,18 +46,6 @@ EVENT_COLUMNS: Final = ("tokens", "offsets", "times")
 # Token, offset and time of an event lie side by side: an event then touches one array, which is where most of
 # the time goes when many sessions are open.
 _FIELDS: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRules:
-    """When the sessions of a partition close; times in milliseconds of stream time."""
-
-    gap_ms: int | None  # since the session's latest event; None = no gap
-    max_age_ms: int | None  # since the session's first event; None = none
-    max_events: int
-    max_open: int
-    max_future_skew_ms: int  # an event further ahead of stream time leaves it alone
-    end_tokens: frozenset[int]
 
 
 @final

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from worker.errors import SettingsError
-from worker.settings.kafka_properties import KafkaProperties, Properties, is_secret
+from worker.settings.kafka_properties import KafkaProperties, Properties, Rejection, is_secret
 from worker.settings.sections import (
     InputSettings,
     MaskSettings,
@@ -27,7 +27,6 @@ from worker.settings.sections import (
     OutputSettings,
     ScoringSettings,
     Section,
-    SessionKey,
     SessionsSettings,
     StateSettings,
     TokenizerSettings,
@@ -35,25 +34,6 @@ from worker.settings.sections import (
 )
 from worker.settings.tree import SettingsTree, read_settings_tree
 from worker.settings.values import Name, TimestampPattern
-
-__all__ = [
-    "InputSettings",
-    "KafkaProperties",
-    "MaskSettings",
-    "ModelSettings",
-    "ObservabilitySettings",
-    "OutputSettings",
-    "ScoringSettings",
-    "SessionKey",
-    "SessionsSettings",
-    "Settings",
-    "SettingsError",
-    "StateSettings",
-    "TimestampPattern",
-    "TokenizerSettings",
-    "WorkerSettings",
-    "load_settings",
-]
 
 _LEAST_MESSAGE_BYTES = 65_536  # a score record, a part of a snapshot and a dead letter's headers fit with room to spare
 
@@ -121,7 +101,11 @@ class Settings(Section):
 
 
 def load_settings(
-    path: Path | str | None, overrides: Sequence[str] = (), environment: Mapping[str, str] = os.environ
+    path: Path | str | None,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] = os.environ,
+    *,
+    rejection: Rejection | None = None,
 ) -> Settings:
     """The settings of a YAML file.
 
@@ -129,6 +113,7 @@ def load_settings(
         path: the file; None stands for an empty one.
         overrides: `section.key=value`, the value in YAML; each takes the place of what the file says.
         environment: where `${NAME}` is looked up.
+        rejection: judges the properties of the section `kafka`; None leaves what is wrong with them to the client.
 
     Raises:
         SettingsError: with every error of the file and the overrides.
@@ -137,7 +122,7 @@ def load_settings(
     errors = [_line(tree, where, text) for where, text in tree.errors]
     bad = {_field(where) for where, _ in tree.errors}
     try:
-        settings = Settings.model_validate(tree.values)
+        settings = Settings.model_validate(tree.values, context=rejection and {"rejection": rejection})
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
     else:
@@ -185,8 +170,8 @@ def _conflicts(settings: Settings) -> Iterator[_Conflict]:
     if settings.worker.commit_interval_ms * 2 > settings.transaction_timeout_ms:
         text = f"is more than half of kafka.transaction.timeout.ms ({settings.transaction_timeout_ms} ms)"
         yield ("worker.commit_interval", "kafka.transaction.timeout.ms"), text
-    # Between two polls a commit may wait half of that long; with what else there may be (see `worker.delivery.loop`) the group
-    # must not take the worker for dead meanwhile.
+    # Between two polls a commit may wait half of that long; with what else there may be (`worker.delivery.loop`) the
+    # group must not take the worker for dead meanwhile.
     if settings.max_poll_interval_ms < 4 * settings.transaction_timeout_ms:
         text = (
             f"is {settings.max_poll_interval_ms} ms, less than four times kafka.transaction.timeout.ms "

@@ -1,12 +1,10 @@
 """The `kafka` section: librdkafka properties, without those that the worker's guarantees fix."""
 
 import re
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
 
-from confluent_kafka import KafkaException, Producer
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import PlainSerializer, PlainValidator, ValidationInfo
 
 from worker.settings.values import Problem, refuse
 
@@ -46,33 +44,9 @@ FIXED: Mapping[str, str] = {
     "enable.gapless.guarantee": _IDEMPOTENCE,
 }
 
-# The client library cannot list its properties; these are the ones that people set.
-_COMMON = (
-    "bootstrap.servers", "client.id", "client.rack", "security.protocol", "compression.type",
-    "compression.codec", "sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password",
-    "sasl.oauthbearer.method",
-    "sasl.oauthbearer.client.id", "sasl.oauthbearer.client.secret", "sasl.oauthbearer.token.endpoint.url",
-    "sasl.oauthbearer.scope", "sasl.kerberos.service.name", "sasl.kerberos.keytab", "sasl.kerberos.principal",
-    "ssl.ca.location", "ssl.ca.pem", "ssl.certificate.location", "ssl.certificate.pem", "ssl.key.location",
-    "ssl.key.password", "ssl.key.pem", "ssl.keystore.location", "ssl.keystore.password", "ssl.cipher.suites",
-    "ssl.endpoint.identification.algorithm", "enable.ssl.certificate.verification", "message.max.bytes",
-    "message.copy.max.bytes", "receive.message.max.bytes", "max.poll.interval.ms", "session.timeout.ms",
-    "heartbeat.interval.ms", "group.instance.id", "transaction.timeout.ms", "delivery.timeout.ms",
-    "message.timeout.ms", "linger.ms", "batch.size", "batch.num.messages", "queue.buffering.max.ms",
-    "queue.buffering.max.messages", "queue.buffering.max.kbytes", "queued.min.messages",
-    "queued.max.messages.kbytes", "fetch.min.bytes", "fetch.max.bytes", "fetch.wait.max.ms",
-    "fetch.message.max.bytes", "max.partition.fetch.bytes", "retry.backoff.ms", "retry.backoff.max.ms",
-    "reconnect.backoff.ms", "reconnect.backoff.max.ms", "socket.timeout.ms", "socket.keepalive.enable",
-    "socket.connection.setup.timeout.ms", "connections.max.idle.ms", "metadata.max.age.ms",
-    "topic.metadata.refresh.interval.ms", "allow.auto.create.topics", "check.crcs", "statistics.interval.ms",
-    "broker.address.family", "client.dns.lookup", "debug", "log_level",
-)  # fmt: skip
-
 _SECRET = re.compile(
     r"password|passphrase|secret|private\.key|key\.pem|credentials?$|^sasl\.oauthbearer\.config$", re.IGNORECASE
 )
-# Setting one of these acts on the process, or on the network.
-_NOT_PROBED = frozenset({"debug", "log_level", "bootstrap.servers"})
 _BROKER = r"([A-Za-z_]+://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
 _BROKERS = re.compile(rf"\s*{_BROKER}\s*(,\s*{_BROKER}\s*)*")
 
@@ -109,34 +83,12 @@ class KafkaProperties(Mapping[str, str | int | float | bool]):
         return int(self._properties.get(name, default))
 
 
-def _rejection(name: str, value: str | int | float | bool) -> str | None:
-    """What the client library has against one property: it knows the names and the ranges."""
-    if name in _NOT_PROBED or name.startswith("plugin."):
-        return None
-    try:
-        Producer({"log_level": 0, name: value})
-    except KafkaException as error:
-        reason = " ".join(str(error.args[0].str()).split())
-        if reason.startswith("No such configuration property"):
-            return f"is not a librdkafka property; {_nearest(name)}"
-        if not reason.startswith(("Invalid value", "Expected", "Configuration property")):
-            return None  # properties that disagree with each other: all of them are needed to judge
-        # The library's own sentence holds the value, which may be secret.
-        if limits := re.search(r"allowed range (\S+)\.\.(\S+)", reason):
-            return f"is out of range; allowed: {limits[1]} to {limits[2]}"
-        return "is not a value that the client library takes for this property"
-    except TypeError:
-        return "takes a function and cannot be set in a file"
-    return None
+Rejection = Callable[[str, str | int | float | bool], str | None]
+"""What the client library has against one property and its value: a sentence, or None for nothing."""
 
 
-def _nearest(name: str) -> str:
-    near = get_close_matches(name.lower(), _COMMON, 1, 0.7)
-    return f"did you mean {near[0]}?" if near else "allowed: those of its CONFIGURATION.md"
-
-
-def check_properties(value: object) -> KafkaProperties:
-    """Properties that the worker can be given.
+def check_properties(value: object, info: ValidationInfo) -> KafkaProperties:
+    """Properties that the worker can be given; a `Rejection` in the context of validation judges each of them.
 
     Raises:
         PydanticCustomError: of type `problems`; values of secrets are not in it.
@@ -145,6 +97,7 @@ def check_properties(value: object) -> KafkaProperties:
         return value
     if not isinstance(value, Mapping):
         refuse(Problem((), "is not a mapping; allowed: librdkafka properties", value_shown=False))
+    rejection_of: Rejection = (info.context or {}).get("rejection", lambda _name, _value: None)
     problems = []
     for name, setting in value.items():
         path, shown = (str(name),), not is_secret(str(name))
@@ -155,7 +108,7 @@ def check_properties(value: object) -> KafkaProperties:
             problems.append(Problem(path, f"is a mapping; allowed: whole names such as {flat}", value_shown=False))
         elif not isinstance(setting, str | int | float | bool):
             problems.append(Problem(path, "is not a text, a number, true or false", shown))
-        elif rejection := _rejection(str(name), setting):
+        elif rejection := rejection_of(str(name), setting):
             known = not rejection.startswith("is not a librdkafka property")
             problems.append(Problem(path, rejection, shown and known))
     servers = value.get("bootstrap.servers")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from detector.checkpoint import demo_checkpoint
 from detector.errors import InputFileError
 from detector.text.vocabulary import Vocabulary
 from tests.detector.small_models import random_checkpoint, save_random
@@ -22,9 +23,8 @@ from worker.commands.evaluate import evaluate_checkpoint
 from worker.commands.evaluation.examples import EXAMPLES
 from worker.commands.evaluation.sessions import read_evaluated_sessions, score_sequences
 from worker.commands.score import score_files
-from worker.delivery.protocols import Scorer
 from worker.errors import RunError
-from worker.processing.scorer import demo_checkpoint
+from worker.processing.scorer import Scorer
 
 THRESHOLDS = {"warning": 0.7, "critical": 0.95}
 

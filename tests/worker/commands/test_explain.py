@@ -15,6 +15,7 @@ import orjson
 import pytest
 from rich.console import Console
 
+from detector.checkpoint import demo_checkpoint
 from detector.scoring.scorer import Scorer
 from detector.text.vocabulary import EOS, UNK, Vocabulary
 from tests.detector.small_models import VOCABULARY, random_checkpoint
@@ -24,7 +25,6 @@ from worker.commands.score import score_files
 from worker.commands.terminal.explanation_table import explanation_table
 from worker.errors import RunError
 from worker.generator.log import GeneratedLog
-from worker.processing.scorer import demo_checkpoint
 from worker.settings.document import Settings, load_settings
 
 RECORD_SCHEMA = json.loads((Path(__file__).parents[3] / "config" / "score-record.schema.json").read_text())

@@ -16,9 +16,9 @@ import pytest
 from confluent_kafka import Producer
 from rich.console import Console
 
-from tests.worker.kafka.mock_broker import PARTITIONS, MockBroker
 from worker.commands.tail import tail_scores
 from worker.errors import RunError
+from worker.kafka.mock_broker import PARTITIONS, MockBroker
 from worker.processing.score_records import Severity
 from worker.settings.document import Settings, load_settings
 

@@ -25,8 +25,9 @@ from tests.worker.small_worker import (
 )
 from tests.worker.small_worker import settings as small_settings
 from worker.delivery.memory import MemoryBroker
-from worker.delivery.protocols import Committed, Partition
+from worker.delivery.protocols import Committed
 from worker.errors import RunError, TransactionAborted
+from worker.processing.records import Partition
 
 P0 = Partition(INPUT, 0)
 LINES = [b"a open", b"b open", b"a odd", b"b read", b"a odd", b"", b"c odd", b"b close", b"a read", b"\xff", b"c close"]

@@ -22,13 +22,15 @@ from tests.worker.small_worker import (
 )
 from tests.worker.small_worker import settings as small_settings
 from worker.delivery.memory import MemoryBroker
-from worker.delivery.protocols import Committed, EventScores, Message, Partition
+from worker.delivery.protocols import Committed, Message
 from worker.delivery.restore import StateStore
 from worker.errors import RunError
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import AdaptiveState
-from worker.processing.decoder import Decoder, Records
+from worker.processing.decoder import Decoder
 from worker.processing.pipeline import Pipeline
+from worker.processing.records import Partition, Records
+from worker.processing.scorer import EventScores
 from worker.processing.sessions import SessionsState
 
 P0 = Partition(INPUT, 0)

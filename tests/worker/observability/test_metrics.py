@@ -17,14 +17,15 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker.delivery.protocols import Partition
 from worker.errors import RunError
 from worker.observability.http_server import HttpServer, serve
 from worker.observability.metrics import Metrics, configure_logging
 from worker.observability.status import PartitionStatus, WorkerStatus
-from worker.processing.decoder import DeadLetter, Events, Records
-from worker.processing.sessions import SessionRules, Sessions
-from worker.settings.document import ObservabilitySettings
+from worker.processing.decoder import DeadLetter, Events
+from worker.processing.records import Partition, Records
+from worker.processing.session_rules import SessionRules
+from worker.processing.sessions import Sessions
+from worker.settings.sections import ObservabilitySettings
 
 PARTITION = Partition("raw", 3)
 STATUS = WorkerStatus(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from worker.processing.sessions import SessionRules
+from worker.processing.session_rules import SessionRules
 
 
 class Event(NamedTuple):

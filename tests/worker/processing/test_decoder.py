@@ -15,7 +15,8 @@ from detector.text.vocabulary import UNK, Vocabulary
 from worker.formats.patterns import LinePattern
 from worker.formats.pointers import MISSING, JsonPointer
 from worker.formats.times import TimeFormat, from_json
-from worker.processing.decoder import DeadLetter, Decoder, Events, Records
+from worker.processing.decoder import DeadLetter, Decoder, Events
+from worker.processing.records import Records
 from worker.processing.sessions import NO_TIME
 from worker.settings.sections import InputSettings, SessionsSettings
 from worker.settings.values import TimestampPattern

@@ -11,10 +11,10 @@ import torch
 import yaml
 from confluent_kafka import Producer
 
+from detector.checkpoint import demo_checkpoint
 from tests.broker.harness import WorkerProcess, read_all
-from tests.worker.kafka.mock_broker import MockBroker
 from worker.generator.log import GeneratedLog
-from worker.processing.scorer import demo_checkpoint
+from worker.kafka.mock_broker import MockBroker
 
 TOPICS = [f"raw-{number}" for number in range(3)]
 BLOCKS = 150

@@ -15,8 +15,8 @@ from tests.worker.small_worker import settings as small_settings
 from worker.commands.evaluate import evaluate_checkpoint
 from worker.commands.explain import explain_sessions
 from worker.commands.score import score_files
-from worker.delivery.protocols import Scorer
 from worker.errors import SettingsError
+from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
 
 NAMES: dict[Kind, str] = {"lines": "raw log lines", "events": "parsed sessions"}

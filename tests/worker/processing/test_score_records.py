@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.text.vocabulary import UNK, Vocabulary
-from worker.delivery.protocols import Partition
-from worker.processing.decoder import DeadLetter, Records
+from worker.processing.decoder import DeadLetter
+from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Thresholds, dead_letter, iso_time
-from worker.processing.sessions import NO_TIME, ClosedBy, Session, SessionRules, Sessions
+from worker.processing.session_rules import SessionRules
+from worker.processing.sessions import NO_TIME, ClosedBy, Session, Sessions
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "config" / "score-record.schema.json").read_text(encoding="utf-8"))
 VOCABULARY = Vocabulary(("opened <*>", "closed <*>"))

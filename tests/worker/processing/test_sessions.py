@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from worker.processing.sessions import NO_TIME, ClosedSession, Session, SessionRules, Sessions, SessionsState
+from worker.processing.session_rules import SessionRules
+from worker.processing.sessions import NO_TIME, ClosedSession, Session, Sessions, SessionsState
 
 END = 99
 UNBOUNDED = SessionRules(

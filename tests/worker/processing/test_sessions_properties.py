@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tests.worker.processing.session_model import Event, Output, SessionModel
 from worker.delivery.snapshots import Snapshot, decode, encode
-from worker.processing.sessions import ClosedSession, SessionRules, Sessions
+from worker.processing.session_rules import SessionRules
+from worker.processing.sessions import ClosedSession, Sessions
 
 END_TOKENS = frozenset({0})
 PART_BYTES = 400  # small, so that snapshots come in several parts

@@ -8,16 +8,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.errors import SettingsError
 from worker.formats.durations import format_duration, parse_duration
-from worker.settings.document import (
-    SessionKey,
-    SessionsSettings,
-    Settings,
-    SettingsError,
-    TimestampPattern,
-    load_settings,
-)
-from worker.settings.sections import Adaptive
+from worker.kafka.clients import rejection
+from worker.settings.document import Settings, load_settings
+from worker.settings.sections import Adaptive, SessionKey, SessionsSettings
+from worker.settings.values import TimestampPattern
 
 CONFIG = Path(__file__).parents[3] / "config"
 
@@ -25,7 +21,7 @@ CONFIG = Path(__file__).parents[3] / "config"
 def load(tmp_path: Path, text: str, *overrides: str, **environment: str) -> Settings:
     path = tmp_path / "worker.yaml"
     path.write_text(text, encoding="utf-8")
-    return load_settings(path, overrides, environment)
+    return load_settings(path, overrides, environment, rejection=rejection)
 
 
 def errors_of(tmp_path: Path, text: str, *overrides: str, **environment: str) -> list[str]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from detector.quality.evaluation import SequenceScores
 from worker.commands.evaluation.sessions import ReadSessions
-from worker.delivery.protocols import Scorer
+from worker.processing.scorer import Scorer
 
 EXAMPLES = 10
 _KEYS_SHOWN = 3

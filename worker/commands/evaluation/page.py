@@ -20,5 +20,5 @@ def render(document: Mapping[str, object], plots: Mapping[str, str], *, parsed: 
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["visible"] = printable
-    template = environment.from_string(files("worker").joinpath("evaluation.html").read_text("utf-8"))
+    template = environment.from_string(files("worker.commands.evaluation").joinpath("page.html").read_text("utf-8"))
     return template.render(document, plots=plots, place="row" if parsed else "line", first_place=0 if parsed else 1)

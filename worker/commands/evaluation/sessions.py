@@ -14,12 +14,13 @@ from detector.errors import InputFileError
 from detector.quality.evaluation import EvaluatedSessions, SequenceScores
 from detector.quality.score_curves import NEVER
 from detector.sessions_file import UNKNOWN_LABEL, read_sessions
-from worker.delivery.protocols import Scorer
+from detector.text.tokenizer import event_tokens
 from worker.files.log_files import check_inputs, closed_sessions, partition_of
-from worker.files.training_set import event_tokens
 from worker.observability.metrics import Metrics
-from worker.processing.pipeline import Pipeline, session_rules
+from worker.processing.pipeline import Pipeline
 from worker.processing.score_records import DECIMALS
+from worker.processing.scorer import Scorer
+from worker.processing.session_rules import SessionRules
 from worker.settings.document import Settings
 
 _SCORED_AT_ONCE = 2_000
@@ -84,7 +85,7 @@ def read_evaluated_sessions(
             progress(path.stat().st_size)
     else:
         known = {} if labels is None else labels
-        rules = session_rules(settings, scorer.vocabulary)
+        rules = SessionRules.of(settings.sessions, scorer.vocabulary)
         for file, path in enumerate(inputs):
             for events, closed in closed_sessions(path, decoder, rules, progress):
                 refused += 0 if events is None else len(events.dead_letters)

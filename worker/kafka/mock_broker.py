@@ -1,4 +1,4 @@
-"""librdkafka's broker in this process, for what needs no transactions: it keeps 5 MiB of each partition."""
+"""The client library's own broker in this process, for what needs no transactions: it keeps 5 MiB of each partition."""
 
 from __future__ import annotations
 

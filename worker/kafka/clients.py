@@ -1,0 +1,172 @@
+"""Which librdkafka properties each of an application's clients gets, and what the library has against a property."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from confluent_kafka import KafkaException, Producer
+
+from worker.settings.document import Settings
+
+_CONSUMER_ONLY = frozenset(
+    [
+        "max.poll.interval.ms",
+        "session.timeout.ms",
+        "heartbeat.interval.ms",
+        "group.instance.id",
+        "queued.min.messages",
+        "queued.max.messages.kbytes",
+        "fetch.min.bytes",
+        "fetch.max.bytes",
+        "fetch.wait.max.ms",
+        "fetch.message.max.bytes",
+        "max.partition.fetch.bytes",
+        "fetch.error.backoff.ms",
+        "fetch.queue.backoff.ms",
+        "check.crcs",
+    ]
+)
+_PRODUCER_ONLY = frozenset(
+    [
+        "linger.ms",
+        "queue.buffering.max.ms",
+        "batch.size",
+        "batch.num.messages",
+        "queue.buffering.max.messages",
+        "queue.buffering.max.kbytes",
+        "compression.type",
+        "compression.codec",
+        "compression.level",
+        "transaction.timeout.ms",
+        "delivery.timeout.ms",
+        "message.timeout.ms",
+        "sticky.partitioning.linger.ms",
+        "partitioner",
+        "request.timeout.ms",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProperties:
+    """The librdkafka properties of each of an application's clients; what the operator set wins."""
+
+    settings: Settings
+
+    def admin(self) -> dict[str, object]:
+        """For listing and creating topics."""
+        return self._with({}, _CONSUMER_ONLY | _PRODUCER_ONLY)
+
+    def consumer(self) -> dict[str, object]:
+        """For the member of the group."""
+        # What is fetched ahead bounds the memory of a burst: librdkafka's own default is 64 MiB, said here on purpose.
+        defaults = {
+            "max.poll.interval.ms": self.settings.max_poll_interval_ms,
+            "session.timeout.ms": 45_000,
+            "queued.max.messages.kbytes": 65_536,
+            # How soon a full queue is filled again: librdkafka's own second leaves a fast worker without records.
+            "fetch.queue.backoff.ms": 20,
+            "group.protocol": "classic",
+        }
+        return self._with(defaults, _PRODUCER_ONLY) | {"group.id": self.settings.group_id}
+
+    def reader(self) -> dict[str, object]:
+        """For reading single partitions; the group's name is required by the client and never joined."""
+        # What it reads is there already: a request that waits for more holds up the one for the next partition.
+        defaults: dict[str, object] = {"queued.max.messages.kbytes": 16_384, "fetch.wait.max.ms": 10}
+        return self._with(defaults, _PRODUCER_ONLY | {"group.instance.id"}) | {
+            "group.id": f"{self.settings.group_id}-reader"
+        }
+
+    def plain_producer(self) -> dict[str, object]:
+        """For generated lines: outside any transaction, yet in order when a batch is retried."""
+        defaults = {"linger.ms": 20, "compression.type": "lz4", "enable.idempotence": True}
+        return self._with(defaults, _CONSUMER_ONLY | {"transaction.timeout.ms"})
+
+    def producer(self) -> dict[str, object]:
+        """For scores, dead letters and snapshots."""
+        defaults = {
+            "message.max.bytes": self.settings.message_max_bytes,
+            # What waits to be written bounds the memory of a blocked output; librdkafka's own default is 1 GiB.
+            "queue.buffering.max.kbytes": max(65_536, 2 * self.settings.message_max_bytes // 1024),
+            "transaction.timeout.ms": self.settings.transaction_timeout_ms,
+            # The other half is for aborting what could not be delivered.
+            "message.timeout.ms": self.settings.transaction_timeout_ms // 2,
+            "linger.ms": 5,
+            "compression.type": "lz4",
+            # Same partition for a key as the Java clients choose, so that other producers' keyed records fit.
+            "partitioner": "murmur2_random",
+            # Commits that follow each other closely wait this long for the coordinator's previous one to end.
+            "retry.backoff.ms": 10,
+        }
+        properties = self._with(defaults, _CONSUMER_ONLY)
+        if self.settings.worker.delivery == "exactly_once":
+            properties["transactional.id"] = self.settings.transactional_id
+        else:
+            del properties["transaction.timeout.ms"]
+        return properties
+
+    def _with(self, defaults: dict[str, object], without: frozenset[str]) -> dict[str, object]:
+        own = {name: value for name, value in self.settings.kafka.items() if name not in without}
+        return {
+            "client.id": f"logmamba-{self.settings.instance}",
+            "log.connection.close": False,
+            "logger": logging.getLogger("librdkafka"),
+            **defaults,
+            **own,
+        }
+
+
+# The client library cannot list its properties; these are the ones that people set.
+_COMMON = (
+    "bootstrap.servers", "client.id", "client.rack", "security.protocol", "compression.type",
+    "compression.codec", "sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password",
+    "sasl.oauthbearer.method",
+    "sasl.oauthbearer.client.id", "sasl.oauthbearer.client.secret", "sasl.oauthbearer.token.endpoint.url",
+    "sasl.oauthbearer.scope", "sasl.kerberos.service.name", "sasl.kerberos.keytab", "sasl.kerberos.principal",
+    "ssl.ca.location", "ssl.ca.pem", "ssl.certificate.location", "ssl.certificate.pem", "ssl.key.location",
+    "ssl.key.password", "ssl.key.pem", "ssl.keystore.location", "ssl.keystore.password", "ssl.cipher.suites",
+    "ssl.endpoint.identification.algorithm", "enable.ssl.certificate.verification", "message.max.bytes",
+    "message.copy.max.bytes", "receive.message.max.bytes", "max.poll.interval.ms", "session.timeout.ms",
+    "heartbeat.interval.ms", "group.instance.id", "transaction.timeout.ms", "delivery.timeout.ms",
+    "message.timeout.ms", "linger.ms", "batch.size", "batch.num.messages", "queue.buffering.max.ms",
+    "queue.buffering.max.messages", "queue.buffering.max.kbytes", "queued.min.messages",
+    "queued.max.messages.kbytes", "fetch.min.bytes", "fetch.max.bytes", "fetch.wait.max.ms",
+    "fetch.message.max.bytes", "max.partition.fetch.bytes", "retry.backoff.ms", "retry.backoff.max.ms",
+    "reconnect.backoff.ms", "reconnect.backoff.max.ms", "socket.timeout.ms", "socket.keepalive.enable",
+    "socket.connection.setup.timeout.ms", "connections.max.idle.ms", "metadata.max.age.ms",
+    "topic.metadata.refresh.interval.ms", "allow.auto.create.topics", "check.crcs", "statistics.interval.ms",
+    "broker.address.family", "client.dns.lookup", "debug", "log_level",
+)  # fmt: skip
+
+# Setting one of these acts on the process, or on the network.
+_NOT_PROBED = frozenset({"debug", "log_level", "bootstrap.servers"})
+
+
+def rejection(name: str, value: str | int | float | bool) -> str | None:
+    """What the client library has against one property, None for nothing: it knows the names and the ranges."""
+    if name in _NOT_PROBED or name.startswith("plugin."):
+        return None
+    try:
+        Producer({"log_level": 0, name: value})
+    except KafkaException as error:
+        reason = " ".join(str(error.args[0].str()).split())
+        if reason.startswith("No such configuration property"):
+            return f"is not a librdkafka property; {_nearest(name)}"
+        if not reason.startswith(("Invalid value", "Expected", "Configuration property")):
+            return None  # properties that disagree with each other: all of them are needed to judge
+        # The library's own sentence holds the value, which may be secret.
+        if limits := re.search(r"allowed range (\S+)\.\.(\S+)", reason):
+            return f"is out of range; allowed: {limits[1]} to {limits[2]}"
+        return "is not a value that the client library takes for this property"
+    except TypeError:
+        return "takes a function and cannot be set in a file"
+    return None
+
+
+def _nearest(name: str) -> str:
+    near = get_close_matches(name.lower(), _COMMON, 1, 0.7)
+    return f"did you mean {near[0]}?" if near else "allowed: those of its CONFIGURATION.md"
