@@ -22,7 +22,7 @@ from detector.errors import InputFileError
 
 SESSION_COLUMNS = ("session_id", "block_id")
 LABEL_KEY_COLUMNS = ("block_id", "session_id", "session")
-UNKNOWN_LABEL = -1
+NORMAL, ANOMALOUS, UNLABELLED = 0, 1, -1
 NO_ORDER = -1
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -126,7 +126,7 @@ def read_labels(path: Path) -> dict[str, int]:
                     found = f"{len(row)} columns where the header has {len(columns)}"
                     raise InputFileError(f"{path}, line {reader.line_num}: {found}")
                 label = _label(path, reader.line_num, row[label_at].strip())
-                if label == UNKNOWN_LABEL:
+                if label == UNLABELLED:
                     continue
                 if labels.setdefault(row[key], label) != label:
                     raise InputFileError(f"{path}, line {reader.line_num}: {row[key]!r} is labelled both 0 and 1")
@@ -173,7 +173,7 @@ def _label(path: Path, number: int, value: str) -> int:
     if value in ("0", "1"):
         return int(value)
     if value == "":
-        return UNKNOWN_LABEL
+        return UNLABELLED
     raise InputFileError(f"{path}, line {number}: label {value!r}; allowed: 0 (normal), 1 (anomalous) or empty")
 
 

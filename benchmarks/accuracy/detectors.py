@@ -16,7 +16,7 @@ from detector.quality.baselines import BASELINES, Baseline, count_vectors
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.scorer import EventScores, Scorer
-from detector.training.data import ANOMALOUS
+from detector.sessions_file import ANOMALOUS
 from detector.training.train import Size, Trained, TrainingOptions, TrainingSessions, train
 
 PRODUCT = "logmamba"

@@ -24,8 +24,8 @@ from detector.model.model import DetectorModel, ModelConfig
 from detector.scoring.calibration import Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile, Judged
 from detector.scoring.scorer import resolve_device
+from detector.sessions_file import ANOMALOUS
 from detector.text.vocabulary import N_SPECIAL
-from detector.training.data import ANOMALOUS
 from detector.training.train import Size, TrainingOptions, TrainingSessions, training_dtype
 from detector.training.trainer import Trainer
 

@@ -28,8 +28,8 @@ from detector.quality.score_curves import (
     reliability,
     thinned,
 )
+from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import N_SPECIAL
-from detector.training.data import ANOMALOUS, NORMAL, UNLABELLED
 
 _KINDS: Mapping[str, int] = {"normal": NORMAL, "anomalous": ANOMALOUS, "unlabelled": UNLABELLED}
 _CURVE_POINTS = 400

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import TrainingError
+from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 
 Tokens = npt.NDArray[np.int64]
 
-NORMAL, ANOMALOUS, UNLABELLED = 0, 1, -1
 _MOST_CUTS = 4
 
 

@@ -17,8 +17,9 @@ from detector.quality.metrics import Detection, average_precision
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
+from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import Vocabulary
-from detector.training.data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
+from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingProgress
 from detector.training.options import Stage, TrainingOptions
 from detector.training.state import TrainingState

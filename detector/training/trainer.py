@@ -30,9 +30,10 @@ from detector.model.model import DetectorModel
 from detector.scoring.calibration import SessionStatistics, calibrated_loss
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.scorer import pass_tokens
+from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import EOS, N_SPECIAL, UNK
 from detector.training.batches import Batch, PackedSessions
-from detector.training.data import ANOMALOUS, NORMAL, UNLABELLED, TrainingSessions
+from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingLoop, TrainingProgress
 from detector.training.options import Stage, TrainingOptions
 from detector.training.state import TrainingState

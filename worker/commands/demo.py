@@ -29,7 +29,8 @@ from worker.kafka.follower import Followed, Follower
 from worker.kafka.mock_broker import PARTITIONS, MockBroker
 from worker.kafka.topics import Topics
 from worker.kafka.writer import Writer
-from worker.observability.metrics import Metrics, configure_logging
+from worker.observability.log import configure_logging
+from worker.observability.metrics import Metrics
 from worker.processing.scorer import load_scorer
 from worker.settings.document import Settings, load_settings
 

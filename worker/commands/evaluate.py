@@ -23,8 +23,7 @@ from rich.table import Table
 
 from detector.quality.evaluation import Evaluation, evaluate
 from detector.quality.operating_points import BEST, Quality
-from detector.sessions_file import is_sessions_file, read_labels
-from detector.training.data import ANOMALOUS, NORMAL, UNLABELLED
+from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED, is_sessions_file, read_labels
 from worker.commands.evaluation.examples import examples
 from worker.commands.evaluation.page import render
 from worker.commands.evaluation.plots import plots

@@ -11,8 +11,9 @@ from worker.kafka.clients import ClientProperties
 from worker.kafka.connect import connect
 from worker.kafka.topics import Topics
 from worker.observability.http_server import serve
+from worker.observability.log import configure_logging
 from worker.observability.memory_trim import freed_memory_given_back
-from worker.observability.metrics import Metrics, configure_logging
+from worker.observability.metrics import Metrics
 from worker.processing.scorer import load_scorer
 from worker.settings.document import Settings
 
@@ -26,7 +27,8 @@ def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
         RunError: no broker answers, the checkpoint is refused, or the worker cannot go on.
         SettingsError: settings that do not fit the checkpoint.
     """
-    configure_logging(settings.observability.log_level, settings.observability.log_format)
+    observed = settings.observability
+    configure_logging(observed.log_level, observed.log_format)
     _log.info("starting", settings=settings.describe())
     # Sessions are many long-lived objects without cycles: walking over them all as often as Python does by default
     # finds nothing.
@@ -36,6 +38,6 @@ def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
     metrics = Metrics()
     worker = connect(settings, topics, scorer, metrics)
     heartbeat_limit_s = settings.max_poll_interval_ms / 1000
-    with freed_memory_given_back(), serve(settings.observability, metrics, worker.status, heartbeat_limit_s):
+    with freed_memory_given_back(), serve(observed.address, observed.port, metrics, worker.status, heartbeat_limit_s):
         worker.run(stopping)
     _log.info("stopped")

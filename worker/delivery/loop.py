@@ -292,7 +292,7 @@ class Worker:
             position, end = self._pipeline.position(partition), self._source.end_offset(partition)
             lag = None if end is None else max(0, end - position)
             if lag is not None:
-                self._metrics.lag(partition, lag)
+                self._metrics.lag(*partition, lag)
             state: Literal["live", "replaying"] = "replaying" if self._pipeline.replaying(partition) else "live"
             opened = self._pipeline.open_sessions(partition)
             partitions.append(PartitionStatus(*partition, state, position, lag, opened))

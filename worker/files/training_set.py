@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from detector.errors import TrainingError
-from detector.sessions_file import UNKNOWN_LABEL, read_sessions
+from detector.sessions_file import UNLABELLED, read_sessions
 from detector.text.canonical import Mask
 from detector.text.tokenizer import Tokenizer, event_tokens, learn_vocabulary
 from detector.text.vocabulary import Vocabulary
-from detector.training.data import UNLABELLED, TrainingSessions
+from detector.training.data import TrainingSessions
 from worker.files.log_files import check_inputs, closed_sessions, read_records
 from worker.processing.decoder import Decoder
 from worker.processing.session_rules import SessionRules
@@ -138,7 +138,7 @@ def _parsed(inputs: Sequence[Path], labels: Mapping[str, int] | None, seed: int)
     vocabulary = Vocabulary(tuple(seen), kind="events")
     if labels is None:
         own = np.concatenate([file.labels for file in files])
-        labels = {key: label for key, label in zip(keys, own.tolist(), strict=True) if label != UNKNOWN_LABEL}
+        labels = {key: label for key, label in zip(keys, own.tolist(), strict=True) if label != UNLABELLED}
     counts = np.concatenate([file.counts for file in files]).tolist()
     rows = list(zip(keys, event_tokens(vocabulary, events), strict=True))
     return _split(vocabulary, rows, counts, labels, seed, 0)

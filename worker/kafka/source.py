@@ -17,7 +17,6 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from confluent_kafka._types import HeadersType
 
 from worker.delivery.protocols import Committed, Rebalance
 from worker.errors import RunError, TransactionAborted
@@ -303,15 +302,16 @@ def _by_partition(messages: Iterable[Message], with_headers: bool) -> list[Recor
             values=[m.value() for m in run],
             keys=[m.key() for m in run],
             timestamps=[m.timestamp()[1] for m in run],
-            headers=[_pairs(m.headers()) for m in run] if with_headers else None,
+            headers=[_pairs(m) for m in run] if with_headers else None,
         )
         for (topic, partition), run in runs.items()
     ]
 
 
-def _pairs(headers: HeadersType | None) -> list[tuple[str, bytes | None]] | None:
+def _pairs(message: Message) -> list[tuple[str, bytes | None]] | None:
     """A record's headers; the client's type also allows the forms in which they can be produced."""
-    if headers is None or isinstance(headers, dict):
+    headers = message.headers()
+    if not isinstance(headers, list):
         return None
     return [(name, value.encode() if isinstance(value, str) else value) for name, value in headers]
 

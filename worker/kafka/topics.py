@@ -10,11 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._acl import AclOperation
-from confluent_kafka.admin._group import ConsumerGroupDescription
-from confluent_kafka.admin._topic import TopicDescription
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.admin import AclOperation, AdminClient, ConsumerGroupDescription, NewTopic, TopicDescription
 
 from worker.errors import RunError
 from worker.settings.document import Settings

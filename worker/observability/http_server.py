@@ -23,7 +23,6 @@ from worker.errors import RunError
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
 from worker.observability.status_page import SECURITY_POLICY, render
-from worker.settings.sections import ObservabilitySettings
 
 _REQUEST_TIMEOUT_S = 10
 
@@ -43,7 +42,8 @@ DEFAULT_HEARTBEAT_LIMIT_S = 300.0
 
 @contextmanager
 def serve(
-    settings: ObservabilitySettings,
+    address: str,
+    port: int | None,
     metrics: Metrics,
     status: Callable[[], WorkerStatus],
     heartbeat_limit_s: float = DEFAULT_HEARTBEAT_LIMIT_S,
@@ -51,7 +51,8 @@ def serve(
     """Serve a worker's endpoint within a `with` block; None where the port is null.
 
     Args:
-        settings: address and port.
+        address: where to listen.
+        port: likewise; 0 is any free one, None serves nothing.
         metrics: what /metrics shows, and the heartbeat that /healthz judges.
         status: the worker's state; called in other threads than the loop's.
         heartbeat_limit_s: a loop that has not come round for so long counts as hung.
@@ -59,12 +60,12 @@ def serve(
     Raises:
         RunError: the address or the port cannot be used.
     """
-    if settings.port is None:
+    if port is None:
         yield None
         return
     server = HttpServer(
-        settings.address,
-        settings.port,
+        address,
+        port,
         registry=metrics.registry,
         status=status,
         heartbeat_age_s=metrics.heartbeat_age_s,

@@ -1,81 +1,21 @@
-"""What a worker tells about itself: its log and its metrics. `worker.observability.http_server` serves them.
+"""What a worker counts, in Prometheus's terms. `worker.observability.http_server` serves it.
 
-There are no globals: metrics live in the registry of their `Metrics` object, and only `configure_logging` touches
-the process.
+There are no globals: metrics live in the registry of their `Metrics` object. It takes plain numbers and texts, and
+knows nothing of what they are about.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, get_args
 
-import orjson
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
-from structlog.typing import Processor
-
-from worker.processing.decoder import Events
-from worker.processing.records import Partition, Records
-from worker.processing.score_records import Kind, Severity
-from worker.processing.sessions import ClosedBy, ClosedSession, Sessions
-
-Stage = Literal["decode", "sessions", "score", "encode"]
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _BYTES = tuple(1024.0 * 4**power for power in range(10))  # 1 KiB to 256 MiB
-
-
-def configure_logging(
-    level: Literal["debug", "info", "warning", "error"], log_format: Literal["auto", "console", "json"]
-) -> None:
-    """Send the process's log, the libraries' included, to stderr: one event a line, times in UTC.
-
-    Args:
-        level: the least severe level that is written.
-        log_format: `console` is for people, `json` for machines, `auto` the first on a terminal.
-    """
-    for_people = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    render: list[Processor] = (
-        # Its own way of showing an exception shows what local variables hold: raw lines, or a password.
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
-        if for_people
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-
-
-def _json(event: object, **_: object) -> str:
-    return orjson.dumps(event, default=str).decode()
 
 
 class Metrics:
@@ -90,7 +30,6 @@ class Metrics:
         self.registry = registry = registry or CollectorRegistry()
         self._clock = clock
         self._beat_at = clock()
-        self._seen: dict[Partition, tuple[Sessions, int, int]] = {}
         ProcessCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -122,28 +61,20 @@ class Metrics:
         self._lag = Gauge(
             "logmamba_consumer_lag", "Records of a partition still to be read", partition, registry=registry
         )
-        self._shown = {
-            "records": self._records,
-            "events": self._events,
-            "unknown_lines": self._unknown,
-            "dead_letters": self._dead_letters,
-            "late_events": self._late,
-            "sessions_closed": self._closed,
-            "score_records": self._scores,
-            "replayed_records": self._replayed,
-            "transactions_committed": self._transactions.labels("committed"),
-            "transactions_aborted": self._transactions.labels("aborted"),
-        }
-        # A series that exists from the start can be alerted on before the first such event.
-        self._by_closing = {each: self._closed.labels(each) for each in get_args(ClosedBy)}
-        self._by_stage = {each: self._stages.labels(each) for each in get_args(Stage)}
-        self._by_score = {
-            (kind, severity): self._scores.labels(kind, severity)
-            for kind in get_args(Kind)
-            for severity in get_args(Severity)
-        }
         self._committed = self._transactions.labels("committed")
         self._aborted = self._transactions.labels("aborted")
+
+    def expect(
+        self, *, stages: Sequence[str], closed_by: Sequence[str], kinds: Sequence[str], severities: Sequence[str]
+    ) -> None:
+        """Make the series of these labels, so that each can be alerted on before the first such event."""
+        for stage in stages:
+            self._stages.labels(stage)
+        for each in closed_by:
+            self._closed.labels(each)
+        for kind in kinds:
+            for severity in severities:
+                self._scores.labels(kind, severity)
 
     def heartbeat(self) -> None:
         """The loop has come round once more."""
@@ -153,36 +84,53 @@ class Metrics:
         """Seconds since the loop last came round, or since this object was made."""
         return self._clock() - self._beat_at
 
-    def stage(self, stage: Stage) -> AbstractContextManager[object]:
+    def stage(self, stage: str) -> AbstractContextManager[object]:
         """Measures a stage of one batch: `with metrics.stage("score"): …`."""
-        return self._by_stage[stage].time()
+        return self._stages.labels(stage).time()
 
-    def decoded(self, batch: Sequence[Records], events: Sequence[Events], unknown_lines: int) -> None:
-        """Records were decoded, `unknown_lines` of their lines to no known template."""
-        self._records.inc(sum(len(records.offsets) for records in batch))
-        self._unknown.inc(unknown_lines)
-        for each in events:
-            self._events.inc(len(each.keys))
-            self._cut.inc(each.cut)
-            self._ignored.inc(each.ignored)
-            for letter in each.dead_letters:
-                self._dead_letters.labels(letter.reason).inc()
+    def decoded(
+        self, *, records: int, events: int, unknown: int, cut: int, ignored: int, dead_letters: Mapping[str, int]
+    ) -> None:
+        """Records were decoded.
 
-    def sessions(self, partition: Partition, sessions: Sessions, closed: Sequence[ClosedSession]) -> None:
-        """Events joined a partition's sessions, which closed some."""
-        self._open.labels(*partition).set(len(sessions))
-        for each in closed:
-            self._by_closing[each.closed_by].inc()
-        counted, late, skewed = self._seen.get(partition, (sessions, 0, 0))
-        if counted is not sessions:  # the partition was restored, and its sessions count from zero again
-            late = skewed = 0
-        self._late.inc(sessions.late_events - late)
-        self._skewed.inc(sessions.skewed_events - skewed)
-        self._seen[partition] = sessions, sessions.late_events, sessions.skewed_events
+        Args:
+            records: how many.
+            events: lines of theirs that have a key and a time.
+            unknown: of these, lines that no template matches.
+            cut: of these, lines longer than `input.max_line_bytes`.
+            ignored: lines without a key that were left out.
+            dead_letters: records that could not be read, by reason.
+        """
+        self._records.inc(records)
+        self._events.inc(events)
+        self._unknown.inc(unknown)
+        self._cut.inc(cut)
+        self._ignored.inc(ignored)
+        for reason, count in dead_letters.items():
+            self._dead_letters.labels(reason).inc(count)
 
-    def scored(self, kind: Kind, severity: Severity) -> None:
+    def sessions(
+        self, topic: str, partition: int, *, open_sessions: int, closed: Mapping[str, int], late: int, skewed: int
+    ) -> None:
+        """Events joined a partition's sessions.
+
+        Args:
+            topic: of the partition.
+            partition: its number.
+            open_sessions: how many there are now.
+            closed: those that closed, by what closed them.
+            late: events older than stream time.
+            skewed: events too far in the future to move it.
+        """
+        self._open.labels(topic, partition).set(open_sessions)
+        for closed_by, count in closed.items():
+            self._closed.labels(closed_by).inc(count)
+        self._late.inc(late)
+        self._skewed.inc(skewed)
+
+    def scored(self, kind: str, severity: str) -> None:
         """A score record was made."""
-        self._by_score[kind, severity].inc()
+        self._scores.labels(kind, severity).inc()
 
     def replayed(self, records: int) -> None:
         """Records were read again, without output."""
@@ -202,23 +150,14 @@ class Metrics:
         self._snapshot_bytes.observe(size_bytes)
         self._snapshots.observe(seconds)
 
-    def lag(self, partition: Partition, records: int) -> None:
+    def lag(self, topic: str, partition: int, records: int) -> None:
         """How many records of a partition are still to be read."""
-        self._lag.labels(*partition).set(records)
+        self._lag.labels(topic, partition).set(records)
 
-    def forget(self, partition: Partition) -> None:
+    def forget(self, topic: str, partition: int) -> None:
         """A partition is another worker's now."""
-        self._seen.pop(partition, None)
         for gauge in (self._open, self._lag):
-            gauge.remove_by_labels({"topic": partition.topic, "partition": str(partition.partition)})
-
-    def totals(self) -> dict[str, int]:
-        """Counts since the start by what they count, for `/status`."""
-        totals = {}
-        for name, counter in self._shown.items():
-            [family] = counter.collect()
-            totals[name] = int(sum(each.value for each in family.samples if each.name.endswith("_total")))
-        return totals
+            gauge.remove_by_labels({"topic": topic, "partition": str(partition)})
 
     def watch_score_cache(self, hits: Callable[[], int], misses: Callable[[], int]) -> None:
         """Report these running totals of the scorer's cache whenever the metrics are read."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import structlog
 
@@ -28,6 +29,8 @@ from worker.processing.scorer import EventScores, Scorer
 from worker.processing.session_rules import SessionRules
 from worker.processing.sessions import ClosedBy, ClosedSession, Session, Sessions, SessionsState
 from worker.settings.document import Settings
+
+Stage = Literal["decode", "sessions", "score", "encode"]
 
 # Between the sessions that expired before an event joined its own (0) and those that the event ended (2, 3).
 _RANK_EARLY = 1
@@ -61,6 +64,8 @@ class _Open:
     replay_from: int
     opened_at: float  # monotonic seconds
     adaptive: AdaptiveThresholds | None
+    late_events: int = 0  # of those of the sessions, what is counted already
+    skewed_events: int = 0
 
 
 @dataclass(slots=True)
@@ -103,6 +108,9 @@ class Pipeline:
         _check_masks(settings, vocabulary.masks)
         self._scorer = scorer
         self._metrics = metrics
+        metrics.expect(
+            stages=get_args(Stage), closed_by=get_args(ClosedBy), kinds=get_args(Kind), severities=get_args(Severity)
+        )
         self._tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
         self.decoder = Decoder(settings.input, settings.sessions, self._tokenizer)
         self._rules = SessionRules.of(settings.sessions, vocabulary)
@@ -146,7 +154,7 @@ class Pipeline:
     def drop(self, partition: Partition) -> None:
         """Forget a partition and its sessions."""
         self._open.pop(partition, None)
-        self._metrics.forget(partition)
+        self._metrics.forget(*partition)
 
     def position(self, partition: Partition) -> int:
         """Offset after the last record that was processed."""
@@ -200,7 +208,7 @@ class Pipeline:
                     if opened.adaptive is None:
                         continue
                 else:
-                    self._metrics.sessions(partition, opened.sessions, closed)
+                    self._count(partition, opened, closed)
                 outputs += self._dead_letters(records, events, opened.live_from)
                 jobs.append(self._job(partition, opened, closed, events.keys))
         return outputs + self._outputs(jobs)
@@ -210,7 +218,7 @@ class Pipeline:
         opened = self._open[partition]
         opened.position = max(opened.position, end)
         closed = opened.sessions.flush(end, closed_by)
-        self._metrics.sessions(partition, opened.sessions, closed)
+        self._count(partition, opened, closed)
         return self._outputs([self._job(partition, opened, closed, ())])
 
     def score_closed(self, partition: Partition, closed: Sequence[ClosedSession]) -> list[Output]:
@@ -229,8 +237,26 @@ class Pipeline:
     def _decoder_events(self, batch: Sequence[Records]) -> list[Events]:
         unknown = self._tokenizer.unknown_lines
         decoded: list[Events] = self.decoder.decode(batch)
-        self._metrics.decoded(batch, decoded, self._tokenizer.unknown_lines - unknown)
+        self._metrics.decoded(
+            records=sum(len(records.offsets) for records in batch),
+            events=sum(len(events.keys) for events in decoded),
+            unknown=self._tokenizer.unknown_lines - unknown,
+            cut=sum(events.cut for events in decoded),
+            ignored=sum(events.ignored for events in decoded),
+            dead_letters=Counter(letter.reason for events in decoded for letter in events.dead_letters),
+        )
         return decoded
+
+    def _count(self, partition: Partition, opened: _Open, closed: Sequence[ClosedSession]) -> None:
+        sessions = opened.sessions
+        self._metrics.sessions(
+            *partition,
+            open_sessions=len(sessions),
+            closed=Counter(each.closed_by for each in closed),
+            late=sessions.late_events - opened.late_events,
+            skewed=sessions.skewed_events - opened.skewed_events,
+        )
+        opened.late_events, opened.skewed_events = sessions.late_events, sessions.skewed_events
 
     def _job(self, partition: Partition, opened: _Open, closed: list[ClosedSession], keys: Iterable[str]) -> _Job:
         if opened.adaptive is None:  # else what is already published counts too

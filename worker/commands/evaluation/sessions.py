@@ -13,7 +13,7 @@ import numpy.typing as npt
 from detector.errors import InputFileError
 from detector.quality.evaluation import EvaluatedSessions, SequenceScores
 from detector.quality.score_curves import NEVER
-from detector.sessions_file import UNKNOWN_LABEL, read_sessions
+from detector.sessions_file import UNLABELLED, read_sessions
 from detector.text.tokenizer import event_tokens
 from worker.files.log_files import check_inputs, closed_sessions, partition_of
 from worker.observability.metrics import Metrics
@@ -80,7 +80,7 @@ def read_evaluated_sessions(
             own = table.labels.tolist()
             for row, tokens in enumerate(event_tokens(scorer.vocabulary, table.events)):
                 key = table.sessions[row]
-                label = own[row] if labels is None else labels.get(key, UNKNOWN_LABEL)
+                label = own[row] if labels is None else labels.get(key, UNLABELLED)
                 rows.add(key, tokens.tobytes(), label, int(table.counts[row]), file, row)
             progress(path.stat().st_size)
     else:
@@ -90,7 +90,7 @@ def read_evaluated_sessions(
             for events, closed in closed_sessions(path, decoder, rules, progress):
                 refused += 0 if events is None else len(events.dead_letters)
                 for session in (each.session for each in closed):
-                    label = known.get(session.key, UNKNOWN_LABEL)
+                    label = known.get(session.key, UNLABELLED)
                     rows.add(session.key, session.tokens.tobytes(), label, 1, file, session.first_offset)
     if not rows.sequence:
         raise InputFileError(f"the input holds no session ({refused} lines were refused); does sessions.key fit it?")
