@@ -10,7 +10,7 @@ ignored in both; an empty optional value means "not known".
 import csv
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,16 +133,6 @@ def read_labels(path: Path) -> dict[str, int]:
         except csv.Error as error:
             raise InputFileError(f"{path}, line {reader.line_num}: {error}") from error
     return labels
-
-
-def event_templates(files: Iterable[ParsedSessions]) -> tuple[str, ...]:
-    """Distinct event ids of the files, the most frequent first and equally frequent ones by name."""
-    frequency: dict[str, int] = {}
-    for file in files:
-        for names, count in zip(file.events, file.counts.tolist(), strict=True):
-            for name in names:
-                frequency[name] = frequency.get(name, 0) + count
-    return tuple(sorted(frequency, key=lambda name: (-frequency[name], name)))
 
 
 @contextmanager

@@ -99,13 +99,11 @@ class Ranking:
         hits, false = (np.asarray(part[..., :last].sum(axis=-1)) for part in (self.anomalous, self.normal))
         return _rates(hits, hits + false, np.asarray(self.anomalous.sum(axis=-1)))
 
-    def best_f1(self) -> Floats:
-        """Highest F1 that any threshold gives; chosen after the fact, so no threshold fixed beforehand reaches more."""
-        highest: Floats = self.curve.f1.max(axis=-1, initial=0.0)
-        return highest
-
     def best_threshold(self) -> float:
-        """The highest of the thresholds that give `best_f1`; of a ranking with one weighting."""
+        """The highest of the thresholds that give the best F1; of a ranking with one weighting.
+
+        It is chosen after the fact: no threshold fixed beforehand gives more.
+        """
         return float(self.scores[int(np.argmax(self.curve.f1))])
 
     @cached_property

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detector.errors import InputFileError
-from detector.sessions_file import event_templates, is_sessions_file, read_labels, read_sessions
+from detector.sessions_file import is_sessions_file, read_labels, read_sessions
 from tests.shared import SHARED, needs_shared
 
 SESSIONS = "order\tblock_id\textra\tlabel\tevents\tcount\n7\tblk_1\tx\t0\t5 22 5\t\n\tblk_2\ty\t1\t5 9\t30\n"
@@ -107,12 +107,6 @@ def test_labels_are_read_by_column_name(tmp_path: Path, column: str) -> None:
 def test_a_bad_labels_file_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputFileError, match=r"bad\.csv, " + message):
         read_labels(write(tmp_path / "bad.csv", text))
-
-
-def test_event_templates_are_ordered_by_frequency_counts_included_then_name(tmp_path: Path) -> None:
-    first = read_sessions(write(tmp_path / "a.tsv", SESSIONS))
-    second = read_sessions(write(tmp_path / "b.tsv", "session_id\tevents\nx\t9 1 22\n"))
-    assert event_templates([first, second]) == ("5", "9", "22", "1")
 
 
 @needs_shared
