@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from confluent_kafka import KafkaException, Producer
 
 from worker.settings.document import Settings
+from worker.settings.kafka_properties import SHOWN
 
 _CONSUMER_ONLY = frozenset(
     [
@@ -122,25 +123,15 @@ class ClientProperties:
 
 # The client library cannot list its properties; these are the ones that people set.
 _COMMON = (
-    "bootstrap.servers", "client.id", "client.rack", "security.protocol", "compression.type",
-    "compression.codec", "sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password",
-    "sasl.oauthbearer.method",
-    "sasl.oauthbearer.client.id", "sasl.oauthbearer.client.secret", "sasl.oauthbearer.token.endpoint.url",
-    "sasl.oauthbearer.scope", "sasl.kerberos.service.name", "sasl.kerberos.keytab", "sasl.kerberos.principal",
-    "ssl.ca.location", "ssl.ca.pem", "ssl.certificate.location", "ssl.certificate.pem", "ssl.key.location",
-    "ssl.key.password", "ssl.key.pem", "ssl.keystore.location", "ssl.keystore.password", "ssl.cipher.suites",
-    "ssl.endpoint.identification.algorithm", "enable.ssl.certificate.verification", "message.max.bytes",
-    "message.copy.max.bytes", "receive.message.max.bytes", "max.poll.interval.ms", "session.timeout.ms",
-    "heartbeat.interval.ms", "group.instance.id", "transaction.timeout.ms", "delivery.timeout.ms",
-    "message.timeout.ms", "linger.ms", "batch.size", "batch.num.messages", "queue.buffering.max.ms",
-    "queue.buffering.max.messages", "queue.buffering.max.kbytes", "queued.min.messages",
-    "queued.max.messages.kbytes", "fetch.min.bytes", "fetch.max.bytes", "fetch.wait.max.ms",
-    "fetch.message.max.bytes", "max.partition.fetch.bytes", "retry.backoff.ms", "retry.backoff.max.ms",
-    "reconnect.backoff.ms", "reconnect.backoff.max.ms", "socket.timeout.ms", "socket.keepalive.enable",
-    "socket.connection.setup.timeout.ms", "connections.max.idle.ms", "metadata.max.age.ms",
-    "topic.metadata.refresh.interval.ms", "allow.auto.create.topics", "check.crcs", "statistics.interval.ms",
-    "broker.address.family", "client.dns.lookup", "debug", "log_level",
-)  # fmt: skip
+    *SHOWN,
+    *(
+        "sasl.password",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.token.endpoint.url",
+        "sasl.oauthbearer.config",
+    ),
+    *("ssl.key.password", "ssl.key.pem", "ssl.keystore.password", "ssl.ca.pem", "ssl.certificate.pem"),
+)
 
 # Setting one of these acts on the process, or on the network.
 _NOT_PROBED = frozenset({"debug", "log_level", "bootstrap.servers"})

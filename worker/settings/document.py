@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from worker.errors import SettingsError
-from worker.settings.kafka_properties import KafkaProperties, Properties, Rejection, is_secret
+from worker.settings.kafka_properties import SHOWN, KafkaProperties, Properties, Rejection
 from worker.settings.sections import (
     InputSettings,
     MaskSettings,
@@ -234,7 +234,7 @@ def _path(where: Sequence[str | int]) -> str:
 def _line(tree: SettingsTree, where: Sequence[str | int], text: str, value_shown: bool = True) -> str:
     if not where:
         return text
-    hidden = not value_shown or (where[0] == "kafka" and (len(where) < 2 or is_secret(str(where[1]))))
+    hidden = not value_shown or (where[0] == "kafka" and (len(where) < 2 or where[1] not in SHOWN))
     value = None if hidden else tree.text_at(where)
     return f"{_path(where)}: {text}" if value is None else f"{_path(where)}: {value} {text}"
 

@@ -22,6 +22,7 @@ FIXED: Mapping[str, str] = {
     "group.id": _NAMES,
     "transactional.id": f"{_NAMES} and worker.instance",
     "metadata.broker.list": "use its other name, bootstrap.servers",
+    "sasl.jaas.config": "only Java clients read it; use sasl.username and sasl.password",
     "isolation.level": _EXACTLY_ONCE,
     "enable.auto.commit": _OFFSETS,
     "auto.commit.enable": _OFFSETS,
@@ -44,6 +45,27 @@ FIXED: Mapping[str, str] = {
     "enable.gapless.guarantee": _IDEMPOTENCE,
 }
 
+#: Properties whose values may be shown and logged. All others are hidden, also those that nobody has thought of: a
+#: value may hold a password in the middle of something else.
+SHOWN: tuple[str, ...] = (
+    "bootstrap.servers", "client.id", "client.rack", "security.protocol", "compression.type", "compression.codec",
+    "compression.level", "sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.oauthbearer.method",
+    "sasl.oauthbearer.client.id", "sasl.oauthbearer.scope", "sasl.kerberos.service.name", "sasl.kerberos.keytab",
+    "sasl.kerberos.principal", "ssl.ca.location", "ssl.certificate.location", "ssl.key.location",
+    "ssl.keystore.location", "ssl.cipher.suites", "ssl.endpoint.identification.algorithm",
+    "enable.ssl.certificate.verification", "message.max.bytes", "message.copy.max.bytes", "receive.message.max.bytes",
+    "max.poll.interval.ms", "session.timeout.ms", "heartbeat.interval.ms", "group.instance.id",
+    "transaction.timeout.ms", "delivery.timeout.ms", "message.timeout.ms", "request.timeout.ms", "linger.ms",
+    "batch.size", "batch.num.messages", "sticky.partitioning.linger.ms", "partitioner", "queue.buffering.max.ms",
+    "queue.buffering.max.messages", "queue.buffering.max.kbytes", "queued.min.messages", "queued.max.messages.kbytes",
+    "fetch.min.bytes", "fetch.max.bytes", "fetch.wait.max.ms", "fetch.message.max.bytes", "max.partition.fetch.bytes",
+    "fetch.error.backoff.ms", "fetch.queue.backoff.ms", "retry.backoff.ms", "retry.backoff.max.ms",
+    "reconnect.backoff.ms", "reconnect.backoff.max.ms", "socket.timeout.ms", "socket.keepalive.enable",
+    "socket.connection.setup.timeout.ms", "connections.max.idle.ms", "metadata.max.age.ms",
+    "topic.metadata.refresh.interval.ms", "allow.auto.create.topics", "check.crcs", "statistics.interval.ms",
+    "broker.address.family", "client.dns.lookup", "debug", "log_level",
+)  # fmt: skip
+
 _SECRET = re.compile(
     r"password|passphrase|secret|private\.key|key\.pem|credentials?$|^sasl\.oauthbearer\.config$", re.IGNORECASE
 )
@@ -52,12 +74,12 @@ _BROKERS = re.compile(rf"\s*{_BROKER}\s*(,\s*{_BROKER}\s*)*")
 
 
 def is_secret(property_name: str) -> bool:
-    """Whether a property's value must never be written down, shown or logged."""
+    """Whether a property's value must not stand in a settings file."""
     return _SECRET.search(property_name) is not None
 
 
 class KafkaProperties(Mapping[str, str | int | float | bool]):
-    """Immutable librdkafka properties: `dict(properties)` has the values, its text hides secrets."""
+    """Immutable librdkafka properties: `dict(properties)` has the values, its text only those of `SHOWN`."""
 
     def __init__(self, properties: Mapping[str, str | int | float | bool]) -> None:
         self._properties = dict(properties)
@@ -76,7 +98,7 @@ class KafkaProperties(Mapping[str, str | int | float | bool]):
 
     def redacted(self) -> dict[str, str | int | float | bool]:
         """The properties as they may be shown."""
-        return {name: REDACTED if is_secret(name) else value for name, value in self._properties.items()}
+        return {name: value if name in SHOWN else REDACTED for name, value in self._properties.items()}
 
     def whole(self, name: str, default: int) -> int:
         """A property that is a whole number."""
@@ -100,7 +122,7 @@ def check_properties(value: object, info: ValidationInfo) -> KafkaProperties:
     rejection_of: Rejection = (info.context or {}).get("rejection", lambda _name, _value: None)
     problems = []
     for name, setting in value.items():
-        path, shown = (str(name),), not is_secret(str(name))
+        path, shown = (str(name),), name in SHOWN
         if name in FIXED:
             problems.append(Problem(path, f"cannot be set: {FIXED[name]}", value_shown=False))
         elif isinstance(setting, Mapping):
@@ -109,8 +131,7 @@ def check_properties(value: object, info: ValidationInfo) -> KafkaProperties:
         elif not isinstance(setting, str | int | float | bool):
             problems.append(Problem(path, "is not a text, a number, true or false", shown))
         elif rejection := rejection_of(str(name), setting):
-            known = not rejection.startswith("is not a librdkafka property")
-            problems.append(Problem(path, rejection, shown and known))
+            problems.append(Problem(path, rejection, shown))
     servers = value.get("bootstrap.servers")
     if servers is None:
         problems.append(Problem(("bootstrap.servers",), "is missing; allowed: host:port, with commas"))

@@ -450,6 +450,24 @@ def test_a_secret_comes_from_the_environment_or_a_file_and_is_never_shown(tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sasl.oauthbearer.config", "principal=me secret=${PW}"),
+        ("sasl.oauthbearer.extensions", "token=${PW}"),
+        ("sasl.oauthbearer.token.endpoint.url", "https://me:${PW}@host/token"),
+        ("ssl.engine.id", "${PW}"),
+        ("plugin.library.paths", "/opt/${PW}.so"),
+    ],
+)
+def test_what_may_hold_a_secret_among_other_things_is_never_shown(tmp_path: Path, name: str, value: str) -> None:
+    settings = load(tmp_path, f"kafka: {{bootstrap.servers: a, {name}: '{value}'}}", PW=SECRET)
+    assert SECRET in str(settings.kafka[name])
+    for shown in (repr(settings), str(settings), repr(settings.kafka), str(settings.describe())):
+        assert SECRET not in shown
+        assert name in shown
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "sasl.password",
@@ -561,7 +579,8 @@ def test_other_properties_are_passed_through(tmp_path: Path) -> None:
         ("batch.size: big", "kafka.batch.size: 'big' is not a value that the client library takes"),
         ("check.crcs: perhaps", "kafka.check.crcs: 'perhaps' is not a value that the client library takes"),
         ("message.max.bytes: 5", "kafka.message.max.bytes: 5 is out of range; allowed: 1000 to 1000000000"),
-        ("error_cb: print", "kafka.error_cb: 'print' takes a function and cannot be set in a file"),
+        ("error_cb: print", "kafka.error_cb: takes a function and cannot be set in a file"),
+        ("sasl.jaas.config: a", "kafka.sasl.jaas.config: cannot be set: only Java clients read it"),
         ("linger.ms: [5]", "kafka.linger.ms: [5] is not a text, a number, true or false"),
         ("bootstrap.servers: 'a b'", "kafka.bootstrap.servers: 'a b' is no list of brokers; allowed: host:port"),
         ("bootstrap.servers: 'a:port'", "kafka.bootstrap.servers: 'a:port' is no list of brokers"),
