@@ -297,7 +297,11 @@ class Worker:
             opened = self._pipeline.open_sessions(partition)
             partitions.append(PartitionStatus(*partition, state, position, lag, opened))
         self._status = replace(
-            self._status, joined=self._joined, partitions=tuple(partitions), totals=dict(self._totals)
+            self._status,
+            joined=self._joined,
+            partitions=tuple(partitions),
+            totals=dict(self._totals),
+            unknown_share=self._pipeline.unknown_share,
         )
 
     # -- partitions come and go ------------------------------------------------------------------------------------

@@ -44,6 +44,9 @@ class Metrics:
         self._cut = counter("lines_cut", "Lines longer than input.max_line_bytes")
         self._ignored = counter("events_ignored", "Events without a session key that were ignored")
         self._unknown = counter("unknown_lines", "Lines that no template matches")
+        self._unknown_share = Gauge(
+            "logmamba_unknown_event_share", "Share of the latest events that no template matches", registry=registry
+        )
         self._late = counter("late_events", "Events older than the stream time of their partition")
         self._skewed = counter("skewed_events", "Events too far in the future to move stream time")
         self._closed = counter("sessions_closed", "Sessions closed, by what closed them", "closed_by")
@@ -131,6 +134,10 @@ class Metrics:
     def scored(self, kind: str, severity: str) -> None:
         """A score record was made."""
         self._scores.labels(kind, severity).inc()
+
+    def unknown_share(self, share: float) -> None:
+        """Of the latest thousand events or more, the share that no template matches."""
+        self._unknown_share.set(share)
 
     def replayed(self, records: int) -> None:
         """Records were read again, without output."""

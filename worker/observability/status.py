@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+MOSTLY_UNKNOWN = 0.5
+"""Share of unknown events from which on scores mean little."""
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
@@ -42,6 +45,7 @@ class WorkerStatus:
         joined: whether the group has given this worker its share, be it none.
         partitions: those that it holds.
         totals: counts since the start by what they count.
+        unknown_share: share of the latest thousand events or more that fit no template; None before the first thousand.
     """
 
     application_id: str
@@ -53,6 +57,7 @@ class WorkerStatus:
     joined: bool = False
     partitions: tuple[PartitionStatus, ...] = ()
     totals: Mapping[str, int] = field(default_factory=dict)
+    unknown_share: float | None = None
 
     @property
     def ready(self) -> bool:

@@ -6,7 +6,7 @@ from base64 import b64encode
 from hashlib import sha256
 from html import escape
 
-from worker.observability.status import PartitionStatus, WorkerStatus
+from worker.observability.status import MOSTLY_UNKNOWN, PartitionStatus, WorkerStatus
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --wait: #b35900; }
@@ -51,6 +51,12 @@ def render(status: WorkerStatus) -> bytes:
         for name, count in status.totals.items()
     )
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in status.versions.items())
+    unknown = ""
+    if status.unknown_share is not None and status.unknown_share >= MOSTLY_UNKNOWN:
+        unknown = (
+            f'<p class="state waiting">{status.unknown_share:.0%} of the latest events are unknown to the checkpoint: '
+            "their scores mean little. Was it trained on logs of this kind?</p>\n"
+        )
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -63,7 +69,7 @@ def render(status: WorkerStatus) -> bytes:
 <main>
 <h1>{escape(status.application_id)} <span class="state {ready[0]}">{ready[1]}</span></h1>
 <p>Worker <b>{escape(status.instance)}</b>, running since {escape(status.started_at)}. {versions}</p>
-<h2>Partitions</h2>
+{unknown}<h2>Partitions</h2>
 <table>
 <tr><th>topic</th><th class="number">partition</th><th>state</th><th class="number">position</th>
 <th class="number">lag</th><th class="number">open sessions</th></tr>

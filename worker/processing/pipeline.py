@@ -28,6 +28,7 @@ from worker.processing.score_records import Headers, Kind, ScoreEncoder, Severit
 from worker.processing.scorer import EventScores, Scorer
 from worker.processing.session_rules import SessionRules
 from worker.processing.sessions import ClosedBy, ClosedSession, Session, Sessions, SessionsState
+from worker.processing.unknown_events import UnknownEvents
 from worker.settings.document import Settings
 
 Stage = Literal["decode", "sessions", "score", "encode"]
@@ -112,6 +113,7 @@ class Pipeline:
             stages=get_args(Stage), closed_by=get_args(ClosedBy), kinds=get_args(Kind), severities=get_args(Severity)
         )
         self._tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
+        self._unknown = UnknownEvents()
         self.decoder = Decoder(settings.input, settings.sessions, self._tokenizer)
         self._rules = SessionRules.of(settings.sessions, vocabulary)
         self._early = settings.scoring.early
@@ -168,6 +170,11 @@ class Pipeline:
     def open_sessions(self, partition: Partition) -> int:
         """How many sessions of the partition are open."""
         return len(self._open[partition].sessions)
+
+    @property
+    def unknown_share(self) -> float | None:
+        """Share of unknown ones among the latest thousand events or more; None before the first thousand."""
+        return self._unknown.share
 
     def state(self, partition: Partition) -> tuple[SessionsState, AdaptiveState | None]:
         """What a snapshot of the partition at its position holds: `open` goes on from it."""
@@ -237,10 +244,14 @@ class Pipeline:
     def _decoder_events(self, batch: Sequence[Records]) -> list[Events]:
         unknown = self._tokenizer.unknown_lines
         decoded: list[Events] = self.decoder.decode(batch)
+        lines, unknown = sum(len(events.keys) for events in decoded), self._tokenizer.unknown_lines - unknown
+        self._unknown.count(lines, unknown)
+        if self._unknown.share is not None:
+            self._metrics.unknown_share(self._unknown.share)
         self._metrics.decoded(
             records=sum(len(records.offsets) for records in batch),
-            events=sum(len(events.keys) for events in decoded),
-            unknown=self._tokenizer.unknown_lines - unknown,
+            events=lines,
+            unknown=unknown,
             cut=sum(events.cut for events in decoded),
             ignored=sum(events.ignored for events in decoded),
             dead_letters=Counter(letter.reason for events in decoded for letter in events.dead_letters),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from detector.errors import CheckpointError, DeviceError
 from detector.text.vocabulary import Vocabulary
-from worker.errors import RunError
+from worker.errors import RunError, SettingsError
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
@@ -64,12 +64,15 @@ def load_scorer(settings: Settings) -> detector_scorer.Scorer:
     """Load the checkpoint of the settings onto their device.
 
     Raises:
+        SettingsError: the settings name no checkpoint.
         RunError: naming the setting, when the checkpoint is refused or the device is not there.
     """
+    model = settings.model
+    if model.checkpoint is None:
+        raise SettingsError(["model.checkpoint: is missing; allowed: the directory that `logmamba train` wrote"])
     # PyTorch takes seconds to import; only what scores waits for it.
     from detector.scoring.scorer import Scorer as DetectorScorer
 
-    model = settings.model
     try:
         return DetectorScorer.load(
             model.checkpoint,

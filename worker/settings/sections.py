@@ -142,18 +142,18 @@ class TokenizerSettings(Section):
     unknown: Literal["semantic", "unk"] = "semantic"
 
 
-def _directory(value: object) -> Path:
-    if isinstance(value, Path):
+def _directory(value: object) -> Path | None:
+    if value is None or isinstance(value, Path):
         return value
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError("is not a path; allowed: a checkpoint's directory")
+        raise ValueError("is not a path; allowed: a checkpoint's directory, or null where a command names one")
     return Path(value)
 
 
 class ModelSettings(Section):
     """The checkpoint and how it is run. A relative path is taken from the working directory."""
 
-    checkpoint: Annotated[Path, PlainValidator(_directory)] = Path("./checkpoints/demo")
+    checkpoint: Annotated[Path | None, PlainValidator(_directory)] = None
     device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     kernels: Literal["auto", "triton", "reference"] = "auto"

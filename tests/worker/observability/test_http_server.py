@@ -108,6 +108,7 @@ def test_the_status_is_json(server: Server) -> None:
             {"topic": "raw", "partition": 3, "state": "live", "position": 1234567, "lag": 42, "open_sessions": 17}
         ],
         "totals": {"score_records": 99},
+        "unknown_share": None,
     }
 
 
@@ -136,6 +137,12 @@ def test_the_page_shows_the_status_and_loads_nothing_from_elsewhere(server: Serv
     assert "://" not in text
     for shown in ("shop", "ready", "blue", "raw", "1,234,567", "42", "17", "sha256:c0", "score records", "99"):
         assert shown in page.text
+
+
+def test_the_page_warns_when_most_events_are_unknown(server: Server) -> None:
+    assert "unknown to the checkpoint" not in server.get("/")[2]
+    server.status = lambda: replace(STATUS, unknown_share=0.97)
+    assert "97% of the latest events are unknown to the checkpoint" in server.get("/")[2]
 
 
 def test_names_cannot_break_out_of_the_page(server: Server) -> None:

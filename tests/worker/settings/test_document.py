@@ -67,6 +67,12 @@ def test_the_json_file_takes_message_time_and_key_from_the_object() -> None:
     assert settings.sessions.key == SessionKey("pointer", "/trace/id")
 
 
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
+def test_no_shipped_file_scores_with_the_checkpoint_of_the_demo(path: Path) -> None:
+    checkpoint = load_settings(path).model.checkpoint
+    assert checkpoint is None or checkpoint.name != "demo"
+
+
 @pytest.mark.parametrize("name", ["worker.example.yaml", "hdfs.yaml", "json.yaml"])
 def test_what_describe_says_is_a_file_that_means_the_same(tmp_path: Path, name: str) -> None:
     settings = load_settings(CONFIG / name)
@@ -264,7 +270,7 @@ def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp
         ("tokenizer.masks", "[a]"),
         ("tokenizer.masks", "none"),
         ("model.device", "gpu"),
-        ("model.checkpoint", "null"),
+        ("model.checkpoint", "''"),
         ("scoring.warning", "1.5"),
         ("scoring.warning", ".nan"),
         ("scoring.warning", "true"),
