@@ -28,6 +28,8 @@ $(KAFKA): tests/broker/pom.xml
 	  $(MVN) --quiet --batch-mode --file tests/broker/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka/libs && touch $@; \
 	else echo "no JDK or Maven: tests against a real Kafka broker will be skipped"; fi
 
+kafka: $(KAFKA) ## fetch the Kafka broker for the tests (needs a JDK and Maven)
+
 demo: $(READY) ## score generated logs with the shipped checkpoint, no Kafka needed
 	$(BIN)/logmamba demo
 

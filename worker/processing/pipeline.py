@@ -129,6 +129,7 @@ class Pipeline:
             checkpoint=scorer.checkpoint,
             top_events=settings.output.top_events,
             worker=settings.instance,
+            max_message_bytes=settings.message_max_bytes,
         )
         self._open: dict[Partition, _Open] = {}
         self.while_scoring: Callable[[], None] = lambda: None

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import fsum
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -72,6 +72,8 @@ class ScoreEncoder:
         checkpoint: digest of the checkpoint, "sha256:…".
         top_events: how many of the most surprising events a record lists at most.
         worker: name of this worker, for the headers.
+        max_message_bytes: the largest message that can be written. A record that its events' templates would make
+            larger lists fewer of them, the most surprising ones.
     """
 
     def __init__(
@@ -81,10 +83,12 @@ class ScoreEncoder:
         checkpoint: str,
         top_events: int,
         worker: str,
+        max_message_bytes: int,
     ) -> None:
         self._vocabulary = vocabulary
         self._top_events = top_events
         self._worker = worker.encode()
+        self._max_value_bytes = max_message_bytes - _MESSAGE_OVERHEAD_BYTES - _size(self.headers())
         self._model = orjson.Fragment(orjson.dumps({"checkpoint": checkpoint, "vocabulary": vocabulary.sha256}))
 
     def encode(
@@ -117,39 +121,42 @@ class ScoreEncoder:
         tokens, offsets, times = session.tokens, session.offsets, session.times
         top = sorted(range(events), key=surprise.__getitem__, reverse=True)[: self._top_events]
         severity = thresholds.severity(score)
-        value = orjson.dumps(
-            {
-                "schema": SCHEMA,
-                "session": session.key,
-                "kind": kind,
-                "score": round(score, DECIMALS),
-                "severity": severity,
-                "thresholds": _written(thresholds),
-                # An exact sum, so that the mean does not depend on how a sum is vectorised.
-                "surprise": round(fsum(surprise) / events, DECIMALS),
-                "events": events,
-                "unknown_events": sum(token < N_SPECIAL for token in tokens[:events]),
-                "first_event_time": _event_time(times[0]),
-                "last_event_time": _event_time(times[events - 1]),
-                "closed_by": closed_by,
-                "top_events": [
-                    {
-                        "offset": offsets[at],
-                        "template": self._vocabulary.text(tokens[at]),
-                        "surprise": round(surprise[at], DECIMALS),
-                    }
-                    for at in top
-                ],
-                "source": {
-                    "topic": partition.topic,
-                    "partition": partition.partition,
-                    "first_offset": offsets[0],
-                    "last_offset": offsets[events - 1],
-                    "cause_offset": cause_offset,
-                },
-                "model": self._model,
-            }
-        )
+        record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "session": session.key,
+            "kind": kind,
+            "score": round(score, DECIMALS),
+            "severity": severity,
+            "thresholds": _written(thresholds),
+            # An exact sum, so that the mean does not depend on how a sum is vectorised.
+            "surprise": round(fsum(surprise) / events, DECIMALS),
+            "events": events,
+            "unknown_events": sum(token < N_SPECIAL for token in tokens[:events]),
+            "first_event_time": _event_time(times[0]),
+            "last_event_time": _event_time(times[events - 1]),
+            "closed_by": closed_by,
+            "top_events": [
+                {
+                    "offset": offsets[at],
+                    "template": self._vocabulary.text(tokens[at]),
+                    "surprise": round(surprise[at], DECIMALS),
+                }
+                for at in top
+            ],
+            "source": {
+                "topic": partition.topic,
+                "partition": partition.partition,
+                "first_offset": offsets[0],
+                "last_offset": offsets[events - 1],
+                "cause_offset": cause_offset,
+            },
+            "model": self._model,
+        }
+        value = orjson.dumps(record)
+        room = self._max_value_bytes - len(session.key.encode())
+        while len(value) > room and record["top_events"]:
+            record["top_events"] = record["top_events"][: len(record["top_events"]) // 2]
+            value = orjson.dumps(record)
         return value, severity
 
     def headers(self) -> Headers:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.text.vocabulary import UNK, Vocabulary
-from worker.processing.decoder import DeadLetter
+from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
+from worker.processing.decoder import MAX_KEY_CHARACTERS, DeadLetter
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Thresholds, dead_letter, iso_time
 from worker.processing.session_rules import SessionRules
@@ -48,8 +48,14 @@ def session_of(tokens: list[int], offsets: list[int], times: list[int], key: str
     return session
 
 
-def encoder(top_events: int = 2) -> ScoreEncoder:
-    return ScoreEncoder(vocabulary=VOCABULARY, checkpoint=CHECKPOINT, top_events=top_events, worker="blue")
+def encoder(top_events: int = 2, vocabulary: Vocabulary = VOCABULARY, max_message_bytes: int = 65_536) -> ScoreEncoder:
+    return ScoreEncoder(
+        vocabulary=vocabulary,
+        checkpoint=CHECKPOINT,
+        top_events=top_events,
+        worker="blue",
+        max_message_bytes=max_message_bytes,
+    )
 
 
 def encode(
@@ -99,6 +105,19 @@ def test_a_final_record_has_these_bytes() -> None:
         '"source":{"topic":"raw-logs","partition":3,"first_offset":101,"last_offset":164,"cause_offset":320},'
         f'"model":{{"checkpoint":"{CHECKPOINT}","vocabulary":"{VOCABULARY.sha256}"}}}}'
     )
+
+
+def test_a_record_lists_fewer_events_rather_than_become_too_large_to_be_written() -> None:
+    vocabulary = Vocabulary(tuple(f"{number} " + "\x01" * 2_000 for number in range(100)), kind="events")
+    key = "\x01" * MAX_KEY_CHARACTERS
+    session = session_of([N_SPECIAL + number for number in range(100)], list(range(100)), [0] * 100, key)
+    scores = scores_of(*map(float, range(100)))
+    arguments = {"kind": "final", "closed_by": "gap", "cause_offset": 320, "events": 100, "score": 0.5}
+    value, _ = encoder(100, vocabulary).encode(PARTITION, session, scores, thresholds=THRESHOLDS, **arguments)
+    headers = sum(len(name) + len(content) for name, content in encoder().headers())
+    assert len(value) + len(key.encode()) + headers < 65_536
+    listed = [event["offset"] for event in json.loads(value)["top_events"]]
+    assert listed == [99, 98, 97]
 
 
 def test_the_keys_are_those_of_the_schema_in_its_order() -> None:
