@@ -138,10 +138,10 @@ def choose_backend(backend: Backend, x: Tensor, obstacle: str | None = None) -> 
 def _is_interpreted() -> bool:
     """Whether Triton's kernels are run by its interpreter, which is settled when they are first imported."""
     try:
-        from kernels.triton.common import INTERPRETED
+        from triton import knobs
     except ImportError:
         return False
-    return bool(INTERPRETED.value)
+    return bool(knobs.runtime.interpret)
 
 
 def check(name: str, tensor: Tensor, expected: tuple[int, ...], given: str, x: Tensor) -> None:

@@ -5,11 +5,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.arguments import Backend, Operands, check, check_operands, check_packing, choose_backend
+from kernels.constants import EPSILON, LEAST_RATE
 from kernels.mamba3 import mamba3_mimo, triton_obstacle
 from kernels.packing import Packing
-
-EPSILON = 1e-5
-A_FLOOR = 1e-4
 
 
 def mamba3_mixer(
@@ -92,7 +90,7 @@ def mamba3_mixer(
     A = A.to(wide)
     rate = _positive(A) + 1 / (1 + _positive(-A))
     C, B = rms_norm(C, C_norm), rms_norm(B, B_norm)
-    adt = -rate.clamp(min=A_FLOOR) * dt
+    adt = -rate.clamp(min=LEAST_RATE) * dt
     y, _ = mamba3_mimo(C, B, x, z, adt, dt, trap, angles, *weights, packing, backend="reference")
     return y.flatten(1)
 

@@ -18,7 +18,7 @@ from detector.model.model import Block, DetectorModel
 from detector.text.vocabulary import BOS, UNK
 from detector.text.word_hashes import TEXT_FEATURES
 from kernels.packing import SEGMENT, Packing
-from kernels.triton.common import INTERPRETED
+from kernels.triton import INTERPRETED
 from kernels.triton.ends import Embedding, Heads
 from kernels.triton.layer import LayerWeights, layer_forward
 from kernels.triton.linear import Stream

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import libdevice
-from triton.runtime.interpreter import InterpretedFunction
 
 from kernels.arguments import PER_TOKEN, Operands
+from kernels.triton import INTERPRETED
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 PI = tl.constexpr(3.141592653589793)
@@ -73,9 +73,6 @@ def sine(x):
 def cosine(x):
     """Of x in [-pi, pi]."""
     return tl.cos(x) if INTERPRETED else libdevice.fast_cosf(x)
-
-
-INTERPRETED = tl.constexpr(isinstance(sine, InterpretedFunction))
 
 
 def at_once(count: int) -> int:

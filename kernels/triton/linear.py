@@ -19,10 +19,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from kernels import mixer
+from kernels import constants
 
-EPSILON = tl.constexpr(mixer.EPSILON)
-A_FLOOR = tl.constexpr(mixer.A_FLOOR)
+EPSILON = tl.constexpr(constants.EPSILON)
+LEAST_RATE = tl.constexpr(constants.LEAST_RATE)
 # Columns of the residual stream whose squares are summed up together; tiles that write it have whole parts.
 PART = tl.constexpr(128)
 
@@ -156,7 +156,7 @@ def _store_steps(steps, rows, inside, pairs, out, dt_bias, H: tl.constexpr, S: t
     first, second = tl.split(tl.reshape(out, (ROWS, COLUMNS // 2, 2)))
     of_head = pairs < H
     dt = softplus(first + tl.load(dt_bias + pairs, of_head, 0.0)[None, :])
-    rate = tl.maximum(tl.maximum(second, 0.0) + 1 / (1 - tl.minimum(second, 0.0)), A_FLOOR)
+    rate = tl.maximum(tl.maximum(second, 0.0) + 1 / (1 - tl.minimum(second, 0.0)), LEAST_RATE)
     at = steps + rows[:, None] * (3 * H + S)
     place = tl.where(of_head, pairs, pairs + H)  # after the columns of dt come those of A dt
     tl.store(at + place[None, :], tl.where(of_head[None, :], dt, first), inside[:, None] & (pairs < 2 * H + S)[None, :])

@@ -18,7 +18,7 @@ from kernels.packing import Packing
 from kernels.triton.backward import Columns, mamba3_mimo_backward
 from kernels.triton.common import load
 from kernels.triton.forward import mamba3_mimo_forward
-from kernels.triton.linear import A_FLOOR, EPSILON, softplus
+from kernels.triton.linear import EPSILON, LEAST_RATE, softplus
 
 # Numbers of B that a program takes at a time, and the most programs backward; each has sums of its own.
 _TILE = 2048
@@ -100,7 +100,7 @@ def _before(
     projected += 2 * R * N + (tokens * stride)[:, None] + heads
     bias = tl.load(dt_bias + heads, heads < H, 0.0).to(tl.float32)
     step = softplus(tl.load(projected, mask, 0.0).to(tl.float32) + bias)
-    rate = tl.maximum(_rate(tl.load(projected + H, mask, 0.0).to(tl.float32)), A_FLOOR)
+    rate = tl.maximum(_rate(tl.load(projected + H, mask, 0.0).to(tl.float32)), LEAST_RATE)
     at = tokens[:, None] * H + heads
     tl.store(dt + at, step, mask)
     tl.store(adt + at, -rate * step, mask)
@@ -137,9 +137,9 @@ def _after(
         step, by_adt = tl.load(dt + here, mask, 0.0), tl.load(dadt + here, mask, 0.0).to(tl.float32)
         A = tl.load(at + H, mask, 0.0).to(tl.float32)
         rate, inverse = _rate(A), 1 / (1 - tl.minimum(A, 0.0))
-        by_step = tl.load(ddt + here, mask, 0.0).to(tl.float32) - by_adt * tl.maximum(rate, A_FLOOR)
+        by_step = tl.load(ddt + here, mask, 0.0).to(tl.float32) - by_adt * tl.maximum(rate, LEAST_RATE)
         by_step *= tl.sigmoid(tl.load(at, mask, 0.0).to(tl.float32) + bias)
-        by_A = tl.where(rate >= A_FLOOR, -by_adt * step, 0.0) * inverse * inverse
+        by_A = tl.where(rate >= LEAST_RATE, -by_adt * step, 0.0) * inverse * inverse
         sum_B += by_B_norm
         sum_C += by_C_norm
         sum_bias += by_step
