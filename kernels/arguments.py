@@ -35,6 +35,11 @@ class Operands(NamedTuple):
     mimo_o: Tensor
     D: Tensor
 
+    def with_contiguous_tokens(self) -> "Operands":
+        """Copies what the Triton kernels do not read as it lies: weights as a whole, else each token's numbers."""
+        per_token = (t if t[:1].is_contiguous() else t.contiguous() for t in self[:PER_TOKEN])
+        return Operands(*per_token, *(t.contiguous() for t in self[PER_TOKEN:]))
+
 
 @dataclass(frozen=True)
 class Sizes:

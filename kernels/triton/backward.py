@@ -18,22 +18,15 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
-from kernels.triton.common import (
-    Blocks,
-    chunk_directions,
-    chunk_turns,
-    chunk_values,
-    hidden,
-    of_dtype,
-    product,
-    rounded,
-    widened,
-)
+from kernels.triton import INTERPRETED
+from kernels.triton.bfloat16 import product, rounded, widened
+from kernels.triton.chunk import chunk_directions, chunk_turns, chunk_values
 from kernels.triton.directions import directions_backward
 from kernels.triton.elementwise import gates_backward, values_backward
-from kernels.triton.forward import Kept
+from kernels.triton.forward import Kept, of_dtype
 from kernels.triton.scan import scan_backward
 from kernels.triton.states import states_backward
+from kernels.triton.tiles import Blocks
 from kernels.triton.timeline import SegmentGradients, timeline_backward
 
 
@@ -43,6 +36,15 @@ def _options(dtype: torch.dtype, tile: int) -> dict[str, int]:
     Fewer registers would let more programs share a multiprocessor, but what does not fit them costs more.
     """
     return {"num_warps": 4 if dtype == torch.bfloat16 and tile <= 64 * 64 else 8, "num_stages": 1}
+
+
+@triton.jit
+def _hidden(x):
+    """int32 x, of which the compiler then knows nothing: what depends on it is not computed ahead for later rounds."""
+    if INTERPRETED:
+        return x
+    else:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
@@ -142,7 +144,7 @@ def _segments_backward(
     while remaining > 0:
         remaining -= 1
         # Else the addresses of all later rounds take the registers that the tiles need.
-        chunk = hidden(remaining)
+        chunk = _hidden(remaining)
         first = chunk * L
         tokens, row_tokens = tl.minimum(first + slots, length - 1), tl.minimum(first + slot, length - 1)
         row_valid = (first + slot < length)[:, None]

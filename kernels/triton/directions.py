@@ -9,7 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.common import at_once, biased, rotated, widened
+from kernels.triton.bfloat16 import widened
+from kernels.triton.rotation import biased, rotated
+from kernels.triton.tiles import at_once
 
 # Most programs: as many as an H100 runs at a time, 8 a multiprocessor, so that none waits for others to end.
 _PROGRAMS = 1056

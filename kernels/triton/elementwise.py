@@ -10,7 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.common import at_once, load, rounded, sigmoid_of_twice, widened
+from kernels.triton.activations import sigmoid_of_twice
+from kernels.triton.bfloat16 import rounded, widened
+from kernels.triton.chunk import load
+from kernels.triton.tiles import at_once
 
 # Most programs: as many as an H100 runs at a time, 12 and twice 4 a multiprocessor, so that few wait for others to end.
 _GATES_PROGRAMS, _VALUES_PROGRAMS = 1584, 1056

@@ -6,6 +6,7 @@ segment leaves of its own tokens, and a scan over each sequence's segments that 
 with. The scan does at a cut what carrying a state from one call to the next does, number for number.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import NamedTuple
@@ -18,20 +19,11 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
-from kernels.triton.common import (
-    NO_FUSION,
-    Blocks,
-    chunk_directions,
-    chunk_turns,
-    chunk_values,
-    load,
-    of_dtype,
-    product,
-    rounded_product,
-    twice_silu,
-    widened,
-)
+from kernels.triton.activations import twice_silu
+from kernels.triton.bfloat16 import product, rounded_product, widened
+from kernels.triton.chunk import chunk_directions, chunk_turns, chunk_values, load
 from kernels.triton.scan import scan
+from kernels.triton.tiles import NO_FUSION, Blocks
 from kernels.triton.timeline import Timeline, timeline
 
 
@@ -264,6 +256,14 @@ class Forward(NamedTuple):
     y: Tensor
     final: Mamba3State | None
     kept: Kept
+
+
+def of_dtype(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """Copies, where they are not of that dtype, in two launches."""
+    if all(t.dtype == dtype for t in weights):
+        return weights
+    parts = torch.cat([t.flatten() for t in weights]).to(dtype).split([t.numel() for t in weights])
+    return [part.view_as(t) for part, t in zip(parts, weights, strict=True)]
 
 
 class _Aside:

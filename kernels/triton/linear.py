@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels import constants
+from kernels.triton.activations import softplus
 
 EPSILON = tl.constexpr(constants.EPSILON)
 LEAST_RATE = tl.constexpr(constants.LEAST_RATE)
@@ -120,18 +121,6 @@ def store_stream(u, squares, rows, inside, first_column, values, D: tl.constexpr
     sums = tl.sum(tl.reshape(wide * wide, (ROWS, COLUMNS // PART, PART)), 2)
     parts = first_column // PART + tl.arange(0, COLUMNS // PART)
     tl.store(squares + rows[:, None] * PARTS + parts[None, :], sums, inside[:, None] & (parts < PARTS)[None, :])
-
-
-@triton.jit
-def softplus(x):
-    """log(1 + exp(x)) with all its bits for small results, too: log1p(e) = 2 artanh(e / (2 + e)), as a series."""
-    e = tl.exp(-tl.abs(x))
-    s = e / (2 + e)  # at most 1 / 3, so that what is left out after eight terms is below 1e-9 of the sum
-    q = s * s
-    series = 1 / 15 + tl.zeros_like(q)
-    for i in tl.static_range(7):
-        series = series * q + 1 / (13 - 2 * i)
-    return tl.maximum(x, 0.0) + 2 * s * series
 
 
 @triton.jit

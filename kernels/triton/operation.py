@@ -9,7 +9,6 @@ from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
 from kernels.triton.backward import Columns, mamba3_mimo_backward
-from kernels.triton.common import with_contiguous_tokens
 from kernels.triton.forward import mamba3_mimo_forward
 
 _OPERANDS = len(Operands._fields)
@@ -22,7 +21,7 @@ def mamba3_mimo_triton(
     state = () if initial_state is None else tuple(initial_state)
     # Triton launches on the current device, which need not be the tensors'. (Backward, autograd sees to it.)
     with torch.cuda.device_of(operands.x):
-        y, *final = _Operation.apply(packing, return_final_state, *with_contiguous_tokens(operands), *state)
+        y, *final = _Operation.apply(packing, return_final_state, *operands.with_contiguous_tokens(), *state)
     return y, Mamba3State(*final) if return_final_state else None
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from kernels.arguments import PER_TOKEN, Operands
 from kernels.state import Mamba3State
-from kernels.triton.common import INVERSE_TURN, PI, rotation, tanh, with_contiguous_tokens
+from kernels.triton.activations import tanh
+from kernels.triton.rotation import INVERSE_TURN, PI, rotation
 
 # Numbers of the state in a tile and warps of a program; what else was tried is in benchmarks/results/.
 _TILE = 1024
@@ -153,7 +154,7 @@ def mamba3_mimo_step_triton(operands: Operands, pool: Mamba3State, slots: Tensor
     y = torch.empty((m, H, P), dtype=x.dtype, device=x.device)
     if m == 0:
         return y
-    given = with_contiguous_tokens(operands)
+    given = operands.with_contiguous_tokens()
     BLOCK_N, ALL_P = triton.next_power_of_2(N // 2), triton.next_power_of_2(P)
     BLOCK_P = min(ALL_P, max(1, _TILE // (2 * BLOCK_N)))
     with torch.cuda.device_of(x):

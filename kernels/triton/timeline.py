@@ -9,18 +9,10 @@ from torch import Tensor
 
 from kernels.arguments import Operands
 from kernels.packing import Packing
-from kernels.triton.common import (
-    INVERSE_TURN,
-    LOG2_E,
-    PI,
-    TURN_HIGH,
-    TURN_LOW,
-    nearest,
-    rotation,
-    tanh,
-    without_turns,
-)
+from kernels.triton.activations import tanh
+from kernels.triton.rotation import INVERSE_TURN, PI, TURN_HIGH, TURN_LOW, nearest, rotation, without_turns
 
+LOG2_E = tl.constexpr(1.4426950408889634)
 SMALLEST = tl.constexpr(1e-37)
 
 # Tokens a program takes at once, and its warps.

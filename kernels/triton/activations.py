@@ -1,0 +1,53 @@
+"""Activations of angles, gates and steps."""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import libdevice
+
+from kernels.triton import INTERPRETED
+
+
+@triton.jit
+def tanh(x):
+    """In x's dtype, float32 or, under the interpreter, any."""
+    if INTERPRETED:
+        e = tl.exp(-2 * tl.abs(x))
+        return tl.where(x < 0, e - 1, 1 - e) / (1 + e)
+    else:
+        return libdevice.tanh(x)
+
+
+@triton.jit
+def twice_silu(half, dtype: tl.constexpr):
+    """silu(2 * half) in float32; good to 5e-4 where it will be rounded to bfloat16."""
+    if dtype == tl.bfloat16 and not INTERPRETED:
+        tanh_half = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [half], dtype=tl.float32, is_pure=True, pack=1
+        )
+        return tl.fma(half, tanh_half, half)
+    else:
+        return 2 * half * tl.sigmoid(2 * half)
+
+
+@triton.jit
+def sigmoid_of_twice(half, dtype: tl.constexpr):
+    """sigmoid(2 * half) in float32; good to 5e-4 where what it gives will be rounded to bfloat16."""
+    if dtype == tl.bfloat16 and not INTERPRETED:
+        tanh_half = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [half], dtype=tl.float32, is_pure=True, pack=1
+        )
+        return 0.5 + 0.5 * tanh_half
+    else:
+        return tl.sigmoid(2 * half)
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + exp(x)) with all its bits for small results, too: log1p(e) = 2 artanh(e / (2 + e)), as a series."""
+    e = tl.exp(-tl.abs(x))
+    s = e / (2 + e)  # at most 1 / 3, so that what is left out after eight terms is below 1e-9 of the sum
+    q = s * s
+    series = 1 / 15 + tl.zeros_like(q)
+    for i in tl.static_range(7):
+        series = series * q + 1 / (13 - 2 * i)
+    return tl.maximum(x, 0.0) + 2 * s * series
