@@ -108,7 +108,7 @@ def mamba3_mimo(
         check_states("initial_state", initial_state, sizes, packing.n_sequences, "sequences", x)
     if choose_backend(backend, x, triton_obstacle(operands, sizes)) == "reference":
         return mamba3_mimo_reference(operands, packing.cu_seqlens, initial_state, return_final_state)
-    from kernels.triton.operation import mamba3_mimo_triton
+    from kernels.triton.operation.autograd import mamba3_mimo_triton
 
     return mamba3_mimo_triton(operands, packing, initial_state, return_final_state)
 

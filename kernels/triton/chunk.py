@@ -42,7 +42,7 @@ def chunk_turns(turned, distance, tokens, R: tl.constexpr, S: tl.constexpr, L: t
 
 
 @triton.jit
-def chunk_directions(
+def chunk_qk(
     projection, stride, bias, cos, sin, tokens, R: tl.constexpr, N: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr
 ):  # fmt: skip
     """q or k of a chunk, (R * L, 2 * HALF) in the dtype of cos and sin: the first of all pairs, then the second."""

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kernels.arguments import Operands
 from kernels.packing import Packing
-from kernels.triton.forward import mamba3_mimo_forward
 from kernels.triton.linear import InProjection, OutProjection, Stream
+from kernels.triton.operation.forward import mamba3_mimo_forward
 
 
 class HeadWeights(NamedTuple):

@@ -16,10 +16,10 @@ from torch import Tensor
 from kernels.arguments import PER_TOKEN, Operands
 from kernels.packing import Packing
 from kernels.triton.activations import softplus
-from kernels.triton.backward import Columns, mamba3_mimo_backward
 from kernels.triton.chunk import load
-from kernels.triton.forward import mamba3_mimo_forward
 from kernels.triton.linear import EPSILON, LEAST_RATE
+from kernels.triton.operation.backward import Columns, mamba3_mimo_backward
+from kernels.triton.operation.forward import mamba3_mimo_forward
 
 # Numbers of B that a program takes at a time, and the most programs backward; each has sums of its own.
 _TILE = 2048

@@ -21,10 +21,10 @@ from kernels.packing import Packing
 from kernels.state import Mamba3State
 from kernels.triton.activations import twice_silu
 from kernels.triton.bfloat16 import product, rounded_product, widened
-from kernels.triton.chunk import chunk_directions, chunk_turns, chunk_values, load
-from kernels.triton.scan import scan
+from kernels.triton.chunk import chunk_qk, chunk_turns, chunk_values, load
+from kernels.triton.operation.scan import scan
+from kernels.triton.operation.timeline import Timeline, timeline
 from kernels.triton.tiles import NO_FUSION, Blocks
-from kernels.triton.timeline import Timeline, timeline
 
 
 @triton.jit
@@ -162,8 +162,8 @@ def _segments(
     if SPLIT:
         tokens, row_tokens = tl.minimum(slots, length - 1), tl.minimum(slot, length - 1)
         cos, sin = chunk_turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-        k = chunk_directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
-        q = chunk_directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
+        k = chunk_qk(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
+        q = chunk_qk(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
         v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
         c, weight = _decays(weights, plane, H, 0, length, R, L)
         out = tl.zeros((R * L, BP), tl.float32)
@@ -180,8 +180,8 @@ def _segments(
             source = tl.load(weights + plane + slots * H)
             tokens, row_tokens = tl.minimum(L + slots, length - 1), tl.minimum(L + slot, length - 1)
             cos, sin = chunk_turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-            q = chunk_directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
-            own_k = chunk_directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
+            q = chunk_qk(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
+            own_k = chunk_qk(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
             c, weight = _decays(weights, plane, H, L, length, R, L)
             c += total
             out = tl.zeros((R * L, BP), tl.float32)
@@ -203,12 +203,12 @@ def _segments(
     while first < length:
         tokens, row_tokens = tl.minimum(first + slots, length - 1), tl.minimum(first + slot, length - 1)
         cos, sin = chunk_turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-        k = chunk_directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
+        k = chunk_qk(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
         v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
         if not STATES:
             if KEEP and first > 0:
                 tl.store(states + (first // L * H).to(tl.int64) * (2 * HALF * BP) + in_state, state.to(compute))
-            q = chunk_directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
+            q = chunk_qk(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
             c, weight = _decays(weights, plane, H, first, length, R, L)
             out = tl.zeros((R * L, BP), tl.float32)
             if reads:

@@ -8,8 +8,8 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
-from kernels.triton.backward import Columns, mamba3_mimo_backward
-from kernels.triton.forward import mamba3_mimo_forward
+from kernels.triton.operation.backward import Columns, mamba3_mimo_backward
+from kernels.triton.operation.forward import mamba3_mimo_forward
 
 _OPERANDS = len(Operands._fields)
 

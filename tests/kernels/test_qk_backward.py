@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.triton.directions import directions_backward
+from kernels.triton.operation.qk_backward import qk_backward
 from tests.kernels.inputs import assert_close
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -27,7 +27,7 @@ def test_more_heads_than_a_program_takes_share_a_projection_as_few_do(dtype: tor
     if dtype == torch.bfloat16:
         gradient, unit = gradient.half(), 2.0 ** torch.randint(-2, 3, (T, H, R), generator=g)
     given = (t.to(device) for t in (projection, bias, turned, gradient, unit))
-    results = directions_backward(*given)
+    results = qk_backward(*given)
 
     d = gradient.double() * unit.double().unsqueeze(-1)
     cos, sin = torch.ones(T, H, 1, N // 2, dtype=torch.double), torch.zeros(T, H, 1, N // 2, dtype=torch.double)

@@ -1,7 +1,7 @@
 """Backward through q and k, the rotated sums of a projection and a bias.
 
 Tiles have the heads last, where a thread has all of a number's and sums over them alone; for the rest as in
-`kernels.triton.elementwise`.
+`kernels.triton.operation.gates_values_backward`.
 """
 
 import torch
@@ -79,7 +79,7 @@ def _heads_backward(
 
 
 @triton.jit
-def _directions_backward(
+def _qk_backward(
     projection, stride, bias, turned, gradient, unit, tokens, total, along, across, dbias,
     H: tl.constexpr, HEADS: tl.constexpr, R: tl.constexpr, N: tl.constexpr, S: tl.constexpr,
     TURNS: tl.constexpr, RESTS: tl.constexpr, BT: tl.constexpr,
@@ -161,7 +161,7 @@ def _store_bias(dbias, first, second, heads, N: tl.constexpr, COUNT: tl.constexp
     tl.store(at + N // 2, tl.sum(second, 0), (head < heads) & (pair < COUNT))
 
 
-def directions_backward(
+def qk_backward(
     projection: Tensor, bias: Tensor, turned: Tensor, gradient: Tensor, unit: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Through q or k, the rotated sum of a projection that all heads share and a bias.
@@ -169,7 +169,7 @@ def directions_backward(
     Args:
         projection: (T, R, N), C or B.
         bias: (H, R, N).
-        turned: (T, H, 2, S), as `kernels.triton.timeline.Timeline.turned`.
+        turned: (T, H, 2, S), as `kernels.triton.operation.timeline.Timeline.turned`.
         gradient: (T, H, R, N), of q or k; in float16 in units of each rank.
         unit: float32 (T, H, R), the units; of float32 gradients anything.
 
@@ -189,7 +189,7 @@ def directions_backward(
         torch.empty(shape, dtype=torch.float32, device=device) for shape in ((T, H), (T, H, S), (programs, H, R, N))
     )
     if T:
-        _directions_backward[(programs, groups)](
+        _qk_backward[(programs, groups)](
             projection, projection.stride(0), bias, turned, gradient, unit, T, total, along, across, dbias,
             H=H, HEADS=HEADS, R=R, N=N, S=S, TURNS=triton.next_power_of_2(max(S, 1)),
             RESTS=triton.next_power_of_2(max(N // 2 - S, 1)), BT=BT, num_warps=1,

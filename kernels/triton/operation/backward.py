@@ -20,14 +20,14 @@ from kernels.packing import Packing
 from kernels.state import Mamba3State
 from kernels.triton import INTERPRETED
 from kernels.triton.bfloat16 import product, rounded, widened
-from kernels.triton.chunk import chunk_directions, chunk_turns, chunk_values
-from kernels.triton.directions import directions_backward
-from kernels.triton.elementwise import gates_backward, values_backward
-from kernels.triton.forward import Kept, of_dtype
-from kernels.triton.scan import scan_backward
-from kernels.triton.states import states_backward
+from kernels.triton.chunk import chunk_qk, chunk_turns, chunk_values
+from kernels.triton.operation.forward import Kept, of_dtype
+from kernels.triton.operation.gates_values_backward import gates_backward, values_backward
+from kernels.triton.operation.qk_backward import qk_backward
+from kernels.triton.operation.scan import scan_backward
+from kernels.triton.operation.state_backward import state_backward
+from kernels.triton.operation.timeline import SegmentGradients, timeline_backward
 from kernels.triton.tiles import Blocks
-from kernels.triton.timeline import SegmentGradients, timeline_backward
 
 
 def _options(dtype: torch.dtype, tile: int) -> dict[str, int]:
@@ -48,7 +48,7 @@ def _hidden(x):
 
 
 @triton.jit
-def _store_direction(gradient, out, unit, row_at, row_valid, N: tl.constexpr):
+def _store_qk(gradient, out, unit, row_at, row_valid, N: tl.constexpr):
     """Stores the gradient (R * L, 2 * HALF) of q or k; float16 in units, powers of two, of each row."""
     HALF: tl.constexpr = gradient.shape[1] // 2
     columns = tl.arange(0, 2 * HALF)[None, :]
@@ -151,12 +151,12 @@ def _segments_backward(
         row_at = ((first + slot) * (H * R) + rank)[:, None]
         in_lanes = row_valid & (lanes < P)[None, :]
         cos, sin = chunk_turns(turned, H * 2 * S, tokens, R, S, L, HALF)
-        q = chunk_directions(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
+        q = chunk_qk(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
         dout = tl.load(by_out + row_at * P + lanes[None, :], in_lanes, 0.0)
         read = tl.exp2(tl.load(weights + row_tokens * H))[:, None]
         total = tl.load(weights + (tl.minimum(first + L, length) - 1) * H)
         if not STATES:
-            k = chunk_directions(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
+            k = chunk_qk(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
             v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
             # Rows are the tokens that are read here, columns those that read them.
             c = tl.load(weights + tokens * H)
@@ -192,7 +192,7 @@ def _segments_backward(
             if is_read:
                 by_k = product(v, tl.trans(dstate), by_k, compute) * left[:, None]
             by_k = product(dplain, q, by_k, compute)
-            _store_direction(by_k, dk, dk_unit, row_at, row_valid, N)
+            _store_qk(by_k, dk, dk_unit, row_at, row_valid, N)
             by_q = tl.zeros((R * L, 2 * HALF), tl.float32)
             if chunk > 0:
                 at_slot = (start // L + chunk) * H + head
@@ -208,7 +208,7 @@ def _segments_backward(
                 found = tl.load(entering + at_number).to(compute)
                 by_q = product(dout, tl.trans(found), by_q, compute) * read
             by_q = product(tl.trans(dplain), k, by_q, compute)
-            _store_direction(by_q, dq, dq_unit, row_at, row_valid, N)
+            _store_qk(by_q, dq, dq_unit, row_at, row_valid, N)
         else:
             dstate = product(tl.trans(q), widened(dout) * read, dstate * tl.exp2(total), compute)
     if STATES:
@@ -314,11 +314,11 @@ def mamba3_mimo_backward(
         )
     run_segments(m, packing.longest_first, states_only=False)
     dmimo_x = values_backward(x, mimo_x, by_out, columns.x)
-    dC, dC_bias, along_q, across_q = directions_backward(C, C_bias, kept.timeline.turned, dq, dq_unit)
-    dB, dB_bias, along_k, across_k = directions_backward(B, B_bias, kept.timeline.turned, dk, dk_unit)
+    dC, dC_bias, along_q, across_q = qk_backward(C, C_bias, kept.timeline.turned, dq, dq_unit)
+    dB, dB_bias, along_k, across_k = qk_backward(B, B_bias, kept.timeline.turned, dk, dk_unit)
     by_states, dinitial = None, None
     if everything:
-        by_states, dinitial = states_backward(
+        by_states, dinitial = state_backward(
             operands._replace(mimo_x=mimo_x), packing, initial_state, ends, dssm, dlater_segments,
             dB, dB_bias, columns.x, dmimo_x,
         )  # fmt: skip

@@ -226,7 +226,9 @@ def _timeline_backward(
 
 
 class SegmentGradients(NamedTuple):
-    """What segments say of the timeline, float32; of slots of chunks, as `kernels.triton.forward.Kept.states`.
+    """What segments say of the timeline, float32.
+
+    Chunks have slots as in `kernels.triton.operation.forward.Kept.states`.
 
     Attributes:
         along_q: (T, H), of a factor of all that a token reads.

@@ -6,10 +6,10 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
-from kernels.triton.timeline import StateGradients
+from kernels.triton.operation.timeline import StateGradients
 
 
-def states_backward(
+def state_backward(
     operands: Operands,
     packing: Packing,
     initial: Mamba3State | None,
@@ -30,7 +30,7 @@ def states_backward(
         ends: final states and their gradients, if it returned them.
         dssm: float32 (n, H, P, N), gradient of the state that each sequence starts with, the share of the token before
             included; not looked at without initial states.
-        dlater_segments: as `kernels.triton.timeline.SegmentGradients.dlater_segments`.
+        dlater_segments: as `kernels.triton.operation.timeline.SegmentGradients.dlater_segments`.
         dB: gradient of B.
         dB_bias: of its bias.
         dx: of x.

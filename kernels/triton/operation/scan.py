@@ -12,9 +12,9 @@ from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
 from kernels.triton.chunk import openings
+from kernels.triton.operation.timeline import Timeline
 from kernels.triton.rotation import rotation, without_turns
 from kernels.triton.tiles import NO_FUSION, at_once
-from kernels.triton.timeline import Timeline
 
 # Pairs of columns of the state that a program takes forward, and rows backward; blocks are multiples of both.
 _PAIRS = at_once(2)

@@ -1,0 +1,1 @@
+"""The operation on whole sequences, with its gradients."""
