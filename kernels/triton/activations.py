@@ -1,10 +1,13 @@
-"""Activations of angles, gates and steps."""
+"""Activations of angles, gates, steps and rates."""
 
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import libdevice
 
+from kernels import constants
 from kernels.triton import INTERPRETED
+
+LEAST_RATE = tl.constexpr(constants.LEAST_RATE)
 
 
 @triton.jit
@@ -51,3 +54,21 @@ def softplus(x):
     for i in tl.static_range(7):
         series = series * q + 1 / (13 - 2 * i)
     return tl.maximum(x, 0.0) + 2 * s * series
+
+
+@triton.jit
+def _unbounded_rate(A):
+    return tl.maximum(A, 0.0) + 1 / (1 - tl.minimum(A, 0.0))
+
+
+@triton.jit
+def rate(A):
+    """How fast a head forgets, per unit of dt: 1 + A, where A is below 0 1 / (1 - A), but at least the least rate."""
+    return tl.maximum(_unbounded_rate(A), LEAST_RATE)
+
+
+@triton.jit
+def rate_backward(by_rate, A):
+    """The gradient of A from that of its rate; of the least rate it is 0."""
+    inverse = 1 / (1 - tl.minimum(A, 0.0))
+    return tl.where(_unbounded_rate(A) >= LEAST_RATE, by_rate, 0.0) * inverse * inverse

@@ -20,10 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels import constants
-from kernels.triton.activations import softplus
+from kernels.triton.activations import rate, softplus
 
 EPSILON = tl.constexpr(constants.EPSILON)
-LEAST_RATE = tl.constexpr(constants.LEAST_RATE)
 # Columns of the residual stream whose squares are summed up together; tiles that write it have whole parts.
 PART = tl.constexpr(128)
 
@@ -145,11 +144,11 @@ def _store_steps(steps, rows, inside, pairs, out, dt_bias, H: tl.constexpr, S: t
     first, second = tl.split(tl.reshape(out, (ROWS, COLUMNS // 2, 2)))
     of_head = pairs < H
     dt = softplus(first + tl.load(dt_bias + pairs, of_head, 0.0)[None, :])
-    rate = tl.maximum(tl.maximum(second, 0.0) + 1 / (1 - tl.minimum(second, 0.0)), LEAST_RATE)
+    forgets = rate(second)
     at = steps + rows[:, None] * (3 * H + S)
     place = tl.where(of_head, pairs, pairs + H)  # after the columns of dt come those of A dt
     tl.store(at + place[None, :], tl.where(of_head[None, :], dt, first), inside[:, None] & (pairs < 2 * H + S)[None, :])
-    tl.store(at + (H + pairs)[None, :], -rate * dt, inside[:, None] & of_head[None, :])
+    tl.store(at + (H + pairs)[None, :], -forgets * dt, inside[:, None] & of_head[None, :])
 
 
 @triton.jit(do_not_specialize=["n_rows"])

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kernels.arguments import PER_TOKEN, Operands
 from kernels.packing import Packing
-from kernels.triton.activations import softplus
+from kernels.triton.activations import rate, rate_backward, softplus
 from kernels.triton.chunk import load
-from kernels.triton.linear import EPSILON, LEAST_RATE
+from kernels.triton.linear import EPSILON
 from kernels.triton.operation.backward import Columns, mamba3_mimo_backward
 from kernels.triton.operation.forward import mamba3_mimo_forward
 
@@ -78,12 +78,6 @@ def _through_norm(
     return by_raw, by_normal * unit
 
 
-@triton.jit
-def _rate(A):
-    """How fast a head forgets, before the least rate."""
-    return tl.maximum(A, 0.0) + 1 / (1 - tl.minimum(A, 0.0))
-
-
 @triton.jit(do_not_specialize=["n_tokens"])
 def _before(
     projected, stride, dt_bias, B_norm, C_norm, B, C, dt, adt, n_tokens,
@@ -101,10 +95,10 @@ def _before(
     projected += 2 * R * N + (tokens * stride)[:, None] + heads
     bias = tl.load(dt_bias + heads, heads < H, 0.0).to(tl.float32)
     step = softplus(tl.load(projected, mask, 0.0).to(tl.float32) + bias)
-    rate = tl.maximum(_rate(tl.load(projected + H, mask, 0.0).to(tl.float32)), LEAST_RATE)
+    forgets = rate(tl.load(projected + H, mask, 0.0).to(tl.float32))
     at = tokens[:, None] * H + heads
     tl.store(dt + at, step, mask)
-    tl.store(adt + at, -rate * step, mask)
+    tl.store(adt + at, -forgets * step, mask)
 
 
 @triton.jit(do_not_specialize=["n_tokens"])
@@ -137,10 +131,10 @@ def _after(
         here = tokens[:, None] * H + heads
         step, by_adt = tl.load(dt + here, mask, 0.0), tl.load(dadt + here, mask, 0.0).to(tl.float32)
         A = tl.load(at + H, mask, 0.0).to(tl.float32)
-        rate, inverse = _rate(A), 1 / (1 - tl.minimum(A, 0.0))
-        by_step = tl.load(ddt + here, mask, 0.0).to(tl.float32) - by_adt * tl.maximum(rate, LEAST_RATE)
+        forgets = rate(A)
+        by_step = tl.load(ddt + here, mask, 0.0).to(tl.float32) - by_adt * forgets
         by_step *= tl.sigmoid(tl.load(at, mask, 0.0).to(tl.float32) + bias)
-        by_A = tl.where(rate >= LEAST_RATE, -by_adt * step, 0.0) * inverse * inverse
+        by_A = rate_backward(-by_adt * step, A)
         sum_B += by_B_norm
         sum_C += by_C_norm
         sum_bias += by_step
