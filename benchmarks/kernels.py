@@ -186,7 +186,7 @@ def check_step(dtype: torch.dtype, seed: int) -> None:
 @torch.inference_mode()
 def check_layer(dtype: torch.dtype, seed: int) -> None:
     from detector.model.cuda_inference import layer_weights
-    from kernels.triton.layer import layer_forward
+    from kernels.triton.inference.layer import layer_forward
     from tests.kernels.streams import stream_of
 
     torch.manual_seed(seed)
@@ -260,7 +260,7 @@ def copy_bytes_per_s() -> float:
 
 def measure_batch(what: str, lengths: Sequence[int]) -> Batch:
     from detector.model.cuda_inference import layer_weights
-    from kernels.triton.layer import layer_forward
+    from kernels.triton.inference.layer import layer_forward
     from tests.kernels.streams import stream_of
 
     packing, tokens = packing_of(lengths), sum(lengths)

@@ -19,9 +19,9 @@ from detector.text.vocabulary import BOS, UNK
 from detector.text.word_hashes import TEXT_FEATURES
 from kernels.packing import SEGMENT, Packing
 from kernels.triton import INTERPRETED
-from kernels.triton.ends import Embedding, Heads
-from kernels.triton.layer import LayerWeights, layer_forward
-from kernels.triton.linear import Stream
+from kernels.triton.inference.embedding_and_heads import Embedding, Heads
+from kernels.triton.inference.layer import LayerWeights, layer_forward
+from kernels.triton.inference.projections import Stream
 
 # Running a model of the reference size on so many tokens takes longer than launching its kernels one by one.
 MOST_SHAPED_TOKENS = 8192
@@ -196,6 +196,6 @@ def _rounded_up(n: int, least: int) -> int:
 
 
 def layer_weights(block: Block, dtype: torch.dtype) -> LayerWeights:
-    """A block's parameters, laid out for `kernels.triton.layer.layer_forward`."""
+    """A block's parameters, laid out for `kernels.triton.inference.layer.layer_forward`."""
     parameters = {name.removesuffix(".weight"): parameter for name, parameter in block.mixer.named_parameters()}
     return LayerWeights.of(norm=block.norm.weight, **parameters, dtype=dtype)

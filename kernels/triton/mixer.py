@@ -13,14 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import constants
 from kernels.arguments import PER_TOKEN, Operands
 from kernels.packing import Packing
 from kernels.triton.activations import rate, rate_backward, softplus
 from kernels.triton.chunk import load
-from kernels.triton.linear import EPSILON
 from kernels.triton.operation.backward import Columns, mamba3_mimo_backward
 from kernels.triton.operation.forward import mamba3_mimo_forward
 
+EPSILON = tl.constexpr(constants.EPSILON)
 # Numbers of B that a program takes at a time, and the most programs backward; each has sums of its own.
 _TILE = 2048
 _PROGRAMS = 1056

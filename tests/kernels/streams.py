@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.triton.linear import PART, Stream
+from kernels.triton.inference.projections import PART, Stream
 
 
 def sums_of_squares(u: Tensor) -> Tensor:

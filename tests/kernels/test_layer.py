@@ -7,7 +7,7 @@ from torch import Tensor
 
 from detector.model.model import Block, ModelConfig
 from kernels.packing import Packing
-from kernels.triton.layer import LayerWeights, layer_forward
+from kernels.triton.inference.layer import LayerWeights, layer_forward
 from tests.kernels.inputs import assert_close
 from tests.kernels.streams import stream_of, sums_of_squares
 from tests.shared import needs_shared, shared

@@ -1,4 +1,4 @@
-"""The two ends of the model: tokens to vectors, and the residual stream to surprises and class logits.
+"""What a model begins and ends with: tokens to vectors, and the residual stream to surprises and class logits.
 
 As everywhere in inference, a row's result is the same bits whatever the other rows are and however many.
 """
@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.triton.linear import PART, Stream, Tile, norm_factors, product, store_stream
+from kernels.triton.inference.projections import PART, Stream, Tile, norm_factors, product, store_stream
 
 HEADS_TILES = {torch.bfloat16: Tile(64, 128, 64, 4, 3, 255), torch.float32: Tile(64, 128, 32, 8, 3, 255)}
 _EMBEDDED_ROWS = 16

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.arguments import Operands
 from kernels.packing import Packing
-from kernels.triton.linear import InProjection, OutProjection, Stream
+from kernels.triton.inference.projections import InProjection, OutProjection, Stream
 from kernels.triton.operation.forward import mamba3_mimo_forward
 
 
