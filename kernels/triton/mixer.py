@@ -16,15 +16,13 @@ from torch import Tensor
 from kernels import constants
 from kernels.arguments import PER_TOKEN, Operands
 from kernels.packing import Packing
+from kernels.triton import tiles
 from kernels.triton.activations import rate, rate_backward, softplus
 from kernels.triton.chunk import load
 from kernels.triton.operation.backward import Columns, mamba3_mimo_backward
 from kernels.triton.operation.forward import mamba3_mimo_forward
 
 EPSILON = tl.constexpr(constants.EPSILON)
-# Numbers of B that a program takes at a time, and the most programs backward; each has sums of its own.
-_TILE = 2048
-_PROGRAMS = 1056
 
 
 @triton.jit
@@ -191,10 +189,11 @@ class _Mixer(torch.autograd.Function):
         B, C = (torch.empty(T, R, N, dtype=projected.dtype, device=projected.device) for _ in range(2))
         dt, adt = (torch.empty(T, H, dtype=torch.float32, device=projected.device) for _ in range(2))
         if T:
-            sizes = _sizes(H * P, H, R, N)
-            _before[(triton.cdiv(T, sizes["TOKENS"]),)](
-                projected, projected.stride(0), dt_bias, B_norm, C_norm, B, C, dt, adt, T, **sizes
-            )
+            tile = tiles.mixer(H, R, N)
+            _before[(triton.cdiv(T, tile["TOKENS"]),)](
+                projected, projected.stride(0), dt_bias, B_norm, C_norm, B, C, dt, adt, T,
+                INNER=H * P, H=H, R=R, N=N, **tile,
+            )  # fmt: skip
         operands = _operands(projected, n_angles, B, C, dt, adt, weights)
         result = mamba3_mimo_forward(operands, packing, keep=any(ctx.needs_input_grad))
         ctx.packing, ctx.n_angles, ctx.kept = packing, n_angles, result.kept
@@ -210,8 +209,8 @@ class _Mixer(torch.autograd.Function):
         dprojected = torch.empty(projected.shape, dtype=projected.dtype, device=projected.device)
         columns = _columns(dprojected, ctx.n_angles, H, P, R, N)
         by = mamba3_mimo_backward(operands, ctx.packing, None, ctx.kept, dy, None, columns).operands
-        sizes = _sizes(H * P, H, R, N)
-        programs = min(_PROGRAMS, triton.cdiv(T, sizes["TOKENS"]))
+        tile = tiles.mixer(H, R, N)
+        programs = min(tiles.MIXER_PROGRAMS, triton.cdiv(T, tile["TOKENS"]))
         sums = torch.empty(programs, H + 2 * N, dtype=torch.float32, device=projected.device)
         if T:
             width = projected.shape[1]
@@ -219,7 +218,7 @@ class _Mixer(torch.autograd.Function):
             _after[(programs,)](
                 projected, projected.stride(0), dt_bias, B_norm, C_norm, dt, by.B, by.C, by.adt, by.dt,
                 dprojected, width, sums, T,
-                S=S, REST=rest, LAST=triton.next_power_of_2(max(rest, 1)), **sizes,
+                INNER=H * P, H=H, R=R, N=N, S=S, REST=rest, LAST=triton.next_power_of_2(max(rest, 1)), **tile,
             )  # fmt: skip
         ddt_bias, dB_norm, dC_norm = (
             total.to(t.dtype) for total, t in zip(sums.sum(0).split([H, N, N]), (dt_bias, B_norm, C_norm), strict=True)
@@ -241,18 +240,3 @@ def _columns(projected: Tensor, n_angles: int, H: int, P: int, R: int, N: int) -
     sections = [H * P, H * P, 2 * R * N + 2 * H, H, n_angles]
     z, x, _, trap, angles, _ = torch.split(projected, [*sections, projected.shape[1] - sum(sections)], 1)
     return Columns(x.unflatten(1, (H, P)), z.unflatten(1, (H, P)), trap, angles)
-
-
-def _sizes(inner: int, H: int, R: int, N: int) -> dict[str, int]:
-    """What both kernels are compiled for."""
-    filled = triton.next_power_of_2(N)
-    return {
-        "INNER": inner,
-        "H": H,
-        "R": R,
-        "N": N,
-        "TOKENS": max(1, min(32, _TILE // (R * filled))),
-        "FILLED": filled,
-        "HEADS": triton.next_power_of_2(H),
-        "num_warps": 4,
-    }

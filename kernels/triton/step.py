@@ -12,14 +12,9 @@ from torch import Tensor
 
 from kernels.arguments import PER_TOKEN, Operands
 from kernels.state import Mamba3State
+from kernels.triton import tiles
 from kernels.triton.activations import tanh
 from kernels.triton.rotation import INVERSE_TURN, PI, rotation
-
-# Numbers of the state in a tile and warps of a program; what else was tried is in benchmarks/results/.
-_TILE = 1024
-_WARPS = 2
-# Parts times ranks of the loop that are written out; more would take minutes to compile.
-_UNROLLED = 16
 
 
 @triton.jit
@@ -155,13 +150,9 @@ def mamba3_mimo_step_triton(operands: Operands, pool: Mamba3State, slots: Tensor
     if m == 0:
         return y
     given = operands.with_contiguous_tokens()
-    BLOCK_N, ALL_P = triton.next_power_of_2(N // 2), triton.next_power_of_2(P)
-    BLOCK_P = min(ALL_P, max(1, _TILE // (2 * BLOCK_N)))
     with torch.cuda.device_of(x):
         _step[(m * H,)](
             *given, *pool, slots, y, *(t.stride(0) for t in given[:PER_TOKEN]),
-            H=H, P=P, N=N, R=R, S=operands.angles.shape[1],
-            BLOCK_P=BLOCK_P, BLOCK_N=BLOCK_N, ALL_P=ALL_P, PARTS=min(ALL_P // BLOCK_P, max(1, _UNROLLED // R)),
-            num_warps=_WARPS,
+            H=H, P=P, N=N, R=R, S=operands.angles.shape[1], **tiles.step(R, N, P),
         )  # fmt: skip
     return y

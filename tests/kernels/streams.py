@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.triton.inference.projections import PART, Stream
+from kernels.triton.inference.projections import Stream
+from kernels.triton.tiles import STREAM_PART
 
 
 def sums_of_squares(u: Tensor) -> Tensor:
     """(T, D) to (T, parts), in u's dtype."""
-    filled = functional.pad(u, (0, -u.shape[1] % PART.value))
-    return filled.unflatten(1, (-1, PART.value)).square().sum(2)
+    filled = functional.pad(u, (0, -u.shape[1] % STREAM_PART.value))
+    return filled.unflatten(1, (-1, STREAM_PART.value)).square().sum(2)
 
 
 def stream_of(u: Tensor) -> Stream:

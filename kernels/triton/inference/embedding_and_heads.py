@@ -11,10 +11,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.triton.inference.projections import PART, Stream, Tile, norm_factors, product, store_stream
-
-HEADS_TILES = {torch.bfloat16: Tile(64, 128, 64, 4, 3, 255), torch.float32: Tile(64, 128, 32, 8, 3, 255)}
-_EMBEDDED_ROWS = 16
+from kernels.triton import tiles
+from kernels.triton.inference.projections import Stream, norm_factors, product, store_stream
+from kernels.triton.tiles import STREAM_PART, Tile
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -24,12 +23,12 @@ def _embed(
 ):  # fmt: skip
     """One part of some rows of the residual stream."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(1) * PART + tl.arange(0, PART)
+    columns = tl.program_id(1) * STREAM_PART + tl.arange(0, STREAM_PART)
     inside = (columns < D)[None, :]
     token = tl.load(tokens + rows, rows < n_rows, 0)
     is_known = (token >= 0)[:, None]
     vectors = tl.load(known + token[:, None] * D + columns[None, :], is_known & inside, 0.0)
-    total = tl.zeros((ROWS, PART), tl.float32)
+    total = tl.zeros((ROWS, STREAM_PART), tl.float32)
     count = tl.zeros((ROWS,), tl.float32)
     for i in tl.static_range(FEATURES):
         bucket = ((-1 - token) >> (i * BITS)) & ((1 << BITS) - 1)
@@ -37,7 +36,7 @@ def _embed(
         count += (bucket > 0).to(tl.float32)
     text = total / tl.maximum(count, 1.0)[:, None] + tl.load(unknown + columns, columns < D, 0.0)[None, :]
     vectors = tl.where(is_known, vectors, text)
-    store_stream(u, squares, rows, rows < n_rows, tl.program_id(1) * PART, vectors, D)
+    store_stream(u, squares, rows, rows < n_rows, tl.program_id(1) * STREAM_PART, vectors, D)
 
 
 @triton.jit(do_not_specialize=["n_rows", "vocabulary"])
@@ -48,7 +47,7 @@ def _heads(
     """The sum of all exponentials is kept up to date from tile to tile, relative to the largest logit so far."""
     first_row = tl.program_id(0).to(tl.int64) * ROWS
     u += first_row * D
-    squares += first_row * ((D + PART - 1) // PART)
+    squares += first_row * ((D + STREAM_PART - 1) // STREAM_PART)
     tokens += first_row
     out += first_row
     rows = tl.arange(0, ROWS)
@@ -98,10 +97,10 @@ class Embedding:
         """
         T, D = stream.u.shape
         if T:
-            _embed[(triton.cdiv(T, _EMBEDDED_ROWS), stream.squares.shape[1])](
+            tile = tiles.embedding()
+            _embed[(triton.cdiv(T, tile["ROWS"]), stream.squares.shape[1])](
                 tokens, self.known, self.unknown, self.texts, *stream, T,
-                D=D, FEATURES=self.features, BITS=self.texts.shape[0].bit_length() - 1,
-                ROWS=_EMBEDDED_ROWS, num_warps=4,
+                D=D, FEATURES=self.features, BITS=self.texts.shape[0].bit_length() - 1, **tile,
             )  # fmt: skip
 
 
@@ -135,7 +134,7 @@ class Heads:
         dtype: torch.dtype,
     ) -> "Heads":
         """Lay copies of the weights (D,), (vocabulary, D), (1, D) and (1,) out, for products in bfloat16 or float32."""
-        tile = HEADS_TILES[dtype]
+        tile = tiles.HEADS[dtype]
         matrix = torch.cat((token_weight, class_weight)).float() * norm_weight.float()
         filling = (0, -matrix.shape[1] % tile.depth, 0, -matrix.shape[0] % tile.columns)
         return cls(

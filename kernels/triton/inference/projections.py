@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels import constants
+from kernels.triton import tiles
 from kernels.triton.activations import rate, softplus
+from kernels.triton.tiles import STREAM_PART, Tile
 
 EPSILON = tl.constexpr(constants.EPSILON)
-# Columns of the residual stream whose squares are summed up together; tiles that write it have whole parts.
-PART = tl.constexpr(128)
 
 
 class Stream(NamedTuple):
@@ -32,7 +32,7 @@ class Stream(NamedTuple):
 
     Attributes:
         u: (T, D) in bfloat16 or float32, contiguous.
-        squares: float32 (T, parts), contiguous: the sums of the squares of each row of u, `PART` columns each.
+        squares: float32 (T, parts), contiguous: the sums of the squares of each row of u, `STREAM_PART` columns each.
     """
 
     u: Tensor
@@ -41,44 +41,8 @@ class Stream(NamedTuple):
     @classmethod
     def empty(cls, T: int, D: int, dtype: torch.dtype, device: torch.device) -> "Stream":
         """Memory for one."""
-        squares = torch.empty(T, triton.cdiv(D, PART.value), dtype=torch.float32, device=device)
+        squares = torch.empty(T, triton.cdiv(D, STREAM_PART.value), dtype=torch.float32, device=device)
         return cls(torch.empty(T, D, dtype=dtype, device=device), squares)
-
-
-class Tile(NamedTuple):
-    """How a product is cut.
-
-    Attributes:
-        rows: tokens of a program.
-        columns: output columns of a program.
-        depth: columns of the input it takes at a time.
-        warps: of a program.
-        stages: how many depths are in flight.
-        registers: most of a thread; with 128, two programs of eight warps run side by side on a multiprocessor.
-    """
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-    registers: int
-
-    @property
-    def launch(self) -> dict[str, int]:
-        """As keyword arguments of a kernel."""
-        return {
-            "ROWS": self.rows,
-            "COLUMNS": self.columns,
-            "DEPTH": self.depth,
-            "num_warps": self.warps,
-            "num_stages": self.stages,
-            "maxnreg": self.registers,
-        }
-
-
-IN_PROJECTION_TILES = {torch.bfloat16: Tile(128, 128, 64, 8, 3, 128), torch.float32: Tile(128, 128, 32, 8, 3, 255)}
-OUT_PROJECTION_TILES = {torch.bfloat16: Tile(128, 128, 64, 8, 3, 128), torch.float32: Tile(128, 128, 32, 8, 3, 255)}
 
 
 @triton.jit
@@ -99,7 +63,7 @@ def product(rows, inside, columns, a, matrix, K: tl.constexpr, DEPTH: tl.constex
 @triton.jit
 def norm_factors(squares, rows, inside, D: tl.constexpr):
     """What rows of the residual stream are multiplied with to have a root mean square of 1, (rows,)."""
-    PARTS: tl.constexpr = (D + PART - 1) // PART
+    PARTS: tl.constexpr = (D + STREAM_PART - 1) // STREAM_PART
     total = tl.zeros((rows.shape[0],), tl.float32)
     for part in tl.static_range(PARTS):
         total += tl.load(squares + rows * PARTS + part, inside, 0.0)
@@ -108,17 +72,17 @@ def norm_factors(squares, rows, inside, D: tl.constexpr):
 
 @triton.jit
 def store_stream(u, squares, rows, inside, first_column, values, D: tl.constexpr):
-    """Columns of the residual stream, from a multiple of PART on, with their squares; values beyond D are 0."""
+    """Columns of the residual stream, from a multiple of STREAM_PART on, with their squares; values beyond D are 0."""
     ROWS: tl.constexpr = values.shape[0]
     COLUMNS: tl.constexpr = values.shape[1]
-    PARTS: tl.constexpr = (D + PART - 1) // PART
+    PARTS: tl.constexpr = (D + STREAM_PART - 1) // STREAM_PART
     columns = first_column + tl.arange(0, COLUMNS)
     stored = values.to(u.dtype.element_ty)
     tl.store(u + rows[:, None] * D + columns[None, :], stored, inside[:, None] & (columns < D)[None, :])
     # The squares of what readers will find, which is rounded.
     wide = stored.to(tl.float32)
-    sums = tl.sum(tl.reshape(wide * wide, (ROWS, COLUMNS // PART, PART)), 2)
-    parts = first_column // PART + tl.arange(0, COLUMNS // PART)
+    sums = tl.sum(tl.reshape(wide * wide, (ROWS, COLUMNS // STREAM_PART, STREAM_PART)), 2)
+    parts = first_column // STREAM_PART + tl.arange(0, COLUMNS // STREAM_PART)
     tl.store(squares + rows[:, None] * PARTS + parts[None, :], sums, inside[:, None] & (parts < PARTS)[None, :])
 
 
@@ -164,7 +128,7 @@ def _in_projection(
     i_column = tl.program_id(0) % TILES
     first_row = (tl.program_id(0) // TILES).to(tl.int64) * ROWS
     u += first_row * D
-    squares += first_row * ((D + PART - 1) // PART)
+    squares += first_row * ((D + STREAM_PART - 1) // STREAM_PART)
     projected += first_row * WIDTH
     steps += first_row * (3 * H + S)
     rows = tl.arange(0, ROWS)
@@ -197,7 +161,7 @@ def _out_projection(
     first_row = (tile // TILES).to(tl.int64) * ROWS
     y += first_row * INNER
     u += first_row * D
-    squares += first_row * ((D + PART - 1) // PART)
+    squares += first_row * ((D + STREAM_PART - 1) // STREAM_PART)
     rows = tl.arange(0, ROWS)
     inside = rows < n_rows - first_row
     first_column = tile % TILES * COLUMNS
@@ -266,7 +230,7 @@ class InProjection:
         Raises:
             ValueError: a group of N columns does not fit a tile.
         """
-        tile = tile or IN_PROJECTION_TILES[dtype]
+        tile = tile or tiles.IN_PROJECTION[dtype]
         H, N, R = dt_bias.numel(), B_norm.numel(), rank
         filled = triton.next_power_of_2(N)
         if filled > tile.columns:
@@ -335,7 +299,7 @@ class OutProjection:
     @classmethod
     def of(cls, weight: Tensor, *, dtype: torch.dtype, tile: Tile | None = None) -> "OutProjection":
         """Lay a copy of the weight (D, H * P) out, for products in bfloat16 or float32."""
-        tile = tile or OUT_PROJECTION_TILES[dtype]
+        tile = tile or tiles.OUT_PROJECTION[dtype]
         matrix = functional.pad(weight.float(), (0, 0, 0, -weight.shape[0] % tile.columns))
         return cls(_filled_up(matrix, tile.depth, dtype), weight.shape[1], tile)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
-from kernels.triton import INTERPRETED
+from kernels.triton import INTERPRETED, tiles
 from kernels.triton.bfloat16 import product, rounded, widened
 from kernels.triton.chunk import chunk_qk, chunk_turns, chunk_values
 from kernels.triton.operation.forward import Kept, of_dtype
@@ -28,14 +28,6 @@ from kernels.triton.operation.scan import scan_backward
 from kernels.triton.operation.state_backward import state_backward
 from kernels.triton.operation.timeline import SegmentGradients, timeline_backward
 from kernels.triton.tiles import Blocks
-
-
-def _options(dtype: torch.dtype, tile: int) -> dict[str, int]:
-    """How `_segments_backward` is compiled, with tiles of at most that many numbers.
-
-    Fewer registers would let more programs share a multiprocessor, but what does not fit them costs more.
-    """
-    return {"num_warps": 4 if dtype == torch.bfloat16 and tile <= 64 * 64 else 8, "num_stages": 1}
 
 
 @triton.jit
@@ -298,7 +290,7 @@ def mamba3_mimo_backward(
                 packing.segments, order, m, entering, leaving, kept.states,
                 by_out, dq, dk, dq_unit, dk_unit, down, dlater, dtotal,
                 H=H, R=R, **sizes, L=blocks.L, RESUMED=resumed, **flags, ORDERED=order is not None,
-                STATES=states_only, **_options(x.dtype, blocks.tile),
+                STATES=states_only, **tiles.segments_backward(x.dtype, blocks),
             )  # fmt: skip
 
     # What is not looked at where all segments start from nothing.

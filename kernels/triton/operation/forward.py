@@ -19,12 +19,13 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
+from kernels.triton import tiles
 from kernels.triton.activations import twice_silu
 from kernels.triton.bfloat16 import product, rounded_product, widened
 from kernels.triton.chunk import chunk_qk, chunk_turns, chunk_values, load
 from kernels.triton.operation.scan import scan
 from kernels.triton.operation.timeline import Timeline, timeline
-from kernels.triton.tiles import NO_FUSION, Blocks
+from kernels.triton.tiles import Blocks
 
 
 @triton.jit
@@ -288,18 +289,6 @@ def _urgent_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device, priority=-1)
 
 
-def _options(dtype: torch.dtype, tile: int, long: bool, states_only: bool, keep: bool) -> dict[str, int | bool]:
-    """How `_segments` is compiled, with tiles of at most that many numbers.
-
-    Few registers let more programs share a multiprocessor: three of those that have long segments or keep what
-    gradients need, four of others.
-    """
-    options = {"num_warps": 4, "num_stages": 1, **NO_FUSION}
-    if dtype == torch.bfloat16 and tile <= 64 * 64:
-        options["maxnreg"] = 128 if states_only or not (long or keep) else 168
-    return options
-
-
 def mamba3_mimo_forward(
     operands: Operands,
     packing: Packing,
@@ -333,7 +322,7 @@ def mamba3_mimo_forward(
         ranked = torch.empty(T, H, R, P, dtype=x.dtype, device=device)
         states = torch.empty(T // blocks.L + 1, H, 2 * blocks.HALF, blocks.BP, dtype=x.dtype, device=device)
 
-    split = blocks.tile <= 64 * 64
+    split = blocks.are_small
     n_long = packing.longer_than(2 * blocks.L) if split else m
 
     def run_segments(
@@ -348,7 +337,8 @@ def mamba3_mimo_forward(
                 y if ranked is None else ranked, y if states is None else states,
                 H, **sizes, L=blocks.L, RESUMED=reads, INITIAL=initial_state is not None,
                 SPLIT=split and not states_only, LONG=long, ORDERED=order is not None, STATES=states_only,
-                KEEP=keep and not states_only, **_options(x.dtype, blocks.tile, long, states_only, keep),
+                KEEP=keep and not states_only,
+                **tiles.segments(x.dtype, blocks, long=long, states_only=states_only, keep=keep),
             )  # fmt: skip
 
     order = packing.longest_first if split else None

@@ -10,13 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.triton import tiles
 from kernels.triton.activations import sigmoid_of_twice
 from kernels.triton.bfloat16 import rounded, widened
 from kernels.triton.chunk import load
-from kernels.triton.tiles import at_once
-
-# Most programs: as many as an H100 runs at a time, 12 and twice 4 a multiprocessor, so that few wait for others to end.
-_GATES_PROGRAMS, _VALUES_PROGRAMS = 1584, 1056
 
 
 @triton.jit
@@ -115,15 +112,14 @@ def gates_backward(
         Gradients of `ranked` in x's dtype, of mimo_z, mimo_o and D (H,) in float32.
     """
     T, H, R, P = ranked.shape
-    BP = max(32, triton.next_power_of_2(P))
-    BT = max(1, at_once(512) // (BP * R))
-    programs = min(triton.cdiv(T, BT), max(1, _GATES_PROGRAMS // H))
+    tile = tiles.gates_backward(R, P, x.dtype)
+    programs = min(triton.cdiv(T, tile["BT"]), max(1, tiles.GATES_PROGRAMS // H))
     by_out = torch.empty_like(ranked)
     dweights = torch.empty(programs, H, 2 * R * P + 1, dtype=torch.float32, device=x.device)
     if T:
         _gates_backward[(H * programs,)](
             x, z, mimo_x, mimo_z, mimo_o, ranked, dy, x.stride(0), z.stride(0), dz.stride(0), T, by_out, dz, dweights,
-            H=H, R=R, P=P, BT=BT, BP=BP, num_warps=2, maxnreg=80 if x.dtype == torch.bfloat16 and R <= 4 else None,
+            H=H, R=R, P=P, **tile,
         )  # fmt: skip
     sums = dweights.sum(0)
     dmimo_z, dmimo_o = sums[:, :-1].unflatten(1, (2, R, P)).unbind(1)
@@ -171,12 +167,11 @@ def values_backward(x: Tensor, mimo_x: Tensor, dv: Tensor, dx: Tensor) -> Tensor
         Gradient of mimo_x in float32.
     """
     T, H, R, P = dv.shape
-    BP = max(32, triton.next_power_of_2(P))
-    BT = 1024 // BP
-    programs = min(triton.cdiv(T, BT), max(1, _VALUES_PROGRAMS // H))
+    tile = tiles.values_backward(P)
+    programs = min(triton.cdiv(T, tile["BT"]), max(1, tiles.VALUES_PROGRAMS // H))
     dweights = torch.empty(programs, H, R, P, dtype=torch.float32, device=x.device)
     if T:
         _values_backward[(H * programs,)](
-            x, mimo_x, dv, x.stride(0), dx.stride(0), T, dx, dweights, H=H, R=R, P=P, BT=BT, BP=BP, num_warps=4
+            x, mimo_x, dv, x.stride(0), dx.stride(0), T, dx, dweights, H=H, R=R, P=P, **tile
         )  # fmt: skip
     return dweights.sum(0)

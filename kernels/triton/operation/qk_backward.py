@@ -9,12 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.triton import tiles
 from kernels.triton.bfloat16 import widened
 from kernels.triton.rotation import biased, rotated
-from kernels.triton.tiles import at_once
-
-# Most programs: as many as an H100 runs at a time, 8 a multiprocessor, so that none waits for others to end.
-_PROGRAMS = 1056
 
 
 @triton.jit
@@ -179,11 +176,8 @@ def qk_backward(
     """
     T, H, R, N = gradient.shape
     S, device = turned.shape[3], gradient.device
-    # One warp a program, which sums over ranks and pairs by itself; its threads have a few numbers of each head.
-    numbers = R * triton.next_power_of_2(N // 2)
-    BT = max(1, at_once(128) // numbers)
-    HEADS = min(triton.next_power_of_2(H), max(1, at_once(1024) // (BT * numbers)))
-    groups, programs = triton.cdiv(H, HEADS), min(triton.cdiv(T, BT), _PROGRAMS)
+    tile = tiles.qk_backward(H, R, N, S)
+    groups, programs = triton.cdiv(H, tile["HEADS"]), min(triton.cdiv(T, tile["BT"]), tiles.QK_PROGRAMS)
     total = torch.empty(groups, T, R, N, dtype=projection.dtype if groups == 1 else torch.float32, device=device)
     along, across, dbias = (
         torch.empty(shape, dtype=torch.float32, device=device) for shape in ((T, H), (T, H, S), (programs, H, R, N))
@@ -191,7 +185,6 @@ def qk_backward(
     if T:
         _qk_backward[(programs, groups)](
             projection, projection.stride(0), bias, turned, gradient, unit, T, total, along, across, dbias,
-            H=H, HEADS=HEADS, R=R, N=N, S=S, TURNS=triton.next_power_of_2(max(S, 1)),
-            RESTS=triton.next_power_of_2(max(N // 2 - S, 1)), BT=BT, num_warps=1,
+            H=H, R=R, N=N, S=S, **tile,
         )  # fmt: skip
     return total[0] if groups == 1 else total.sum(0).to(projection.dtype), dbias.sum(0), along, across

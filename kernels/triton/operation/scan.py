@@ -11,14 +11,10 @@ from torch import Tensor
 from kernels.arguments import Operands
 from kernels.packing import Packing
 from kernels.state import Mamba3State
+from kernels.triton import tiles
 from kernels.triton.chunk import openings
 from kernels.triton.operation.timeline import Timeline
 from kernels.triton.rotation import rotation, without_turns
-from kernels.triton.tiles import NO_FUSION, at_once
-
-# Pairs of columns of the state that a program takes forward, and rows backward; blocks are multiples of both.
-_PAIRS = at_once(2)
-_PART = 16
 
 
 @triton.jit
@@ -245,12 +241,13 @@ def scan(
     everything = final or initial_state is not None
     sequences = n if everything else _count(packing)
     if sequences:
-        _scan[(sequences * H, entering.shape[2] // (2 * _PAIRS))](
+        tile = tiles.scan()
+        _scan[(sequences * H, entering.shape[2] // (2 * tile["PAIRS"]))](
             B, x, dt, trap, operands.B_bias, operands.mimo_x, B.stride(0), x.stride(0), dt.stride(0), trap.stride(0),
             packing.segments, packing.first_segments, packing.long_sequences,
             left, times.turns, times.decay, entering, *given, *(states or (left,) * 4), H,
-            R=R, N=N, P=P, S=S, HALF=entering.shape[2] // 2, BP=BP, PAIRS=_PAIRS,
-            ALL=everything, INITIAL=initial_state is not None, FINAL=final, num_warps=1, num_stages=1, **NO_FUSION,
+            R=R, N=N, P=P, S=S, HALF=entering.shape[2] // 2, BP=BP,
+            ALL=everything, INITIAL=initial_state is not None, FINAL=final, **tile,
         )  # fmt: skip
     return states
 
@@ -287,15 +284,17 @@ def scan_backward(
     numbers, H, width, BP = entering.shape
     S, n = times.turns.shape[2], packing.n_sequences
     everything = initial_state is not None or dfinal is not None
-    by_part = torch.empty(numbers, H, BP // _PART, S, dtype=torch.float32, device=entering.device)
-    total_by_part = torch.empty(numbers, H, BP // _PART, dtype=torch.float32, device=entering.device)
-    _scan_backward[((n if everything else _count(packing)) * H, BP // _PART)](
+    tile = tiles.scan_backward()
+    parts = BP // tile["PART"]
+    by_part = torch.empty(numbers, H, parts, S, dtype=torch.float32, device=entering.device)
+    total_by_part = torch.empty(numbers, H, parts, dtype=torch.float32, device=entering.device)
+    _scan_backward[((n if everything else _count(packing)) * H, parts)](
         packing.segments, packing.first_segments, packing.long_sequences, entering, leaving,
         times.turns, times.decay, by_part, total_by_part,
         dssm if initial_state is None else initial_state.angle.contiguous(),
         dssm if dfinal is None else dfinal.ssm.contiguous(), dssm,
-        H, N=N, P=P, S=S, HALF=width // 2, BP=BP, PART=_PART,
-        ALL=everything, INITIAL=initial_state is not None, FINAL=dfinal is not None, num_warps=1, num_stages=1,
+        H, N=N, P=P, S=S, HALF=width // 2, BP=BP,
+        ALL=everything, INITIAL=initial_state is not None, FINAL=dfinal is not None, **tile,
     )  # fmt: skip
     return by_part.sum(2), total_by_part.sum(2)
 

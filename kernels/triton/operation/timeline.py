@@ -9,14 +9,12 @@ from torch import Tensor
 
 from kernels.arguments import Operands
 from kernels.packing import Packing
+from kernels.triton import tiles
 from kernels.triton.activations import tanh
 from kernels.triton.rotation import INVERSE_TURN, PI, TURN_HIGH, TURN_LOW, nearest, rotation, without_turns
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 SMALLEST = tl.constexpr(1e-37)
-
-# Tokens a program takes at once, and its warps.
-_TILE, _WARPS = 32, 4
 
 
 class Timeline(NamedTuple):
@@ -117,8 +115,7 @@ def timeline(
         _timeline[(m,)](
             adt, dt, trap, angles, adt.stride(0), dt.stride(0), trap.stride(0), angles.stride(0), packing.segments,
             result.weights, T * H, result.turned, result.turns, result.decay,
-            H=H, S=S, L=L, CHUNKS=max(1, _TILE // L),
-            HEADS=triton.next_power_of_2(H), ANGLES=triton.next_power_of_2(max(S, 1)), num_warps=_WARPS,
+            H=H, S=S, L=L, **tiles.timeline(H, S, L),
         )  # fmt: skip
     return result
 
@@ -307,7 +304,6 @@ def timeline_backward(
             segments.dlater, segments.dlater_segments, segments.dtotal, segments.dtotal_segments, dtotal_out,
             dopening, dend, dangle, dadt, ddt, dtrap, dangles, dtrap.stride(0), dangles.stride(0),
             H=H, R=segments.down.shape[0], S=S, L=L, HALF=segments.dtotal.shape[2] // 2,
-            HEADS=triton.next_power_of_2(H), ANGLES=triton.next_power_of_2(max(S, 1)),
-            ALL=states is not None, RESUMED=resumed, num_warps=4,
+            ALL=states is not None, RESUMED=resumed, **tiles.timeline_backward(H, S),
         )  # fmt: skip
     return dadt, ddt
