@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detector.text.vocabulary import BOS, UNK
-from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES
+from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES, unpack
 from kernels import Backend, mamba3_mixer
 from kernels.mamba3 import triton_size_obstacle
 from kernels.mixer import rms_norm
@@ -287,7 +287,7 @@ class DetectorModel(nn.Module):
         text = functional.embedding(known, self._text_vectors(self.template_features))
         if unknown_lines and is_unknown.any():
             lines = is_unknown.nonzero().squeeze(1)
-            text = text.index_copy(0, lines, self._text_vectors(_carried_features(tokens[lines])))
+            text = text.index_copy(0, lines, self._text_vectors(torch.stack(unpack(tokens[lines]), 1)))
         learned = known if unknown_mask is None else known.masked_fill(unknown_mask, UNK)
         return functional.embedding(learned, self.token_embedding.weight) + text
 
@@ -298,13 +298,6 @@ class DetectorModel(nn.Module):
         for column in features.unbind(1):
             total = total + table(column)
         return total / (features > 0).sum(1, keepdim=True).clamp(min=1)
-
-
-def _carried_features(tokens: Tensor) -> Tensor:
-    """Buckets in negative tokens, as `detector.text.word_hashes.unpack`: (k,) to (k, TEXT_FEATURES)."""
-    bits = TEXT_BUCKETS.bit_length() - 1
-    shifts = torch.arange(0, TEXT_FEATURES * bits, bits, device=tokens.device)
-    return ((-1 - tokens).unsqueeze(1) >> shifts) & (TEXT_BUCKETS - 1)
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:

@@ -10,18 +10,23 @@ import re
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:  # else whoever only hashes words would load PyTorch
+    from torch import Tensor
+
+_Tokens = TypeVar("_Tokens", NDArray[np.int64], "Tensor")
+
 TEXT_BUCKETS = 4096
-"""Buckets of the hash, 12 bits; bucket 0 stands for "none"."""
+"""Buckets of the hash, a power of two: 12 bits; bucket 0 stands for "none"."""
 
 TEXT_FEATURES = 5
 """Most buckets of one text: five times 12 bits fit a non-negative int64."""
 
-_BITS = 12
-_SHIFTS = np.arange(TEXT_FEATURES, dtype=np.int64) * _BITS
+_BITS = TEXT_BUCKETS.bit_length() - 1
 _CASE_CHANGE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _DIGIT = re.compile(r"\d")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -60,17 +65,16 @@ def pack(features: Sequence[int]) -> int:
     return -1 - packed
 
 
-def unpack(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+def unpack(tokens: _Tokens) -> list[_Tokens]:
     """Return the buckets that negative tokens carry.
 
     Args:
-        tokens: (T,) negative tokens.
+        tokens: int64 (T,) negative tokens, of NumPy or PyTorch.
 
     Returns:
-        (T, TEXT_FEATURES), 0 where a token carries fewer.
+        `TEXT_FEATURES` columns (T,) like `tokens`, 0 where a token carries fewer.
     """
-    features: NDArray[np.int64] = ((-1 - tokens)[:, None] >> _SHIFTS) & (TEXT_BUCKETS - 1)
-    return features
+    return [((-1 - tokens) >> (_BITS * position)) & (TEXT_BUCKETS - 1) for position in range(TEXT_FEATURES)]
 
 
 def _bucket(term: str) -> int:

@@ -16,6 +16,12 @@ from kernels.triton.inference.projections import Stream, norm_factors, product, 
 from kernels.triton.tiles import STREAM_PART, Tile
 
 
+@triton.jit
+def _unpacked(token, position: tl.constexpr, BITS: tl.constexpr):
+    """The text bucket that negative tokens carry at a position, 0 for none."""
+    return ((-1 - token) >> (position * BITS)) & ((1 << BITS) - 1)
+
+
 @triton.jit(do_not_specialize=["n_rows"])
 def _embed(
     tokens, known, unknown, texts, u, squares, n_rows,
@@ -31,7 +37,7 @@ def _embed(
     total = tl.zeros((ROWS, STREAM_PART), tl.float32)
     count = tl.zeros((ROWS,), tl.float32)
     for i in tl.static_range(FEATURES):
-        bucket = ((-1 - token) >> (i * BITS)) & ((1 << BITS) - 1)
+        bucket = _unpacked(token, i, BITS)
         total += tl.load(texts + bucket[:, None] * D + columns[None, :], (token < 0)[:, None] & inside, 0.0)
         count += (bucket > 0).to(tl.float32)
     text = total / tl.maximum(count, 1.0)[:, None] + tl.load(unknown + columns, columns < D, 0.0)[None, :]

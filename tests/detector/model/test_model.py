@@ -149,7 +149,7 @@ def test_an_unknown_line_carries_the_buckets_that_the_tokenizer_packed() -> None
         kept[features] = detector.text_embedding.weight[features].mean(0)
         detector.text_embedding.weight.copy_(kept)
     assert torch.allclose(outputs(detector, BOS, token), before, rtol=1e-4, atol=1e-5)
-    assert text.unpack(torch.tensor([token]).numpy()).tolist() == [features]
+    assert [column.tolist() for column in text.unpack(torch.tensor([token]))] == [[bucket] for bucket in features]
 
 
 def test_where_there_are_no_unknown_lines_nobody_need_look_for_them() -> None:

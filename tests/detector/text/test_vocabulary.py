@@ -114,7 +114,7 @@ def test_an_unknown_line_is_sketched_by_words_that_describe_templates() -> None:
     assert token < 0
     assert DOWNLOADS.sketch("gone: disk!") == token
     (disk,) = text.buckets("disk")
-    assert text.unpack(np.array([token])).tolist() == [[disk, 0, 0, 0, 0]]
+    assert np.stack(text.unpack(np.array([token])), 1).tolist() == [[disk, 0, 0, 0, 0]]
 
 
 def test_an_unknown_line_without_a_known_word_is_unk() -> None:

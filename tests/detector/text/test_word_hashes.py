@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,8 +16,9 @@ def test_a_token_carries_its_buckets_there_and_back(texts: list[list[int]]) -> N
     tokens = np.array([pack(features) for features in texts], np.int64)
     assert (tokens < 0).all()
     expected = [[*features, *[0] * (TEXT_FEATURES - len(features))] for features in texts]
-    assert unpack(tokens).tolist() == expected
-    assert unpack(tokens).shape == (len(texts), TEXT_FEATURES)
+    for columns in (unpack(tokens), unpack(torch.from_numpy(tokens))):
+        assert len(columns) == TEXT_FEATURES
+        assert [list(features) for features in zip(*columns, strict=True)] == expected
 
 
 @pytest.mark.parametrize("features", [[0], [TEXT_BUCKETS], [-1], [1] * (TEXT_FEATURES + 1)])
