@@ -15,16 +15,18 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 
 PER_TOKEN = ("C", "B", "x", "z", "adt", "dt", "trap", "angles")
 SMALL = Sizes(heads=2, headdim=16, d_state=16, rank=2)
+# A state in one part; in two that it does not fill; in more than are written out in the loop.
 SIZES = [
     SMALL,
     Sizes(heads=1, headdim=24, d_state=48, rank=4, rope_fraction=1.0),
-    Sizes(heads=1, headdim=64, d_state=64, rank=4),
-    Sizes(heads=1, headdim=128, d_state=128, rank=1),
-    Sizes(heads=1, headdim=16, d_state=16, rank=8),
+    Sizes(heads=1, headdim=64, d_state=64, rank=8),
 ]
 STEPS = 3
 if torch.cuda.is_available():
     SIZES += [
+        Sizes(heads=1, headdim=64, d_state=64, rank=4),
+        Sizes(heads=1, headdim=128, d_state=128, rank=1),
+        Sizes(heads=1, headdim=16, d_state=16, rank=8),
         Sizes(heads=8, headdim=64, d_state=64, rank=4),
         Sizes(heads=8, headdim=96, d_state=24, rank=8, rope_fraction=1.0),
         Sizes(heads=3, headdim=128, d_state=128, rank=8, rope_fraction=1.0),

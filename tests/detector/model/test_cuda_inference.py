@@ -19,7 +19,6 @@ from tests.detector.small_models import VOCABULARY, encoded, random_checkpoint, 
 UNKNOWN_LINE = VOCABULARY.sketch("Receiving replica <*> from <*>")
 SEQUENCES = [np.array(s, dtype=np.int64) for s in ([3, 5, UNKNOWN_LINE, 4, 2, 7], [], [6] * 20, [4, 4, 3])]
 Results = list[tuple[bytes, bytes]]
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 # Rows that fill a batch up belong to no session and compute with what they find, here NaN.
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")]
 
@@ -56,7 +55,7 @@ def test_a_prepared_model_says_what_the_model_says(dtype: torch.dtype, bound: fl
         assert logits == pytest.approx(right[1], abs=bound)
 
 
-@dtypes
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *([torch.float32] if torch.cuda.is_available() else [])], ids=str)
 def test_a_sessions_bits_are_the_same_in_any_batch_and_at_any_use_of_a_shape(
     dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
