@@ -143,10 +143,10 @@ def choose_backend(backend: Backend, x: Tensor, obstacle: str | None = None) -> 
 def _is_interpreted() -> bool:
     """Whether Triton's kernels are run by its interpreter, which is settled when they are first imported."""
     try:
-        from triton import knobs
+        from kernels.triton import INTERPRETED
     except ImportError:
         return False
-    return bool(knobs.runtime.interpret)
+    return bool(INTERPRETED.value)
 
 
 def check(name: str, tensor: Tensor, expected: tuple[int, ...], given: str, x: Tensor) -> None:
