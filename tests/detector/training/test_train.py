@@ -1,6 +1,7 @@
 """Training: what a model learns from, when it stops, and that one seed gives one result."""
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from detector.model.inference import Inference
 from detector.model.model import ModelConfig
 from detector.quality.metrics import Detection, average_precision
 from detector.scoring.scorer import EventScores, Scorer
-from detector.sessions_file import event_templates, read_sessions
+from detector.sessions_file import read_sessions
 from detector.text.vocabulary import UNK, Vocabulary
 from detector.training.train import Trained, TrainingOptions, TrainingProgress, TrainingSessions, train
 from detector.training.trainer import balanced_weights, novelty
@@ -414,7 +415,7 @@ def test_on_real_hdfs_sessions_a_hundred_steps_find_nearly_all_anomalies(tmp_pat
         [rng.permutation(np.flatnonzero(parsed.labels == label))[:count] for label, count in ((0, 4_000), (1, 400))]
     )
     rows = rng.permutation(rows)
-    vocabulary = Vocabulary(event_templates([parsed]), kind="events")
+    vocabulary = Vocabulary(tuple(dict.fromkeys(chain.from_iterable(parsed.events))), kind="events")
     token = {name: index for index, name in enumerate(vocabulary.templates, start=3)}
     encoded_rows = [np.array([token[name] for name in parsed.events[row]], dtype=np.int64) for row in rows]
     labels = parsed.labels[rows]
