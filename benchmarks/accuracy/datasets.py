@@ -20,13 +20,13 @@ from detector.text.vocabulary import Kind
 from worker.files.log_files import read_records
 from worker.processing.decoder import Decoder
 from worker.settings.sections import InputSettings, SessionsSettings
-from worker.settings.values import TimestampPattern
+from worker.settings.timestamps import TimestampRule
 
 DATA = Path(os.environ.get("LOGMAMBA_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "data"
 
 # Of the full HDFS_v1, the data hold 80 % of the anomalous blocks but only 32,526 normal ones.
 HDFS_NORMAL_WEIGHT = 558_223 * 0.8 / 32_526
-HDFS_TIMES = TimestampPattern(r"^(\d{6} \d{6})", "%y%m%d %H%M%S")
+HDFS_TIMES = TimestampRule(pattern=r"^(\d{6} \d{6})", formats=("%y%m%d %H%M%S",))
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from detector.errors import InputFileError
 from detector.sessions_file import is_sessions_file
+from worker.formats.times.years import FileYears
 from worker.processing.decoder import Decoder, Events
 from worker.processing.records import Partition, Records
 from worker.processing.session_rules import SessionRules
@@ -56,7 +57,8 @@ def check_inputs(paths: Sequence[Path]) -> bool:
 def read_records(path: Path, progress: Callable[[int], object] = lambda _bytes: None) -> Iterator[Records]:
     """The lines of a log file, plain or .gz, in batches.
 
-    A line ends at LF; a CR before it is not part of the line. An empty line at the very end is none.
+    A line ends at LF; a CR before it is not part of the line. An empty line at the very end is none. Where times lack a
+    year, the file's modification says which year its first line is of, unless `input.timestamp.year` does.
 
     Args:
         path: the file.
@@ -66,12 +68,13 @@ def read_records(path: Path, progress: Callable[[int], object] = lambda _bytes: 
         InputFileError: the file cannot be read, or is not gzip though its name says so.
     """
     try:
+        years = FileYears(path.stat().st_mtime_ns // 1_000_000)
         with path.open("rb") as file:
             if path.suffix == ".gz":
                 with gzip.open(file) as lines:
-                    yield from _batches(path.name, lines, file, progress)
+                    yield from _batches(path.name, years, lines, file, progress)
             else:
-                yield from _batches(path.name, file, file, progress)
+                yield from _batches(path.name, years, file, file, progress)
     except (OSError, EOFError) as error:
         raise InputFileError(f"{path}: cannot be read: {error}") from error
 
@@ -110,7 +113,7 @@ def parsed_session(key: str, tokens: npt.NDArray[np.int64], row: int) -> ClosedS
 
 
 def _batches(
-    topic: str, lines: Iterable[bytes], file: BinaryIO, progress: Callable[[int], object]
+    topic: str, years: FileYears, lines: Iterable[bytes], file: BinaryIO, progress: Callable[[int], object]
 ) -> Iterator[Records]:
     first, at = 0, 0
     while True:
@@ -129,6 +132,7 @@ def _batches(
             keys=None,
             timestamps=None,
             headers=None,
+            years=years,
         )
         first += len(values)
         progress(file.tell() - at)

@@ -21,6 +21,32 @@ _TOKEN = re.compile(
 _CAPTURING = re.compile(r"\(|\(\?P?<.*>", re.DOTALL)
 
 
+def check_pattern(pattern: object) -> str:
+    """Return a pattern that the linear-time engine (RE2, through Arrow) can run.
+
+    Raises:
+        ValueError: a sentence, with the engine's reason: it is none.
+    """
+    if not isinstance(pattern, str) or not pattern:
+        raise ValueError("is not a pattern; allowed: a regular expression in RE2 syntax")
+    for candidate in (pattern, _with_one_group(pattern)):  # the user's own first, so that the reason speaks of it
+        try:
+            matches(candidate, "")
+        except (pa.ArrowInvalid, UnicodeEncodeError) as error:
+            reason = str(error).removeprefix("Invalid regular expression: ")
+            raise ValueError(
+                f"is not a pattern that RE2 can run ({reason}); allowed: RE2 syntax, "
+                "which has no back-references and no look-around"
+            ) from error
+    return pattern
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether a pattern that was checked is found anywhere in a text."""
+    found: bool = pc.match_substring_regex(pa.array([text]), pattern)[0].as_py()
+    return found
+
+
 class LinePattern:
     r"""The first group of a pattern's first match in a line, or the whole match where the pattern has no group.
 
@@ -28,17 +54,12 @@ class LinePattern:
         pattern: RE2 syntax, such as `blk_-?\d+`.
 
     Raises:
-        ValueError: RE2 refuses the pattern.
+        ValueError: as `check_pattern`.
     """
 
     def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
+        self.pattern = check_pattern(pattern)
         self._named = _with_one_group(pattern)
-        for candidate in (pattern, self._named):  # the user's own first, so that the reason speaks of it
-            try:
-                pc.match_substring_regex(pa.array([""]), candidate)
-            except (pa.ArrowInvalid, UnicodeEncodeError) as error:
-                raise ValueError(f"{pattern!r} is not a pattern that RE2 can run: {error}") from error
 
     def extract(self, lines: pa.StringArray) -> pa.StringArray:
         """Return the text of each line, empty for a line without a match or where the group took no part in it."""

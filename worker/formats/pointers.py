@@ -14,6 +14,19 @@ MISSING: Final = _Missing()
 """What a pointer resolves to in a document that lacks the place it names."""
 
 
+def check_pointer(pointer: object) -> str:
+    """Return a JSON pointer that names a member.
+
+    Raises:
+        ValueError: a sentence: it is none.
+    """
+    if not isinstance(pointer, str) or not pointer.startswith("/") or re.search("~(?![01])", pointer):
+        raise ValueError(
+            "is not a JSON pointer; allowed: /name or /outer/inner, with ~1 for / and ~0 for ~ inside a name"
+        )
+    return pointer
+
+
 class JsonPointer:
     """A place in a JSON document.
 
@@ -21,12 +34,13 @@ class JsonPointer:
         pointer: such as `/log/lines/0`; `~1` stands for `/` and `~0` for `~`; the empty pointer is the whole document.
 
     Raises:
-        ValueError: not a JSON pointer.
+        ValueError: as `check_pointer`.
     """
 
     def __init__(self, pointer: str) -> None:
-        if (pointer and not pointer.startswith("/")) or re.search("~(?![01])", pointer):
-            raise ValueError(f"{pointer!r} is not a JSON pointer")
+        if pointer:
+            check_pointer(pointer)
+        self.pointer = pointer
         self._names = [name.replace("~1", "/").replace("~0", "~") for name in pointer.split("/")[1:]]
 
     def resolve(self, document: object) -> object:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from worker.formats.times.years import FileYears
+
 
 class Partition(NamedTuple):
     """A partition of an input topic."""
@@ -28,6 +30,7 @@ class Records:
         keys: None where no record has one.
         timestamps: Kafka's, in ms; None where there are none.
         headers: None where no record has one.
+        years: of a file's lines, which are then decoded in their order: finds the years that their times lack.
     """
 
     topic: str
@@ -37,3 +40,4 @@ class Records:
     keys: list[bytes | None] | None
     timestamps: list[int] | None
     headers: list[list[tuple[str, bytes | None]] | None] | None
+    years: FileYears | None = None

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 import orjson
 
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
-from worker.processing.decoder import DeadLetter
+from worker.processing.lines import DeadLetter
 from worker.processing.records import Partition, Records
 from worker.processing.scorer import EventScores
 from worker.processing.sessions import NO_TIME, ClosedBy, Session

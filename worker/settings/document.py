@@ -12,12 +12,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from worker.errors import SettingsError
+from worker.formats.patterns import matches
 from worker.settings.kafka_properties import SHOWN, KafkaProperties, Properties, Rejection
 from worker.settings.sections import (
     InputSettings,
@@ -33,7 +32,7 @@ from worker.settings.sections import (
     WorkerSettings,
 )
 from worker.settings.tree import SettingsTree, read_settings_tree
-from worker.settings.values import Name, TimestampPattern
+from worker.settings.values import Name
 
 _LEAST_MESSAGE_BYTES = 65_536  # a score record, a part of a snapshot and a dead letter's headers fit with room to spare
 
@@ -144,12 +143,13 @@ def _conflicts(settings: Settings) -> Iterator[_Conflict]:
     """Settings that are fine alone and not together: the paths involved, the sentence."""
     source, sessions, output = settings.input, settings.sessions, settings.output
     if source.format == "text":
-        if isinstance(source.timestamp, str):
+        if source.timestamp is not None and source.timestamp.pointer is not None:
             yield ("input.timestamp", "input.format"), "is a JSON pointer, which needs input.format: json"
         if sessions.key.source == "pointer":
             yield ("sessions.key", "input.format"), "is a JSON pointer, which needs input.format: json"
-    elif isinstance(source.timestamp, TimestampPattern):
-        text = "is a pattern, which needs input.format: text; allowed with json: null or a JSON pointer"
+    elif source.timestamp is not None and source.timestamp.pointer is None:
+        what = "has no pointer" if source.timestamp.pattern is None else "is a pattern"
+        text = f"{what}, which needs input.format: text; allowed with json: null or a JSON pointer"
         yield ("input.timestamp", "input.format"), text
     scoring = settings.scoring
     if scoring.warning >= scoring.critical:
@@ -188,10 +188,7 @@ def _topic_conflicts(source: InputSettings, output: OutputSettings, state_topic:
         "state.topic": state_topic,
     }
     for path, topic in written.items():
-        if source.topics_are_pattern:
-            read = pc.match_substring_regex(pa.array([topic]), source.topics[0])[0].as_py()
-        else:
-            read = topic in source.topics
+        read = matches(source.topics[0], topic) if source.topics_are_pattern else topic in source.topics
         if read:
             yield (
                 (path, "input.topics"),

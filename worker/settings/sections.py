@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
+from worker.formats.patterns import check_pattern
+from worker.formats.pointers import check_pointer
+from worker.settings.timestamps import Timestamp
 from worker.settings.values import (
     Device,
     Flag,
@@ -20,12 +23,9 @@ from worker.settings.values import (
     Pointer,
     Problem,
     Text,
-    Timestamp,
     Topic,
     Topics,
     as_duration,
-    check_pattern,
-    check_pointer,
     default_masks,
     duration,
     optional_duration,

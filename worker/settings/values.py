@@ -7,16 +7,14 @@ sentence follows the setting's path and value in an error line, so it starts wit
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Annotated, NamedTuple, Never
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from worker.formats.durations import format_duration, parse_duration
-from worker.formats.times import TimeFormat
+from worker.formats.patterns import check_pattern
+from worker.formats.pointers import check_pointer
 
 
 class Problem(NamedTuple):
@@ -30,38 +28,6 @@ class Problem(NamedTuple):
 def refuse(*problems: Problem) -> Never:
     """Reports several problems of one setting, or one that lies deeper than the setting itself."""
     raise PydanticCustomError("problems", "has several problems", {"problems": list(problems)})
-
-
-def check_pattern(pattern: object) -> str:
-    """A pattern that the linear-time engine (RE2, through Arrow) can compile.
-
-    Raises:
-        ValueError: it cannot, with the engine's reason.
-    """
-    if not isinstance(pattern, str) or not pattern:
-        raise ValueError("is not a pattern; allowed: a regular expression in RE2 syntax")
-    try:
-        pc.match_substring_regex(pa.array([""]), pattern)
-    except pa.ArrowInvalid as error:
-        reason = str(error).removeprefix("Invalid regular expression: ")
-        raise ValueError(
-            f"is not a pattern that RE2 can run ({reason}); allowed: RE2 syntax, "
-            "which has no back-references and no look-around"
-        ) from None
-    return pattern
-
-
-def check_pointer(pointer: object) -> str:
-    """A JSON pointer (RFC 6901) that names a member.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not isinstance(pointer, str) or not pointer.startswith("/") or re.search(r"~(?![01])", pointer):
-        raise ValueError(
-            "is not a JSON pointer; allowed: /name or /outer/inner, with ~1 for / and ~0 for ~ inside a name"
-        )
-    return pointer
 
 
 def whole(least: int, most: int) -> PlainValidator:
@@ -198,46 +164,6 @@ def _topics(value: object) -> tuple[str, ...]:
 
 
 Topics = Annotated[tuple[str, ...], PlainValidator(_topics), PlainSerializer(list, when_used="json")]
-
-
-@dataclass(frozen=True, slots=True)
-class TimestampPattern:
-    """Event time in a text line: `format` (strptime) reads the first group, or the whole match."""
-
-    pattern: str
-    format: str
-
-
-def _timestamp(value: object) -> str | TimestampPattern | None:
-    if value is None or isinstance(value, TimestampPattern):
-        return value
-    if isinstance(value, str):
-        try:
-            return check_pointer(value)
-        except ValueError as error:
-            raise ValueError(f"{error}; or {{pattern, format}}; or null") from None
-    if not isinstance(value, dict) or set(value) != {"pattern", "format"}:
-        raise ValueError("is no source of timestamps; allowed: null, a JSON pointer or {pattern: …, format: …}")
-    problems = []
-    pattern, layout = value["pattern"], value["format"]
-    try:
-        check_pattern(pattern)
-    except ValueError as error:
-        problems.append(Problem(("pattern",), str(error)))
-    try:
-        TimeFormat(layout if isinstance(layout, str) and "%" in layout else "%!")
-    except ValueError:
-        problems.append(Problem(("format",), "is not a strptime format; allowed: such as %Y-%m-%d %H:%M:%S"))
-    if problems:
-        refuse(*problems)
-    return TimestampPattern(pattern, layout)
-
-
-Timestamp = Annotated[
-    str | TimestampPattern | None,
-    PlainValidator(_timestamp),
-    PlainSerializer(lambda at: asdict(at) if isinstance(at, TimestampPattern) else at, when_used="json"),
-]
 
 
 def _masks(value: object) -> object:

@@ -1,25 +1,20 @@
 """Records to events: what each kind of record becomes, whatever stands beside it in the batch."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import UNK, Vocabulary
-from worker.formats.patterns import LinePattern
-from worker.formats.pointers import MISSING, JsonPointer
-from worker.formats.times import TimeFormat, from_json
-from worker.processing.decoder import DeadLetter, Decoder, Events
+from worker.processing.decoder import Decoder, Events
+from worker.processing.lines import DeadLetter
 from worker.processing.records import Records
 from worker.processing.sessions import NO_TIME
 from worker.settings.sections import InputSettings, SessionsSettings
-from worker.settings.values import TimestampPattern
 
 VOCABULARY = Vocabulary(("open <*>", "read <*>", "close <*>"))
 OPEN, READ, CLOSE = 3, 4, 5
@@ -259,161 +254,6 @@ def test_json_pointers_name_message_key_and_time() -> None:
     assert events.tokens == [OPEN, READ, OPEN]
     assert events.times == [12_000, 12_000, 1_226_262_975_123]
     assert reasons(events) == [(2, "no_key"), (3, "no_key"), (4, "no_key"), (5, "bad_timestamp"), (6, "bad_timestamp")]
-    assert events.dead_letters[-1].message == "the timestamp at /at cannot be read: 'yesterday' is not an ISO 8601 time"
-
-
-def test_times_are_read_from_lines_in_a_format() -> None:
-    one = decoder(timestamp={"pattern": r"^(\d{6} \d{6}) ", "format": "%y%m%d %H%M%S"}, multiline=True)
-    values = [
-        b"081109 203615 blk_1",
-        b"open blk_1",
-        b"081109 203661 blk_1",
-        b"blk_1\n081109 203616 blk_1\nblk_1\n081109 203617 blk_1",
-    ]
-    events = decode_one(one, values)
-    start = 1_226_262_975_000
-    assert events.times == [start, start + 1000, start + 1000, start + 1000, start + 2000]
-    assert reasons(events) == [(1, "bad_timestamp"), (2, "bad_timestamp")]
-    zoned = decoder(timestamp={"pattern": r"^\S+", "format": "%Y-%m-%dT%H:%M:%S.%f%z"})
-    assert decode_one(zoned, [b"2008-11-09T21:36:15.000999+01:00 blk_1"]).times == [start]
-
-
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({"key": {"pointer": "/a"}}, "sessions.key.pointer: '/a' is a JSON pointer, but input.format is text"),
-        ({"timestamp": "/a"}, "input.timestamp: '/a' is a JSON pointer, but input.format is text"),
-        ({"timestamp": TimestampPattern("a", "%Q")}, "input.timestamp.format: '%Q' is not a format"),
-    ],
-)
-def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(problem)):
-        decoder(**settings)
-
-
-@pytest.mark.parametrize("pattern", ["(", r"(a)\1", "(?=a)", "[a", "a**", "(?P<a>x"])
-def test_a_pattern_that_re2_cannot_run_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(repr(pattern))} is not a pattern that RE2 can run"):
-        LinePattern(pattern)
-
-
-PIECE = st.sampled_from(
-    ["a", "b?", "|", "(a)", "(?:b)", "[()]", r"\(", r"[\]()]+", "(?P<n>b)", "(?i:A)", "[]()]", "[^]a]", r"\\(b)"]
-)
-
-
-@given(
-    st.lists(PIECE, min_size=1, max_size=6),
-    st.text("abAB()[]\\", max_size=8),
-    st.sampled_from(["{}", "({})", "(x|{})"]),
-)
-def test_the_key_is_the_first_group_or_the_whole_match(pieces: list[str], line: str, form: str) -> None:
-    pattern = form.format("".join(pieces))
-    if pattern.count("(?P<n>") > 1:
-        return  # no engine takes one name twice
-    match = re.search(pattern, line)
-    expected = "" if match is None else (match.group(1) if match.re.groups else match.group())
-    assert LinePattern(pattern).extract(pa.array([line])).to_pylist() == [expected or ""]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "line", "key"),
-    [
-        (r"\Q(\E(a)", "(a", "a"),
-        (r"\Qa(b)", "a(b)", "a(b)"),
-        ("[[:alpha:](]+=(.)", "x(=y", "y"),
-        ("[[:^alpha:]()]+(.)", "1(z", "z"),
-        (r"(?i)BLK_(\d)(\d)", "blk_12", "1"),
-        ("(?<name>a)(b)", "ab", "a"),
-        ("a|(b)", "a", ""),
-    ],
-)
-def test_groups_are_told_from_text_in_quotes_and_classes(pattern: str, line: str, key: str) -> None:
-    assert LinePattern(pattern).extract(pa.array([line])).to_pylist() == [key]
-
-
-def test_why_a_time_cannot_be_read_depends_on_the_record_alone() -> None:
-    one = decoder(timestamp={"pattern": r"^\S+", "format": "%Y"}, multiline=True)
-    values = [b"first blk_1", b"second blk_1\nfirst blk_1"]
-    told = [letter.message for letter in decode_one(one, values).dead_letters]
-    assert told == [decode_one(one, [value]).dead_letters[0].message for value in values]
-    assert told[1].startswith("'second' is not a time")
-
-
-def test_a_text_longer_than_any_time_is_none_and_is_not_remembered() -> None:
-    layout = TimeFormat("%Y %m")
-    assert layout.parse("2008" + " " * 200 + "11") == layout.parse("2008 11")
-    assert layout.parse("2008" + " " * 400 + "11") is None
-
-
-def test_a_hostile_line_takes_linear_time() -> None:
-    assert LinePattern("(a*)*b|(a|a)*c").extract(pa.array(["a" * 60_000])).to_pylist() == [""]
-
-
-@pytest.mark.parametrize(
-    ("value", "milliseconds"),
-    [
-        (0, 0),
-        (1_226_262_975, 1_226_262_975_000),
-        (1_226_262_975.123, 1_226_262_975_123),
-        (1_226_262_975_123, 1_226_262_975_123),
-        (99_999_999_999, 99_999_999_999_000),
-        (100_000_000_000, 100_000_000_000),
-        (-1.5, -1500),
-        ("2008-11-09 20:36:15", 1_226_262_975_000),
-        ("2008-11-09T20:36:15.1239Z", 1_226_262_975_123),
-        ("2008-11-09T21:36:15+01:00", 1_226_262_975_000),
-        ("1969-12-31T23:59:59.9995Z", -1),
-    ],
-)
-def test_times_in_json_are_iso_8601_or_seconds_or_milliseconds(value: object, milliseconds: int) -> None:
-    assert from_json(value) == milliseconds
-
-
-@pytest.mark.parametrize("value", [None, True, [], {}, "", "soon", 1e14, -(10**14), 10**30, "2008-13-01"])
-def test_other_values_are_no_times(value: object) -> None:
-    with pytest.raises(ValueError, match=r"neither text nor a number|is not an ISO 8601 time"):
-        from_json(value)
-
-
-def test_a_time_format_stays_exact_when_it_forgets() -> None:
-    layout = TimeFormat("%S.%f")
-    texts = [f"{second}.{micro:06}" for second in range(7) for micro in range(0, 1_000_000, 100)]
-    first = [layout.parse(text) for text in texts]
-    assert [layout.parse(text) for text in texts] == first
-    assert layout.parse("61.0") is None
-    assert len(layout._times) <= 65_536 < len(texts)
-
-
-DOCUMENT = {"foo": ["bar", "baz"], "": 0, "a/b": 1, "m~n": 8, " ": 7, "~1": 9, "0": {"x": None}}
-
-
-@pytest.mark.parametrize(
-    ("pointer", "value"),
-    [
-        ("", DOCUMENT),
-        ("/foo", ["bar", "baz"]),
-        ("/foo/0", "bar"),
-        ("/", 0),
-        ("/a~1b", 1),
-        ("/m~0n", 8),
-        ("/ ", 7),
-        ("/~01", 9),
-        ("/0/x", None),
-        ("/foo/2", MISSING),
-        ("/foo/01", MISSING),
-        ("/foo/-", MISSING),
-        ("/foo/-1", MISSING),
-        ("/foo/99999999999999999999999", MISSING),
-        ("/foo/0/0", MISSING),
-        ("/nothing/there", MISSING),
-    ],
-)
-def test_json_pointers_resolve_as_rfc_6901_says(pointer: str, value: object) -> None:
-    assert JsonPointer(pointer).resolve(DOCUMENT) == value
-
-
-@pytest.mark.parametrize("pointer", ["a", "/a~", "/a~2"])
-def test_what_is_no_json_pointer_is_refused(pointer: str) -> None:
-    with pytest.raises(ValueError, match="is not a JSON pointer"):
-        JsonPointer(pointer)
+    assert events.dead_letters[-1].message == (
+        "the timestamp at /at cannot be read: 'yesterday' is not a time in any of the formats 'iso8601', 'epoch'"
+    )

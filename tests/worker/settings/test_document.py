@@ -13,7 +13,7 @@ from worker.formats.durations import format_duration, parse_duration
 from worker.kafka.clients import rejection
 from worker.settings.document import Settings, load_settings
 from worker.settings.sections import Adaptive, SessionKey, SessionsSettings
-from worker.settings.values import TimestampPattern
+from worker.settings.timestamps import TimestampRule
 
 CONFIG = Path(__file__).parents[3] / "config"
 
@@ -52,7 +52,7 @@ def test_an_empty_file_and_no_file_mean_the_defaults(tmp_path: Path) -> None:
 
 def test_the_hdfs_file_reads_times_from_the_line() -> None:
     settings = load_settings(CONFIG / "hdfs.yaml")
-    assert settings.input.timestamp == TimestampPattern(r"^(\d{6} \d{6})", "%y%m%d %H%M%S")
+    assert settings.input.timestamp == TimestampRule(pattern=r"^(\d{6} \d{6})", formats=("%y%m%d %H%M%S",))
     assert settings.sessions.key == SessionKey("regex", r"blk_-?\d+")
     assert settings.sessions.gap_ms == 3_600_000
 
@@ -62,7 +62,7 @@ def test_the_json_file_takes_message_time_and_key_from_the_object() -> None:
     assert (settings.input.format, settings.input.message, settings.input.timestamp) == (
         "json",
         "/msg",
-        "/ts",
+        TimestampRule(pointer="/ts", formats=("iso8601", "epoch")),
     )
     assert settings.sessions.key == SessionKey("pointer", "/trace/id")
 
@@ -215,7 +215,7 @@ def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp
         "kafka.bootstrap.servers: is missing; allowed: host:port, with commas",
         "input.format: 'xml' is not allowed; allowed: text or json",
         "input.timestamp.pattern: '(' is not a pattern that RE2 can run (missing ): (); allowed: ",
-        "input.timestamp.format: 'x' is not a strptime format; allowed: such as %Y-%m-%d %H:%M:%S",
+        "input.timestamp.format: 'x' is not a format of times; allowed: iso8601, rfc3339, epoch, ",
         "input.max_line_bytes: 'ten' is not a whole number from 256 to 16_777_216",
         "sessions.key.regex: '(a' is not a pattern that RE2 can run (missing ): (a); allowed: RE2 syntax",
         "sessions.gap: '10 parsecs' is not a duration; allowed: a number with ms, s, m, h or d (250ms, 10m)",

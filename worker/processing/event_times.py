@@ -1,0 +1,147 @@
+"""When events happened: the setting `input.timestamp` over a batch of lines.
+
+A time depends on its record alone, its Kafka timestamp included, except that in a file a time without a year follows
+the lines before it.
+"""
+
+from itertools import pairwise, repeat
+
+import numpy as np
+import pyarrow as pa
+
+from worker.formats.patterns import LinePattern
+from worker.formats.pointers import MISSING, JsonPointer
+from worker.formats.times.columns import COMPLETE, TextTimes
+from worker.formats.times.reader import TimeReader
+from worker.formats.times.shapes import text_ends
+from worker.processing.lines import Batch, Flags, Lines, Rows, nearest_line
+from worker.processing.sessions import NO_TIME
+from worker.settings.timestamps import TimestampRule
+
+_NO_TIMESTAMP = (-1, 0)
+"""Kafka's word for none, and that of producers which leave the field as it was."""
+
+
+class EventTimes:
+    """Finds the time of each line; records without one, or with one that cannot be read, become dead letters.
+
+    A line without a time of its own has that of the line before it in its record or, at the beginning, that of the
+    first that has one. Without a rule a line's time is its record's Kafka timestamp, NO_TIME where that is none.
+
+    Args:
+        rule: as the settings say it.
+
+    Raises:
+        ValueError: a part of the rule that cannot be used.
+    """
+
+    def __init__(self, rule: TimestampRule | None) -> None:
+        if rule is None:
+            self._rule = None
+            return
+        self._rule = rule
+        zones = rule.zone_offsets()
+        self._reader = TimeReader(rule.formats, rule.timezone, zones)
+        self._pointer = None if rule.pointer is None else JsonPointer(rule.pointer)
+        self._searches = [(LinePattern(rule.pattern), self._reader)] if rule.pattern is not None else []
+        if rule.pointer is None and rule.pattern is None:
+            # Each format looks for its own shape.
+            self._searches = [
+                (LinePattern(each.pattern), TimeReader([each.name], rule.timezone, zones))
+                for each in self._reader.formats
+                if each.pattern is not None
+            ]
+
+    def of(self, batch: Batch, lines: Lines) -> Rows:
+        """Return (n,) ms since 1970 UTC of the lines."""
+        if self._rule is None:
+            parts = (part.timestamps or repeat(NO_TIME, len(part.offsets)) for part in batch.parts)
+            times = batch.column(parts)[lines.rows]
+            times[np.isin(times, _NO_TIMESTAMP)] = NO_TIME
+            return times
+        if self._pointer is not None:
+            return self._in_documents(self._pointer, batch, lines)
+        return self._in_lines(self._rule, batch, lines)
+
+    def _in_lines(self, rule: TimestampRule, batch: Batch, lines: Lines) -> Rows:
+        times = TextTimes.none(len(lines.rows))
+        present = np.zeros(len(lines.rows), bool)
+        left = np.arange(len(lines.rows))
+        for pattern, reader in self._searches:
+            texts = lines.texts if len(left) == len(lines.rows) else lines.texts.take(pa.array(left))
+            # Neighbouring lines share their second: each distinct text is looked at once.
+            found = pattern.extract(texts).dictionary_encode()
+            which = found.indices.to_numpy()
+            times.put(left, reader.read(found.dictionary).take(which))
+            present[left] |= (np.diff(text_ends(found.dictionary)) > 0)[which]
+            left = left[~times.read[left]]
+            if len(left) == 0:
+                break
+        utc, yearless = self._utc(batch, lines.rows, times)
+        for line in np.flatnonzero(present & ~times.read).tolist():
+            found_texts = (pattern.extract(lines.texts[line : line + 1])[0].as_py() for pattern, _ in self._searches)
+            text = next(filter(None, found_texts))
+            _fault(batch, int(lines.rows[line]), _no_year(text) if yearless[line] else self._reader.why_not(text))
+        if present.all():
+            return utc
+        source = nearest_line(present.tolist(), lines.rows)
+        where = f"format {', '.join(rule.formats)}" if rule.pattern is None else f"pattern {rule.pattern}"
+        for row in lines.rows[source < 0].tolist():
+            _fault(batch, row, f"the record has no timestamp ({where})")
+        return utc[source]
+
+    def _in_documents(self, pointer: JsonPointer, batch: Batch, lines: Lines) -> Rows:
+        rows = np.unique(lines.rows)
+        told = f"the timestamp at {pointer.pointer}"
+        texts: list[str] = []
+        numbers = np.zeros(len(rows), bool)
+        for index, row in enumerate(rows.tolist()):
+            value = pointer.resolve(lines.documents[row])
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                numbers[index] = True
+                value = str(value) if isinstance(value, int) else np.format_float_positional(value, trim="-")
+            if value is MISSING:
+                _fault(batch, row, f"{told} is missing")
+            elif not isinstance(value, str):
+                _fault(batch, row, f"{told} cannot be read: it is neither text nor a number")
+            texts.append(value if isinstance(value, str) else "")
+        column = pa.array(texts, pa.string())
+        times = TextTimes.none(len(rows))
+        for kind in (False, True):
+            of_kind = np.flatnonzero(numbers == kind)
+            if len(of_kind):
+                times.put(of_kind, self._reader.read(column.take(pa.array(of_kind)), numbers=kind))
+        utc, yearless = self._utc(batch, rows, times)
+        for index in np.flatnonzero(~times.read).tolist():
+            why = _no_year(texts[index]) if yearless[index] else self._reader.why_not(texts[index])
+            _fault(batch, int(rows[index]), f"{told} cannot be read: {why}")
+        return utc[np.searchsorted(rows, lines.rows)]
+
+    def _utc(self, batch: Batch, rows: Rows, times: TextTimes) -> tuple[Rows, Flags]:
+        """Milliseconds since 1970 UTC, and which times lack a year that nothing tells; `rows` ascend."""
+        lacking = times.read & (times.lacks != COMPLETE)
+        yearless = np.zeros(len(rows), bool)
+        if lacking.any():
+            bounds = pairwise(np.searchsorted(rows, batch.starts).tolist())
+            for part, first, (start, stop) in zip(batch.parts, batch.starts, bounds, strict=False):
+                those = times.between(start, stop)
+                if part.timestamps is not None:
+                    timestamps = np.array(part.timestamps, np.int64)[rows[start:stop] - first]
+                    yearless[start:stop] = np.isin(timestamps, _NO_TIMESTAMP)
+                    self._reader.complete(those, timestamps)
+                elif part.years is not None and self._rule is not None:
+                    self._reader.follow(those, part.years, self._rule.year)
+                else:
+                    yearless[start:stop] = True
+            yearless &= lacking
+            times.read &= ~yearless
+        return self._reader.utc(times), yearless
+
+
+def _fault(batch: Batch, row: int, message: str) -> None:
+    if row not in batch.ignored:  # what is ignored is not read
+        batch.fault(row, "bad_timestamp", message)
+
+
+def _no_year(text: str) -> str:
+    return f"{text[:100]!r} lacks a year or a date, and the record has no Kafka timestamp that tells it"
