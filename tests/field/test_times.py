@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -261,3 +262,27 @@ def test_where_a_line_tells_its_time_twice_both_are_the_same(system: str, rule: 
     path = shared(f"data/loghub_2k/{system}_2k.log.gz")
     local, epoch = from_file(decoder(rule), path), from_file(decoder(LOGHUB[system][0]), path)
     assert sum(abs(a - b) < 1500 for a, b in zip(local, epoch, strict=True)) == agree
+
+
+def readme_rows() -> list[tuple[str, str]]:
+    """Lines and the settings beside them in the README's table of times."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = text.split("| `input.timestamp` |\n| --- | --- |\n")[1].split("\n\n")[0]
+    rows = []
+    for row in table.splitlines():
+        lines, rule = re.split(r"(?<!\\)\|", row)[1:3]
+        [setting] = re.findall("`(.+)`", rule)
+        rows += [(line.replace("\\|", "|"), setting.replace("\\|", "|")) for line in re.findall("`([^`]+)`", lines)]
+    return rows
+
+
+@pytest.mark.parametrize(("line", "rule"), readme_rows())
+def test_what_the_readme_says_of_a_time_reads_it(line: str, rule: str) -> None:
+    as_json = line.startswith("{")
+    value = line.replace(", …", ', "message": "x"') if as_json else line
+    one = decoder(rule, f"input.format={'json' if as_json else 'text'}")
+    events = from_kafka(one, [value.encode()], [datetime(2024, 3, 4, 12, tzinfo=UTC)])
+    assert events.dead_letters == []
+    zone = timedelta(hours=1) if "+0100" in line or "CET" in line else timedelta()
+    [found] = events.times
+    assert abs(found + zone // timedelta(milliseconds=1) - milliseconds(datetime(2024, 3, 4, 10, tzinfo=UTC))) < 1000

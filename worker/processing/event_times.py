@@ -18,9 +18,6 @@ from worker.processing.lines import Batch, Flags, Lines, Rows, nearest_line
 from worker.processing.sessions import NO_TIME
 from worker.settings.timestamps import TimestampRule
 
-_NO_TIMESTAMP = (-1, 0)
-"""Kafka's word for none, and that of producers which leave the field as it was."""
-
 
 class EventTimes:
     """Finds the time of each line; records without one, or with one that cannot be read, become dead letters.
@@ -57,7 +54,7 @@ class EventTimes:
         if self._rule is None:
             parts = (part.timestamps or repeat(NO_TIME, len(part.offsets)) for part in batch.parts)
             times = batch.column(parts)[lines.rows]
-            times[np.isin(times, _NO_TIMESTAMP)] = NO_TIME
+            times[~_is_timestamp(times)] = NO_TIME
             return times
         if self._pointer is not None:
             return self._in_documents(self._pointer, batch, lines)
@@ -127,7 +124,7 @@ class EventTimes:
                 those = times.between(start, stop)
                 if part.timestamps is not None:
                     timestamps = np.array(part.timestamps, np.int64)[rows[start:stop] - first]
-                    yearless[start:stop] = np.isin(timestamps, _NO_TIMESTAMP)
+                    yearless[start:stop] = ~_is_timestamp(timestamps)
                     self._reader.complete(those, timestamps)
                 elif part.years is not None and self._rule is not None:
                     self._reader.follow(those, part.years, self._rule.year)
@@ -136,6 +133,12 @@ class EventTimes:
             yearless &= lacking
             times.read &= ~yearless
         return self._reader.utc(times), yearless
+
+
+def _is_timestamp(timestamps: Rows) -> Flags:
+    """-1 is Kafka's word for none, and 0 that of producers which leave the field as it was."""
+    given: Flags = timestamps > 0
+    return given
 
 
 def _fault(batch: Batch, row: int, message: str) -> None:

@@ -37,7 +37,7 @@ def filled(partitions: int = 1, repeat: int = 1) -> MemoryBroker:
     broker = memory_broker(partitions)
     for number, line in enumerate(LINES * repeat):
         partition = Partition(INPUT, number % partitions)
-        broker.append(partition, line, timestamp=number * 40)
+        broker.append(partition, line, timestamp=1 + number * 40)
     return broker
 
 
@@ -125,7 +125,7 @@ def eventful(partitions: int = 2) -> MemoryBroker:
     lines = 3_300 * partitions
     for number in range(lines):
         line = f"{random.choice('abcd')} {'odd' if random.random() < (0.2 if number < lines / 2 else 0.6) else 'read'}"
-        broker.append(Partition(INPUT, number % partitions), line.encode(), timestamp=number // partitions * 40)
+        broker.append(Partition(INPUT, number % partitions), line.encode(), timestamp=1 + number // partitions * 40)
     return broker
 
 
