@@ -191,13 +191,23 @@ def test_a_time_without_a_year_has_the_year_of_its_records_timestamp_and_without
     assert reasons(decode(decoder({"format": "syslog"}), lines[:1])) == [(0, told)]
 
 
-def test_the_nearest_year_is_found_by_the_clock_of_the_time() -> None:
-    rule = {"format": "syslog", "timezone": "Asia/Tokyo"}
-    assert decode(decoder(rule), ["Jan  1 05:00:00 x"], [at("2023-12-31T20:00:01")]).times == [
-        at("2023-12-31T20:00:00")
-    ]
-    day = {"pattern": r"^\S+", "format": "%H:%M:%S", "timezone": "Asia/Tokyo"}
-    assert decode(decoder(day), ["05:00:00 x"], [at("2023-12-31T20:00:01")]).times == [at("2023-12-31T20:00:00")]
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("14:00:00 x", {"pattern": r"^\S+", "format": "%H:%M:%S", "timezone": "Pacific/Honolulu"}),
+        ("14:00:00 -1000 x", {"pattern": r"^\S+ \S+", "format": "%H:%M:%S %z"}),
+        ("Jan  1 14:00:00 x", {"format": "syslog", "timezone": "Pacific/Honolulu"}),
+    ],
+)
+def test_what_is_nearest_is_told_by_the_clock_of_the_time(line: str, rule: dict[str, str]) -> None:
+    # Three hours after the line was written, when the clock there shows 17:00 and UTC is at 03:00 of the next day.
+    assert decode(decoder(rule), [line], [at("2024-01-02T03:00")]).times == [at("2024-01-02")]
+
+
+def test_when_a_file_was_modified_is_told_by_the_clock_of_its_times() -> None:
+    rule = {"pattern": r"^\S+", "format": "%H:%M:%S", "timezone": "Asia/Tokyo"}
+    found = decode(decoder(rule), ["08:00:00 x"], years=FileYears(at("2024-03-04T23:30"))).times
+    assert found == [at("2024-03-04T23:00")]
 
 
 def test_in_a_file_years_follow_the_lines_whatever_batches_they_are_read_in() -> None:

@@ -52,3 +52,8 @@ def test_epoch_is_the_unit_that_fits_the_number(number: int) -> None:
 )
 def test_other_texts_are_no_numbers_since_1970(text: str) -> None:
     assert read("epoch", [text]) == [None]
+
+
+@pytest.mark.parametrize("text", ["9223372036854775808", "9300000000000000000", "9999999999999999999"])
+def test_what_needs_more_than_64_bits_is_no_number_since_1970(text: str) -> None:
+    assert read("epoch_ns", [text]) == [None]
