@@ -35,6 +35,8 @@ from benchmarks.sessions import rules
 from detector.checkpoint import demo_checkpoint
 from tests.broker.harness import Application, Record, WorkerProcess, hdfs_lines
 from tests.broker.kafka import KafkaBroker
+from worker.delivery.deadline import Deadline
+from worker.delivery.outage import Outage
 from worker.delivery.protocols import Committed
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshots import Snapshot, decode, encode
@@ -234,10 +236,11 @@ class Interrupted:
         properties = ClientProperties(settings)
         Topics(properties.admin(), settings).create_missing_outputs()
         scorer = load_scorer(settings)
-        reader = KafkaReader(properties.reader())
+        outage = Outage()
+        reader = KafkaReader(properties.reader(), outage)
         decoder = Pipeline(settings, scorer, Metrics()).decoder
         store = StateStore(settings, vocabulary=scorer.vocabulary, decoder=decoder, reader=reader)
-        sink = TransactionalSink(properties.producer())
+        sink = TransactionalSink(properties.producer(), outage)
         offsets: dict[Partition, Committed] = {}
         self.snapshot_bytes, self.snapshot_write_s = 0, 0.0
         for number, end in enumerate(lines.ends()):
@@ -245,13 +248,13 @@ class Interrupted:
             state = state_of(open_sessions // PARTITIONS, lines.stream_time(number, position), seed=number)
             began = time.perf_counter()
             parts = store.messages(partition, position, state)
-            first = sink.send_snapshot(parts)
+            [first] = sink.send_snapshots([parts], Deadline())
             self.snapshot_write_s += time.perf_counter() - began
             self.snapshot_bytes += sum(len(part.value or b"") for part in parts)
             offsets[partition] = Committed(end, store.pointer(partition, position, first, len(parts)).to_metadata())
         group = Consumer(properties.consumer())
-        sink.commit(offsets, group.consumer_group_metadata)
-        sink.close()
+        sink.commit(offsets, group.consumer_group_metadata, Deadline())
+        sink.close(Deadline())
         group.close()
         began, read = time.perf_counter(), 0
         for number in reader.partitions(settings.state_topic):

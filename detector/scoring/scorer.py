@@ -1,7 +1,7 @@
 """The scorer: event sequences in, calibrated scores out, the same bits whatever the batch or the cache."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -127,11 +127,13 @@ class Scorer:
         """Batches so far that did not fit the device's memory and were run in parts."""
         return self._inference.batches_split
 
-    def score(self, sequences: Sequence[bytes]) -> list[EventScores]:
+    def score(self, sequences: Sequence[bytes], after_pass: Callable[[], None] = lambda: None) -> list[EventScores]:
         """Score sessions, in the order given.
 
         Args:
             sequences: each the little-endian int64 tokens of a session's events, ``array("q").tobytes()``.
+            after_pass: called after each forward pass. What it raises ends the call; what was scored by then is
+                remembered.
 
         Raises:
             ValueError: a sequence is not a whole number of tokens, or a token is beyond the vocabulary.
@@ -139,15 +141,14 @@ class Scorer:
         """
         cache = self._cache
         found = list(map(cache.get, sequences))
-        fresh: dict[bytes, EventScores] = {}
-        if None in found:
-            absent = [key for key, scores in zip(sequences, found, strict=True) if scores is None]
-            fresh = self._run(list(dict.fromkeys(absent)))
-        self.cache_hits += len(found) - len(fresh)
         for key, scores in zip(sequences, found, strict=True):
             if scores is not None:
                 cache.move_to_end(key)
-        self._remember(fresh)
+        fresh: dict[bytes, EventScores] = {}
+        if None in found:
+            absent = [key for key, scores in zip(sequences, found, strict=True) if scores is None]
+            fresh = self._run(list(dict.fromkeys(absent)), after_pass)
+        self.cache_hits += len(found) - len(fresh)
         return [fresh[key] if scores is None else scores for key, scores in zip(sequences, found, strict=True)]
 
     def explain(self, sequence: bytes, k: int = 3) -> Explanation:
@@ -176,19 +177,23 @@ class Scorer:
             unusual_counts=self._profile.unusual_counts(tokens),
         )
 
-    def _run(self, keys: list[bytes]) -> dict[bytes, EventScores]:
-        """Scores of distinct sequences, through the model."""
+    def _run(self, keys: list[bytes], after_pass: Callable[[], None]) -> dict[bytes, EventScores]:
+        """Scores of distinct sequences, through the model; remembers those of each pass."""
         tokens = [np.frombuffer(key, dtype="<i8") for key in keys]
         size = len(self.vocabulary)
         if any(int(events.max()) >= size for events in tokens if len(events)):
             raise ValueError(f"a token is beyond the vocabulary of {size} tokens")
-        results = {}
+        results: dict[bytes, EventScores] = {}
         for measured in self._inference.measure(tokens):
             events = [tokens[index] for index in measured.indices]
-            for index, scores in zip(measured.indices.tolist(), self._calibrated(measured, events), strict=True):
-                results[keys[index]] = scores
-        self.cache_misses += len(keys)
-        self.events_scored += sum(map(len, tokens))
+            scores = dict(
+                zip([keys[index] for index in measured.indices], self._calibrated(measured, events), strict=True)
+            )
+            self._remember(scores)
+            results |= scores
+            self.cache_misses += len(events)
+            self.events_scored += sum(map(len, events))
+            after_pass()
         return results
 
     def _remember(self, fresh: dict[bytes, EventScores]) -> None:

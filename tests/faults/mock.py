@@ -23,6 +23,7 @@ from worker.kafka.clients import ClientProperties
 from worker.kafka.connect import connect
 from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics
+from worker.processing.records import Records
 from worker.settings.document import Settings, load_settings
 
 # Kafka's numbers of the requests that a transaction is made of.
@@ -108,18 +109,22 @@ def run_script(worker: Worker, script: Callable[[], Iterator[Callable[[], bool]]
     steps = script()
     waiting_for: list[Callable[[], bool]] = [lambda: True]
     deadline = [time.monotonic() + _PATIENCE_S]
+    over: list[bool] = []
+    poll = worker._source.poll
 
-    def stopping() -> bool:
+    def poll_after_a_step(max_records: int, timeout_s: float) -> list[Records]:
         while waiting_for[0]():
             try:
                 waiting_for[0] = next(steps)
             except StopIteration:
-                return True
+                over.append(True)
+                return []
             deadline[0] = time.monotonic() + _PATIENCE_S
         assert time.monotonic() < deadline[0], "the script waited in vain"
-        return False
+        return poll(max_records, timeout_s)
 
-    worker.run(stopping)
+    worker._source.poll = poll_after_a_step  # type: ignore[method-assign]
+    worker.run(lambda: bool(over))
 
 
 def totals(worker: Worker) -> dict[str, Any]:

@@ -10,13 +10,15 @@ import numpy.typing as npt
 import orjson
 
 from detector.text.vocabulary import Vocabulary
+from worker.delivery.deadline import Deadline
 from worker.delivery.loop import Worker
 from worker.delivery.memory import MemoryBroker, MemorySink, MemorySource
+from worker.delivery.outage import Outage
 from worker.delivery.restore import StateStore
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
 from worker.processing.pipeline import Pipeline
-from worker.processing.records import Partition
+from worker.processing.records import Partition, Records
 from worker.processing.scorer import EventScores
 from worker.settings.document import Settings, load_settings
 
@@ -43,12 +45,13 @@ class OddScorer:
     def __init__(self, vocabulary: Vocabulary = VOCABULARY) -> None:
         self.vocabulary = vocabulary
 
-    def score(self, sequences: Sequence[bytes]) -> list[EventScores]:
+    def score(self, sequences: Sequence[bytes], after_pass: Callable[[], None] = lambda: None) -> list[EventScores]:
         results: list[EventScores] = []
         for sequence in sequences:
             odd = (np.frombuffer(sequence, np.int64) == ODD).astype(np.float32)
             share = np.cumsum(odd) / np.arange(1, len(odd) + 1)
             results.append(Scores(odd + 1, share.astype(np.float32), float(share[-1])))
+            after_pass()
         return results
 
 
@@ -63,6 +66,9 @@ class Clock:
         self.now += self.tick_s
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 def settings(*overrides: str) -> Settings:
     return load_settings(None, [r"sessions.key={regex: '^\w+'}", "worker.commit_interval=50ms", *overrides])
@@ -70,6 +76,21 @@ def settings(*overrides: str) -> Settings:
 
 def memory_broker(partitions: int = 1) -> MemoryBroker:
     return MemoryBroker({INPUT: partitions, SCORES: 1, DEAD: 1, STATE: 2})
+
+
+class ScriptedSource(MemorySource):
+    """Takes a step of a script at the beginning of each poll; `over` from the last one on."""
+
+    def begin(self, script: Iterable[Callable[[], object] | None]) -> None:
+        self._steps = [*script]
+
+    def over(self) -> bool:
+        return not self._steps
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Records]:
+        if (step := self._steps.pop(0)) is not None:
+            step()
+        return super().poll(max_records, timeout_s)
 
 
 class SmallWorker:
@@ -84,8 +105,8 @@ class SmallWorker:
         vocabulary: Vocabulary = VOCABULARY,
     ) -> None:
         self.clock = clock or Clock()
-        self.source = MemorySource(broker, assign_next=[Partition(INPUT, number) for number in partitions])
-        self.sink = MemorySink(broker)
+        self.source = ScriptedSource(broker, assign_next=[Partition(INPUT, number) for number in partitions])
+        self.sink = MemorySink(broker, clock=self.clock, sleep=self.clock.sleep)
         scorer, metrics = OddScorer(vocabulary), Metrics(clock=self.clock)
         pipeline = Pipeline(use, scorer, metrics)
         store = StateStore(use, vocabulary=vocabulary, decoder=pipeline.decoder, reader=broker)
@@ -97,24 +118,15 @@ class SmallWorker:
             pipeline=pipeline,
             metrics=metrics,
             status=WorkerStatus("app", "w0", "", {}, scorer.checkpoint, vocabulary.sha256),
+            outage=Outage(self.clock),
             revoke_budget_s=10,
             clock=self.clock,
         )
 
     def run(self, script: Iterable[Callable[[], object] | None]) -> None:
         """One turn of the loop after each step, then a clean stop."""
-        steps = iter(script)
-
-        def stopping() -> bool:
-            try:
-                step = next(steps)
-            except StopIteration:
-                return True
-            if step is not None:
-                step()
-            return False
-
-        self.worker.run(stopping)
+        self.source.begin(script)
+        self.worker.run(self.source.over)
 
     def crash_after(self, script: Iterable[Callable[[], object] | None]) -> None:
         """One turn of the loop after each step, then gone, as by kill -9: what is open never commits."""
@@ -128,7 +140,8 @@ class SmallWorker:
         try:
             self.run([*script, vanish])
         except Gone:
-            self.sink.abort()  # what the transaction coordinator does for a dead producer
+            self.sink.takes_s.clear()
+            self.sink.abort(Deadline())  # what the transaction coordinator does for a dead producer
 
 
 def outputs(broker: MemoryBroker) -> list[dict[str, Any]]:

@@ -4,24 +4,38 @@ Everything happens in one thread. Rebalance callbacks run inside `Source.poll`, 
 record polled so far is processed and its outputs are in the open transaction: so a revoke can commit at once.
 
 The group never takes a busy worker for a dead one. When the scorer is behind, batches shrink until one takes about
-`_BATCH_TARGET_S`. When many sessions end at once, or the broker is slow to take the outputs, the pipeline and the sink
-call `_keep_alive` meanwhile: partitions are paused and polling goes on. Partitions that go away in such a poll do so in
-the middle of a batch, some of whose outputs are sent and some not, so everything since the last commit is given up.
-What is left between two polls are the commit itself (half of `transaction.timeout.ms`, which the settings keep at a
-quarter of `max.poll.interval.ms` or less), an abort (a minute when the client has to be replaced) and reading what is
-committed (90 s).
+`_BATCH_TARGET_S`. While sessions are scored, after each forward pass of the model, and while the broker is slow to take
+the outputs, `_keep_alive` is called: partitions are paused and polling goes on. Partitions that go away in such a poll
+do so in the middle of a batch, some of whose outputs are sent and some not, so everything since the last commit is
+given up.
+
+Outputs do not wait for a batch that takes long to score, nor does their transaction grow old: what is in it is of the
+records before that batch, so it is committed, with the positions from before the batch and the snapshots that those
+already have. A restart then replays the batch from there.
+
+Whatever may block takes its time from a `Deadline`: a revoke has one for snapshots, commit and abort together, a stop
+has `worker.shutdown_timeout` for the rest of the batch, its outputs, snapshots, commit, abort, leaving the group and
+closing, from the moment it was asked for. The sink bounds every commit by the transaction's own longest life. Past a
+deadline the transaction is aborted; that is never a reason to stop.
+
+A broker that does not answer is waited for (`worker.delivery.outage`), without end and without being ready, except when
+the worker is told to stop. What is left between two polls besides are a commit (3/4 of `transaction.timeout.ms`, which
+the settings keep at a quarter of `max.poll.interval.ms` or less) and an abort (the same share of it as a revoke).
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
 
+from worker.delivery.deadline import Deadline, StopDeadline
+from worker.delivery.outage import Outage
 from worker.delivery.protocols import Committed, Message, Sink, Source
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshots import SnapshotPointer
@@ -34,8 +48,13 @@ from worker.settings.document import Settings
 
 _BATCH_TARGET_S = 1.0
 _MIN_BATCH = 100
-_LONGEST_BACKOFF_S = 5.0
+_LONGEST_BACKOFF_S = 2.0
 _STATUS_INTERVAL_S = 1.0
+_COMMIT_SHARE = 0.7  # of a revoke's time: the rest is for aborting when there is no commit
+# Shares of a stop's time by which it has to be through with a batch that was polled before, with the last commit, and
+# with aborting when there was none. What is left then is for leaving the group and closing.
+_BATCH_BY, _COMMIT_BY, _ABORT_BY = 0.3, 0.6, 0.8
+_LEAVE_SHARE = 0.7  # of what is then left of a stop; the rest is for closing the producer
 _SNAPSHOT_SHARE = 0.05  # of the worker's time; snapshots that would take more come less often than asked
 
 _log = structlog.get_logger(__name__)
@@ -65,6 +84,7 @@ class Worker:
         source, sink, store, pipeline: the parts it drives.
         metrics: what it counts.
         status: what does not change of the worker's status.
+        outage: what is known of a broker that does not answer.
         revoke_budget_s: time for everything a revoke must finish; past it the transaction is aborted.
         clock: monotonic seconds.
     """
@@ -79,6 +99,7 @@ class Worker:
         pipeline: Pipeline,
         metrics: Metrics,
         status: WorkerStatus,
+        outage: Outage,
         revoke_budget_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,11 +117,16 @@ class Worker:
         self._unsent_commit = False  # outputs are in the open transaction
         self._rebuild_needed = False
         self._doing: _Doing = "working"
-        self._stopping: Callable[[], bool] = lambda: False
+        self._outage = outage
+        self._stop = self._batch_by = self._commit_by = self._abort_by = Deadline()
+        # Up to where every output is in the open transaction, as of before what is being scored.
+        self._sent: dict[Partition, int] = {}
         self._joined = False
         self._batch_records = settings.worker.batch_records
         self._committed_at = self._published_at = clock()
-        sink.while_waiting = pipeline.while_scoring = self._keep_alive
+        sink.while_waiting = self._keep_alive
+        pipeline.while_scoring = self._while_scoring
+        outage.while_away = self._while_away
 
     def status(self) -> WorkerStatus:
         """The state as of about a second ago; safe to call from other threads."""
@@ -112,12 +138,17 @@ class Worker:
         Raises:
             RunError: the worker cannot go on; nothing that is not committed was published.
         """
-        self._stopping = stopping
+        stop_s = self._settings.worker.shutdown_timeout_ms / 1000
+        self._stop = stop = StopDeadline(stopping, stop_s, self._clock)
+        self._batch_by, self._commit_by, self._abort_by = (
+            stop.earlier((1 - share) * stop_s) for share in (_BATCH_BY, _COMMIT_BY, _ABORT_BY)
+        )
         try:
-            self._work()
+            self._work(stop)
         except Exception:
             # The group need not wait for the session to time out, and nobody's transaction for ours.
             self._rebuild_needed = True  # nothing more is committed
+            stop.begin()
             try:
                 self._leave()
             except Exception as error:
@@ -125,30 +156,30 @@ class Worker:
             raise
         self._leave()
 
-    def _work(self) -> None:
+    def _work(self, stop: StopDeadline) -> None:
         self._source.subscribe(self)
         aborts = commits = 0
-        while not self._stopping():
+        while not stop.begun:
             try:
                 self._turn()
             except TransactionAborted as error:
                 aborts = aborts + 1 if self._totals["commits"] == commits else 1
                 commits = self._totals["commits"]
                 _log.warning("transaction_aborted", reason=str(error), in_a_row=aborts)
-                self._abort()
+                self._abort(Deadline(self._revoke_budget_s, self._clock, within=(self._abort_by,)))
                 if aborts > 1:
                     time.sleep(min(0.1 * 2**aborts, _LONGEST_BACKOFF_S))
         try:
-            self._commit(snapshots=tuple(self._progress), timeout_s=self._settings.worker.shutdown_timeout_ms / 1000)
+            self._commit(snapshots=tuple(self._progress))
         except TransactionAborted as error:
             # As after a crash: the next worker goes on from what is committed.
             _log.warning("last_commit_aborted", reason=str(error))
-            self._abort()
+            self._abort(self._abort_by)
 
     def _leave(self) -> None:
         with self._while_doing("polling"):
-            self._source.close()
-        self._sink.close()
+            self._source.close(self._stop.part(_LEAVE_SHARE))
+        self._sink.close(self._stop)
 
     # -- one turn of the loop --------------------------------------------------------------------------------------
 
@@ -165,6 +196,7 @@ class Worker:
         batch = [records for records in batch if Partition(records.topic, records.partition) in self._progress]
         if batch:
             began = self._clock()
+            self._sent = self._positions()
             self._send(self._pipeline.process(batch))
             polled = sum(len(records.offsets) for records in batch)
             self._totals["records"] += polled
@@ -172,8 +204,11 @@ class Worker:
             for records in batch:
                 self._progress[Partition(records.topic, records.partition)].quiet_since = began
         self._look_at_ends()
-        if self._clock() - self._committed_at >= self._settings.worker.commit_interval_ms / 1000:
+        if self._commit_is_due():
             self._commit()
+
+    def _commit_is_due(self) -> bool:
+        return self._clock() - self._committed_at >= self._settings.worker.commit_interval_ms / 1000
 
     def _keep_alive(self) -> None:
         """Called while outputs wait for the broker, or many sessions for the scorer.
@@ -188,6 +223,33 @@ class Worker:
             self._source.keep_alive()
         if self._rebuild_needed:
             raise TransactionAborted("partitions went away in the middle of a batch")
+
+    def _while_scoring(self) -> None:
+        """Called between two forward passes when a batch takes long to score.
+
+        Raises:
+            TransactionAborted: partitions have gone away, or a stop cannot wait for the batch.
+        """
+        self._keep_alive()
+        if self._commit_is_due():
+            unsaved = [str(each) for each in self._sent if each in self._progress and not self._progress[each].pointer]
+            if unsaved and self._unsent_commit:
+                raise TransactionAborted(f"amid a batch no first snapshot can be taken of {', '.join(unsaved)}")
+            self._commit_at(self._sent, {}, self._commit_by, self._clock())
+        if self._batch_by.passed:
+            raise TransactionAborted("told to stop while a batch was scored")
+
+    def _while_away(self) -> None:
+        """Called while a call waits for a broker that does not answer.
+
+        Raises:
+            TransactionAborted: the worker was told to stop.
+        """
+        self._metrics.heartbeat()
+        if self._clock() - self._published_at >= _STATUS_INTERVAL_S:
+            self._publish_status()
+        if self._told_to_stop():
+            raise TransactionAborted("told to stop while no broker answered")
 
     @contextmanager
     def _while_doing(self, doing: _Doing) -> Iterator[None]:
@@ -218,6 +280,7 @@ class Worker:
                 and now - progress.quiet_since >= idle_flush_ms / 1000
                 and self._pipeline.open_sessions(partition)
             ):
+                self._sent = self._positions()
                 self._send(self._pipeline.flush(partition, end, "idle"))
                 progress.pointer = None  # the position may be the old snapshot's, its sessions are not
                 self._commit()
@@ -231,29 +294,49 @@ class Worker:
             for out in outputs
         ]
         if messages:
-            self._sink.send(messages)
+            self._sink.send(messages, self._batch_by)
             self._unsent_commit = True
 
-    def _commit(self, snapshots: Collection[Partition] = (), timeout_s: float | None = None) -> None:
+    def _positions(self) -> dict[Partition, int]:
+        """Where each live partition is."""
+        return {
+            partition: self._pipeline.position(partition)
+            for partition in self._progress
+            if not self._pipeline.replaying(partition)
+        }
+
+    def _commit(self, snapshots: Collection[Partition] = (), deadline: Deadline | None = None) -> None:
         """Commit every live partition's position, with a snapshot of those named and of those whose turn it is."""
         if self._rebuild_needed:
             return  # after an abort the positions are ahead of what was published
-        began = self._clock()
-        offsets: dict[Partition, Committed] = {}
-        pointers: dict[Partition, SnapshotPointer] = {}
-        snapshot_interval_s = self._snapshot_interval_s()
-        for partition, progress in tuple(self._progress.items()):  # more may come while a snapshot waits
-            if self._pipeline.replaying(partition):
-                continue
-            position = self._pipeline.position(partition)
-            pointer = progress.pointer
+        deadline = deadline or self._commit_by
+        began, snapshot_interval_s = self._clock(), self._snapshot_interval_s()
+        positions = self._positions()
+        chosen = []
+        for partition, position in positions.items():
+            progress = self._progress[partition]
             due = partition in snapshots or began - progress.snapshot_at >= snapshot_interval_s
-            if pointer is None or (due and pointer.position != position):
-                pointer = pointers[partition] = self._write_snapshot(partition, position)
-            if position != progress.committed or partition in pointers:
+            if progress.pointer is None or (due and progress.pointer.position != position):
+                chosen.append(partition)
+        pointers = self._write_snapshots(chosen, positions, deadline) if chosen else {}
+        self._commit_at(positions, pointers, deadline, began)
+
+    def _commit_at(
+        self,
+        positions: Mapping[Partition, int],
+        pointers: Mapping[Partition, SnapshotPointer],
+        deadline: Deadline,
+        began: float,
+    ) -> None:
+        """Commit these positions, with snapshots that are in the open transaction."""
+        offsets: dict[Partition, Committed] = {}
+        for partition, position in positions.items():
+            progress = self._progress[partition]
+            pointer = pointers.get(partition, progress.pointer)
+            if pointer is not None and (position != progress.committed or partition in pointers):
                 offsets[partition] = Committed(position, pointer.to_metadata())
         if offsets or self._unsent_commit:
-            self._sink.commit(offsets, self._source.group_metadata, timeout_s)
+            self._sink.commit(offsets, self._source.group_metadata, deadline)
             self._unsent_commit = False
             self._totals["commits"] += 1
             self._metrics.committed(self._clock() - began)
@@ -273,17 +356,32 @@ class Worker:
         cost_s = sum(min(progress.snapshots_took) for progress in self._progress.values())
         return max(self._settings.state.snapshot_interval_ms / 1000, cost_s / _SNAPSHOT_SHARE)
 
-    def _write_snapshot(self, partition: Partition, position: int) -> SnapshotPointer:
+    def _write_snapshots(
+        self, partitions: Sequence[Partition], positions: Mapping[Partition, int], deadline: Deadline
+    ) -> dict[Partition, SnapshotPointer]:
+        """Write snapshots with one wait for the broker; each partition counts with its share of the time."""
         began = self._clock()
-        parts = self._store.messages(partition, position, *self._pipeline.state(partition))
-        first = self._sink.send_snapshot(parts)
-        self._sink.send(self._store.stale_parts(partition, len(parts)))
+        sizes: list[int] = []
+        parts: list[int] = []
+
+        def encoded() -> Iterator[list[Message]]:
+            for partition in partitions:
+                messages = self._store.messages(partition, positions[partition], *self._pipeline.state(partition))
+                sizes.append(sum(len(part.value or b"") for part in messages))
+                parts.append(len(messages))
+                yield messages + self._store.stale_parts(partition, len(messages))
+
         self._unsent_commit = True
-        took = self._clock() - began
-        progress = self._progress[partition]
-        progress.snapshots_took = (progress.snapshots_took[1], took)
-        self._metrics.snapshot(sum(len(part.value or b"") for part in parts), took)
-        return self._store.pointer(partition, position, first, len(parts))
+        firsts = self._sink.send_snapshots(encoded(), deadline)
+        took = (self._clock() - began) / len(partitions)
+        for partition, size in zip(partitions, sizes, strict=True):
+            progress = self._progress[partition]
+            progress.snapshots_took = (progress.snapshots_took[1], took)
+            self._metrics.snapshot(size, took)
+        return {
+            partition: self._store.pointer(partition, positions[partition], first, count)
+            for partition, first, count in zip(partitions, firsts, parts, strict=True)
+        }
 
     def _publish_status(self) -> None:
         self._published_at = self._clock()
@@ -314,14 +412,14 @@ class Worker:
 
     def on_revoked(self, partitions: Sequence[Partition]) -> None:
         """Commit what is done, then let the partitions go; past the budget, or amid a batch, abort."""
-        began = self._clock()
+        began, budget = self._clock(), Deadline(self._revoke_budget_s, self._clock, within=(self._abort_by,))
         try:
             if self._doing == "waiting":
                 raise TransactionAborted("outputs of a batch are still to be sent")
-            self._commit(snapshots=partitions, timeout_s=self._revoke_budget_s)
+            self._commit(partitions, budget.part(_COMMIT_SHARE))
         except TransactionAborted as error:
             _log.warning("revoke_aborted", reason=str(error))
-            self._abort()
+            self._abort(budget)
         self._drop(partitions)
         took_s = round(self._clock() - began, 3)
         _log.info("partitions_revoked", partitions=[str(each) for each in partitions], seconds=took_s)
@@ -329,13 +427,14 @@ class Worker:
     def on_lost(self, partitions: Sequence[Partition]) -> None:
         """Give up everything since the last commit: part of it belongs to another worker now."""
         _log.warning("partitions_lost", partitions=[str(each) for each in partitions])
-        self._abort()
+        self._joined = False
+        self._abort(Deadline(self._revoke_budget_s, self._clock, within=(self._abort_by,)))
         self._drop(partitions)
 
-    def _abort(self) -> None:
+    def _abort(self, deadline: Deadline) -> None:
         if self._rebuild_needed:
             return  # nothing was sent since the last one
-        self._sink.abort()
+        self._sink.abort(deadline)
         self._totals["aborts"] += 1
         self._metrics.aborted()
         self._unsent_commit = False
@@ -343,6 +442,7 @@ class Worker:
 
     def _rebuild(self) -> None:
         """After an abort: every partition goes back to what is committed."""
+        self._sink.settle()
         self._source.seek(self._restore(tuple(self._progress)))
         self._rebuild_needed = False
 
@@ -350,9 +450,11 @@ class Worker:
         """Read what is committed and open the partitions there; returns the offsets to read from."""
         if not partitions:
             return {}
+        # What an abort could not end might still be committed after it was asked for.
+        self._sink.settle()
         offsets = {}
         now = self._clock()
-        for partition, committed in self._source.committed(partitions, self._stopping).items():
+        for partition, committed in self._source.committed(partitions, self._told_to_stop).items():
             start = self._store.start(partition, committed)
             self._pipeline.open(partition, start.position, start.live_from, start.sessions, start.thresholds)
             self._progress[partition] = _Progress(
@@ -363,6 +465,9 @@ class Worker:
             )
             offsets[partition] = start.position
         return offsets
+
+    def _told_to_stop(self) -> bool:
+        return self._stop.left_s < math.inf
 
     def _drop(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:

@@ -6,10 +6,15 @@ positions, and rebalances that the caller stages.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from worker.delivery.deadline import Deadline
 from worker.delivery.protocols import Committed, Message, Rebalance
+from worker.errors import RunError, TransactionAborted
 from worker.processing.records import Partition, Records
 
 
@@ -169,53 +174,119 @@ class MemorySource:
     def group_metadata(self) -> object:
         return None
 
-    def close(self) -> None:
+    def close(self, deadline: Deadline) -> None:  # noqa: ARG002  nothing to wait for
         if self._positions and self._listener is not None:
             self._listener.on_revoked(tuple(self._positions))
+
+
+Operation = Literal["flush", "send_offsets", "commit", "abort", "settle"]
 
 
 class MemorySink:
     """Writes to a `MemoryBroker` in transactions (`worker.delivery.protocols.Sink`).
 
+    Args:
+        broker: where to.
+        clock: monotonic seconds; a transaction's life is counted with it.
+        sleep: lets that many seconds pass on the clock.
+        transaction_timeout_s: a transaction's longest life. Whoever asks for anything of an older one is fenced, as by
+            Kafka's coordinator.
+
     Attributes:
+        takes_s: how long the broker takes to answer each operation; 0 for those that are not there.
         fail_next_commit: raised by the next commit, once, before anything becomes visible.
         stalls: how many of the next messages have to wait before they are written.
     """
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        transaction_timeout_s: float = 60.0,
+    ) -> None:
         self._broker = broker
+        self._clock = clock
+        self._sleep = sleep
+        self._longest_s = transaction_timeout_s
         self._open: list[_Stored] = []
+        self._begun_at = 0.0
+        self._given_up: list[_Stored] = []  # neither committed nor aborted yet
+        self.takes_s: dict[Operation, float] = {}
         self.fail_next_commit: Exception | None = None
         self.stalls = 0
         self.while_waiting: Callable[[], None] = lambda: None
 
-    def send(self, messages: Iterable[Message]) -> None:
+    def send(self, messages: Iterable[Message], deadline: Deadline) -> None:  # noqa: ARG002  there is always room
         for message in messages:
             self._store(message)
 
-    def send_snapshot(self, parts: Sequence[Message]) -> int:
-        first, *_ = [self._store(part) for part in parts]
-        return first
+    def send_snapshots(self, snapshots: Iterable[Sequence[Message]], deadline: Deadline) -> list[int]:
+        firsts = []
+        for parts in snapshots:
+            first, *_ = [self._store(part) for part in parts]
+            firsts.append(first)
+        self._wait("flush", self._commit_by(deadline))
+        return firsts
 
     def commit(
         self,
         offsets: Mapping[Partition, Committed],
         group_metadata: Callable[[], object],  # noqa: ARG002  there is one group
-        timeout_s: float | None = None,  # noqa: ARG002  nothing to wait for
+        deadline: Deadline,
     ) -> None:
         if self.fail_next_commit is not None:
             error, self.fail_next_commit = self.fail_next_commit, None
             raise error
+        self._begin()
+        deadline = self._commit_by(deadline)
+        for operation in _COMMIT:
+            self._wait(operation, deadline)
         self._end(committed=True)
         self._broker.committed.update(offsets)
 
-    def abort(self) -> None:
-        self._end(committed=False)
+    def abort(self, deadline: Deadline) -> None:
+        try:
+            if self._open:
+                self._wait("abort", deadline)
+        except TransactionAborted:
+            self._given_up += self._open
+            self._open.clear()
+        else:
+            self._end(committed=False)
 
-    def close(self) -> None:
-        self.abort()
+    def settle(self) -> None:
+        if self._given_up:
+            self._sleep(self.takes_s.get("settle", 0.0))
+            self._open, self._given_up = self._given_up, []
+            self._end(committed=False)
+
+    def close(self, deadline: Deadline) -> None:
+        self.abort(deadline)
+
+    def _commit_by(self, deadline: Deadline) -> Deadline:
+        """What the transaction's age leaves of a deadline."""
+        left_s = 0.75 * self._longest_s - (self._clock() - self._begun_at) if self._open else math.inf
+        return Deadline(left_s, self._clock, within=(deadline,))
+
+    def _wait(self, operation: Operation, deadline: Deadline) -> None:
+        takes_s = self.takes_s.get(operation, 0.0)
+        if not takes_s:
+            return
+        left_s = deadline.left_s
+        self._sleep(min(takes_s, left_s))
+        if takes_s > left_s:
+            raise TransactionAborted(f"no answer in time: {operation}")
+        if self._open and self._clock() - self._begun_at > self._longest_s:
+            raise RunError(f"fenced: the transaction was too old: {operation}")
+
+    def _begin(self) -> None:
+        if not self._open:
+            self._begun_at = self._clock()
 
     def _store(self, message: Message) -> int:
+        self._begin()
         if self.stalls:
             self.stalls -= 1
             self.while_waiting()
@@ -227,3 +298,6 @@ class MemorySink:
         for stored in self._open:
             stored.committed = committed
         self._open.clear()
+
+
+_COMMIT: tuple[Operation, ...] = ("send_offsets", "flush", "commit")

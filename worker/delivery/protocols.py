@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from worker.delivery.deadline import Deadline
 from worker.processing.records import Partition, Records
 
 
@@ -43,7 +44,7 @@ class Rebalance(Protocol):
 
 
 class TopicReader(Protocol):
-    """Reads what is already in a topic, outside the consumer group."""
+    """Reads what is already in a topic, outside the consumer group; waits while the broker is away."""
 
     def partitions(self, topic: str) -> list[int]:
         """Numbers of the topic's partitions; empty when there is no such topic."""
@@ -85,7 +86,7 @@ class Source(Protocol):
         """What the group has committed, once no transaction that may change it is open.
 
         Raises:
-            TransactionAborted: `stopping()` while it waited for one.
+            TransactionAborted: `stopping()` while it waited for one, or for the broker.
         """
 
     def start(self, offsets: Mapping[Partition, int]) -> None:
@@ -104,12 +105,15 @@ class Source(Protocol):
     def group_metadata(self) -> object:
         """The group's identity for `Sink.commit`; to be taken fresh for each commit."""
 
-    def close(self) -> None:
-        """Leave the group."""
+    def close(self, deadline: Deadline) -> None:
+        """Leave the group; past the deadline without its knowledge."""
 
 
 class Sink(Protocol):
     """Writes messages and the offsets that caused them, atomically.
+
+    A transaction has a longest life of its own, counted from its first message: what is not committed well before its
+    end is given up, whatever the deadlines.
 
     Attributes:
         while_waiting: called about every second while messages wait to be written. What it raises ends the call.
@@ -117,28 +121,41 @@ class Sink(Protocol):
 
     while_waiting: Callable[[], None]
 
-    def send(self, messages: Iterable[Message]) -> None:
-        """Add messages to the open transaction (one is begun when none is open)."""
+    def send(self, messages: Iterable[Message], deadline: Deadline) -> None:
+        """Add messages to the open transaction (one is begun when none is open).
 
-    def send_snapshot(self, parts: Sequence[Message]) -> int:
-        """Write a snapshot's parts, in order and to one partition; returns the offset of the first."""
+        Raises:
+            TransactionAborted: the broker takes none, or not all of what was sent before.
+            RunError: as for `commit`.
+        """
+
+    def send_snapshots(self, snapshots: Iterable[Sequence[Message]], deadline: Deadline) -> list[int]:
+        """Write snapshots; returns the offset of the first part of each.
+
+        Args:
+            snapshots: the parts of each, in order and all to one partition; asked for one after the other.
+            deadline: for all of them.
+
+        Raises:
+            TransactionAborted, RunError: as for `commit`.
+        """
 
     def commit(
-        self,
-        offsets: Mapping[Partition, Committed],
-        group_metadata: Callable[[], object],
-        timeout_s: float | None = None,
+        self, offsets: Mapping[Partition, Committed], group_metadata: Callable[[], object], deadline: Deadline
     ) -> None:
         """Commit what was sent together with the input offsets.
 
         Raises:
-            TransactionAborted: not committed as far as is known; the caller calls `abort` and restores from what is
-                committed.
-            RunError: the worker must stop (fenced by another instance, not allowed, out of retries).
+            TransactionAborted: not committed as far as is known; the caller calls `abort` and, after `settle`, restores
+                from what is committed.
+            RunError: the worker must stop (fenced by another instance, not allowed).
         """
 
-    def abort(self) -> None:
-        """Give up what was sent since the last commit."""
+    def abort(self, deadline: Deadline) -> None:
+        """Give up what was sent since the last commit, as far as the broker answers in time; `settle` does the rest."""
 
-    def close(self) -> None:
+    def settle(self) -> None:
+        """Make sure that nothing that was given up can be committed any more; waits while the broker is away."""
+
+    def close(self, deadline: Deadline) -> None:
         """Release the connection; what was not committed is given up."""

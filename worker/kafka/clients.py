@@ -115,6 +115,8 @@ class ClientProperties:
         return {
             "client.id": f"logmamba-{self.settings.instance}",
             "log.connection.close": False,
+            # How soon a broker that comes back is found: librdkafka's own 10 s would be most of the pause.
+            "reconnect.backoff.max.ms": 1_000,
             "logger": logging.getLogger("librdkafka"),
             **defaults,
             **own,

@@ -8,6 +8,7 @@ from importlib.metadata import version
 import structlog
 
 from worker.delivery.loop import Worker
+from worker.delivery.outage import Outage
 from worker.delivery.restore import StateStore
 from worker.kafka.clients import ClientProperties
 from worker.kafka.sink import AtLeastOnceSink, TransactionalSink
@@ -41,17 +42,18 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
     metrics.watch_score_cache(lambda: scorer.cache_hits, lambda: scorer.cache_misses)
     metrics.watch_batches_split(lambda: scorer.batches_split)
     pipeline = Pipeline(settings, scorer, metrics)
-    source = KafkaSource(properties.consumer(), settings.input.topics, with_headers=headers)
+    outage = Outage()
+    source = KafkaSource(properties.consumer(), settings.input.topics, outage, with_headers=headers)
     store = StateStore(
         settings,
         vocabulary=scorer.vocabulary,
         decoder=pipeline.decoder,
-        reader=KafkaReader(properties.reader(), with_headers=headers),
+        reader=KafkaReader(properties.reader(), outage, with_headers=headers),
     )
     sink = (
-        TransactionalSink(properties.producer())
+        TransactionalSink(properties.producer(), outage)
         if settings.worker.delivery == "exactly_once"
-        else AtLeastOnceSink(properties.producer(), source.consumer)
+        else AtLeastOnceSink(properties.producer(), source.consumer, outage)
     )
     return Worker(
         settings,
@@ -68,5 +70,6 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
             checkpoint=scorer.checkpoint,
             vocabulary=scorer.vocabulary.sha256,
         ),
+        outage=outage,
         revoke_budget_s=settings.max_poll_interval_ms / 1000 * _REVOKE_SHARE,
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import methodcaller
+from typing import TypeVar
 
 import structlog
 from confluent_kafka import (
@@ -17,32 +18,24 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
+from confluent_kafka.admin import TopicMetadata
 
+from worker.delivery.deadline import Deadline
+from worker.delivery.outage import Outage
 from worker.delivery.protocols import Committed, Rebalance
 from worker.errors import RunError, TransactionAborted
+from worker.kafka.calls import Hung, within
+from worker.kafka.errors import AWAY, ClientErrorLog, error_of
 from worker.processing.records import Partition, Records
 
-# Worst case of a restart: the coordinator waits transaction.timeout.ms for a dead worker's transaction to end, and
-# only then answers what is committed.
-_COMMITTED_TIMEOUT_S = 90.0
-_COMMITTED_SLICE_S = 2.0
-_REQUEST_TIMEOUT_S = 30.0
+_SLICE_S = 2.0  # of a wait for an answer: in between, the worker may be told to stop
+_PROBE_S = 1.0
+_SILENT_S = 5.0
+_BACKOFF_S = 0.1
 _READ_BATCH = 10_000
 _READ_LINGER_S = 0.02  # a restart waits that long once more after the last part of each partition's snapshot
 
-# Of a group's coordinator: it moves, or its transactions are still being decided. The client does not call these
-# retriable, since only its transactional functions say so.
-_PASSING = frozenset(
-    {
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.UNSTABLE_OFFSET_COMMIT,
-        KafkaError._TIMED_OUT,
-        KafkaError._TRANSPORT,
-        KafkaError._WAIT_COORD,
-    }
-)
+_Answer = TypeVar("_Answer")
 
 _log = structlog.get_logger(__name__)
 
@@ -53,11 +46,17 @@ class KafkaSource:
     Args:
         properties: librdkafka properties, `group.id` among them.
         topics: names, or one regular expression that begins with ^.
+        outage: is told when no broker answers.
         with_headers: whether records carry their headers (only a session key of kind `header` needs them).
     """
 
-    def __init__(self, properties: Mapping[str, object], topics: Sequence[str], *, with_headers: bool = False) -> None:
+    def __init__(
+        self, properties: Mapping[str, object], topics: Sequence[str], outage: Outage, *, with_headers: bool = False
+    ) -> None:
         self._topics = list(topics)
+        self._outage = outage
+        self._suspicion: str | None = None  # why no broker may be there
+        self._log_error = ClientErrorLog("consumer")
         self._with_headers = with_headers
         self.consumer = Consumer(
             {
@@ -68,7 +67,7 @@ class KafkaSource:
                 "auto.offset.reset": "error",
                 "partition.assignment.strategy": "cooperative-sticky",
                 "enable.partition.eof": True,
-                "error_cb": _log_client_error,
+                "error_cb": self._hear,
             }
         )
         self._ends: dict[Partition, int] = {}
@@ -98,7 +97,10 @@ class KafkaSource:
             _log.info("input_resumed")
         messages = self._consume(max_records, timeout_s)
         if not messages:
+            self._look_for_broker()
             return []
+        self._suspicion = None
+        self._outage.over()
         batch = _by_partition(messages, self._with_headers)
         if self._ends:
             for records in batch:
@@ -126,24 +128,27 @@ class KafkaSource:
         self, partitions: Sequence[Partition], stopping: Callable[[], bool]
     ) -> dict[Partition, Committed | None]:
         request = [TopicPartition(*partition) for partition in partitions]
-        deadline = time.monotonic() + _COMMITTED_TIMEOUT_S
-        told = False
+        undecided = False
         while True:
             try:
-                answer = self.consumer.committed(request, timeout=_COMMITTED_SLICE_S)
+                answer = self.consumer.committed(request, timeout=_SLICE_S)
                 error = next((each.error for each in answer if each.error is not None), None)
             except KafkaException as exception:
-                error = exception.args[0]
+                error = error_of(exception)
             if error is None:
                 break
-            if error.code() not in _PASSING or time.monotonic() > deadline:
+            if error.code() in AWAY:
+                self._outage.wait(f"the committed offsets cannot be read: {error.str()}")
+            elif error.code() != KafkaError.UNSTABLE_OFFSET_COMMIT:
                 raise RunError(f"the committed offsets cannot be read: {error.str()}")
-            if stopping():
+            # The coordinator waits transaction.timeout.ms for a dead worker's transaction to end.
+            elif stopping():
                 raise TransactionAborted("told to stop while the committed offsets were undecided")
-            if not told:
-                told = True
+            elif not undecided:
+                undecided = True
                 _log.info("committed_offsets_undecided", reason=error.str())
-            time.sleep(0.1)
+            time.sleep(_BACKOFF_S)
+        self._outage.over()
         return {
             Partition(each.topic, each.partition): (
                 None if each.offset == OFFSET_INVALID else Committed(each.offset, each.metadata or "")
@@ -180,8 +185,29 @@ class KafkaSource:
     def group_metadata(self) -> object:
         return self.consumer.consumer_group_metadata()
 
-    def close(self) -> None:
-        self.consumer.close()
+    def close(self, deadline: Deadline) -> None:
+        try:
+            within(deadline, self.consumer.close, "leaving the group")
+        except Hung as error:
+            # The group finds out by itself, within the session's time-out.
+            _log.warning("group_not_left", reason=str(error))
+
+    def _hear(self, error: KafkaError) -> None:
+        self._log_error(error)
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._suspicion = error.str()
+
+    def _look_for_broker(self) -> None:
+        """Whether a broker that seemed to be away is: a connection that was idle for long is closed, too."""
+        if self._suspicion is not None or self._outage.lasts:
+            try:
+                topic = self._topics[0]
+                self.consumer.list_topics("" if topic.startswith("^") else topic, timeout=_PROBE_S)
+            except KafkaException as exception:
+                self._outage.noticed(self._suspicion or error_of(exception).str())
+            else:
+                self._suspicion = None
+                self._outage.over()
 
     def _consume(self, max_records: int, timeout_s: float) -> list[Message]:
         """Records; errors among them are dealt with."""
@@ -205,7 +231,7 @@ class KafkaSource:
         elif error.code() == KafkaError._AUTO_OFFSET_RESET:
             # Retention has passed the position while the worker was running: the same decision as at a start.
             raise TransactionAborted(f"{partition}: the position is no longer in the topic: {error.str()}")
-        elif error.code() == KafkaError._MAX_POLL_EXCEEDED or (error.retriable() and not error.fatal()):
+        elif error.code() in {KafkaError._MAX_POLL_EXCEEDED, *AWAY}:
             _log.warning("kafka_consumer_error", partition=str(partition), code=error.name(), reason=error.str())
         else:
             raise RunError(f"Kafka: {partition}: {error.str()} ({error.name()})")
@@ -215,43 +241,42 @@ class KafkaReader:
     """Reads single partitions beside the group (`worker.delivery.protocols.TopicReader`).
 
     What a committed offset names may be read uncommitted: an unrelated worker's open transaction then does not hold a
-    restart up.
+    restart up. A broker that does not answer is waited for.
     """
 
-    def __init__(self, properties: Mapping[str, object], *, with_headers: bool = False) -> None:
+    def __init__(self, properties: Mapping[str, object], outage: Outage, *, with_headers: bool = False) -> None:
         self._with_headers = with_headers
+        self._outage = outage
         self._properties = {
             **properties,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
             "enable.partition.eof": True,
-            "error_cb": _log_client_error,
+            "error_cb": ClientErrorLog("reader"),
         }
         self._consumers: dict[str, Consumer] = {}  # by isolation level
 
     def partitions(self, topic: str) -> list[int]:
-        try:
-            found = self._open().list_topics(topic, timeout=_REQUEST_TIMEOUT_S).topics[topic]
-        except KafkaException as error:
-            raise RunError(f"the partitions of {topic} cannot be listed: {error.args[0].str()}") from error
+        def ask(limit_s: float) -> TopicMetadata:
+            found: TopicMetadata = self._open().list_topics(topic, timeout=limit_s).topics[topic]
+            return found
+
+        found = self._answered(ask, f"the partitions of {topic} cannot be listed")
         return sorted(found.partitions) if found.error is None else []
 
     def watermarks(self, partition: Partition) -> tuple[int, int]:
-        try:
-            marks = self._open().get_watermark_offsets(TopicPartition(*partition), timeout=_REQUEST_TIMEOUT_S)
-        except KafkaException as error:
-            raise RunError(f"{partition}: its first and last offsets cannot be read: {error.args[0].str()}") from error
-        if marks is None:
-            raise RunError(f"{partition}: no answer within {_REQUEST_TIMEOUT_S:g} s for its first and last offsets")
-        return marks
+        def ask(limit_s: float) -> tuple[int, int] | None:
+            return self._open().get_watermark_offsets(TopicPartition(*partition), timeout=limit_s)
+
+        return self._answered(ask, f"{partition}: its first and last offsets cannot be read")
 
     def read(self, partition: Partition, start: int, end: int, *, committed: bool = True) -> Iterator[Records]:
         if start >= end:
             return
         consumer = self._open("read_committed" if committed else "read_uncommitted")
         consumer.assign([TopicPartition(*partition, start)])
-        deadline = time.monotonic() + _REQUEST_TIMEOUT_S
+        silent = Deadline(_SILENT_S)
         try:
             while True:
                 messages = consumer.consume(_READ_BATCH, _READ_LINGER_S)
@@ -260,17 +285,19 @@ class KafkaReader:
                     error = message.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:
                         at_end = True
-                    elif error is not None and not error.retriable():
+                    elif error is not None and error.code() not in AWAY:
                         raise RunError(f"{partition}: offset {start} cannot be read: {error.str()}")
                 good = [m for m in messages if m.error() is None and (m.offset() or 0) < end]
                 at_end = at_end or any(m.error() is None and (m.offset() or 0) >= end - 1 for m in messages)
                 yield from _by_partition(good, self._with_headers)
                 if at_end:
                     return
-                if messages:
-                    deadline = time.monotonic() + _REQUEST_TIMEOUT_S
-                elif time.monotonic() > deadline:
-                    raise RunError(f"{partition}: nothing could be read for {_REQUEST_TIMEOUT_S:g} s")
+                if good:
+                    silent = Deadline(_SILENT_S)
+                    self._outage.over()
+                elif silent.passed:
+                    silent = Deadline(_SLICE_S)
+                    self._outage.wait(f"{partition}: nothing can be read")
         finally:
             consumer.unassign()
 
@@ -278,6 +305,23 @@ class KafkaReader:
         """Drop the connections; the next call makes a new one."""
         while self._consumers:
             self._consumers.popitem()[1].close()
+
+    def _answered(self, ask: Callable[[float], _Answer | None], what: str) -> _Answer:
+        while True:
+            reason = "no answer"
+            try:
+                answer = ask(_SLICE_S)
+            except KafkaException as exception:
+                error = error_of(exception)
+                if error.code() not in AWAY:
+                    raise RunError(f"{what}: {error.str()}") from exception
+                reason = error.str()
+            else:
+                if answer is not None:
+                    self._outage.over()
+                    return answer
+            self._outage.wait(f"{what}: {reason}")
+            time.sleep(_BACKOFF_S)
 
     def _open(self, isolation: str = "read_uncommitted") -> Consumer:
         if isolation not in self._consumers:
@@ -314,7 +358,3 @@ def _pairs(message: Message) -> list[tuple[str, bytes | None]] | None:
     if not isinstance(headers, list):
         return None
     return [(name, value.encode() if isinstance(value, str) else value) for name, value in headers]
-
-
-def _log_client_error(error: KafkaError) -> None:
-    _log.warning("kafka_client_error", client="consumer", code=error.name(), reason=error.str())

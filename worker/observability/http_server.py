@@ -116,6 +116,8 @@ class HttpServer:
                 return _Response(b"ok\n")
             replaying = sum(each.state == "replaying" for each in now.partitions)
             text = f"{replaying} partitions are being restored\n" if now.joined else "joining the group\n"
+            if now.broker_away:
+                text = "no broker answers\n"
             return _Response(text.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
 
         def as_json() -> _Response:

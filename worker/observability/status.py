@@ -43,6 +43,7 @@ class WorkerStatus:
         checkpoint: digest of the checkpoint.
         vocabulary: digest of its vocabulary.
         joined: whether the group has given this worker its share, be it none.
+        broker_away: whether the broker was last found not to answer.
         partitions: those that it holds.
         totals: counts since the start by what they count.
         unknown_share: share of the latest thousand events or more that fit no template; None before the first thousand.
@@ -55,11 +56,12 @@ class WorkerStatus:
     checkpoint: str
     vocabulary: str
     joined: bool = False
+    broker_away: bool = False
     partitions: tuple[PartitionStatus, ...] = ()
     totals: Mapping[str, int] = field(default_factory=dict)
     unknown_share: float | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether everything that the worker holds is live."""
-        return self.joined and all(each.state == "live" for each in self.partitions)
+        """Whether the broker answers and everything that the worker holds is live."""
+        return self.joined and not self.broker_away and all(each.state == "live" for each in self.partitions)

@@ -40,7 +40,6 @@ _RAISED: Mapping[Severity, int] = {"normal": 0, "warning": _WARNED, "critical": 
 # A severity is judged by the digits that are shown; further than this below a threshold no score is rounded up to it.
 _ROUNDING = 1e-6
 
-_SCORED_AT_ONCE = 2_000  # sessions; a few forward passes of short ones
 _CALL_EVERY_S = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -95,8 +94,8 @@ class Pipeline:
         parsed: the sessions are parsed ones, for `score_closed`, instead of those of raw lines.
 
     Attributes:
-        while_scoring: called every few seconds while many sessions are scored. What it raises ends `process` or
-            `flush`, after which partitions have to be opened anew.
+        while_scoring: called every few seconds while sessions are scored, between two forward passes of the model. What
+            it raises ends `process` or `flush`, after which partitions have to be opened anew.
 
     Raises:
         SettingsError: the checkpoint was trained on the other kind of input, or `sessions.end_events` or
@@ -296,7 +295,7 @@ class Pipeline:
         if not sequences:
             return []
         with self._metrics.stage("score"):
-            scores = self._score(sequences)
+            scores = iter(self._scorer.score(sequences, self._between_passes()))
         with self._metrics.stage("encode"):
             headers = self._encoder.headers()
             outputs: list[Output] = []
@@ -314,16 +313,17 @@ class Pipeline:
                 outputs += [output for output in judged if output is not None]
         return outputs
 
-    def _score(self, sequences: Sequence[bytes]) -> Iterator[EventScores]:
-        """In parts, since one record may close every session of its partition: scores do not depend on the batch."""
-        scores: list[EventScores] = []
+    def _between_passes(self) -> Callable[[], None]:
+        """What the scorer calls: one record may close every session of its partition, and scoring them take minutes."""
         called = time.monotonic()
-        for start in range(0, len(sequences), _SCORED_AT_ONCE):
+
+        def passed() -> None:
+            nonlocal called
             if time.monotonic() - called >= _CALL_EVERY_S:
                 self.while_scoring()
                 called = time.monotonic()
-            scores += self._scorer.score(sequences[start : start + _SCORED_AT_ONCE])
-        return iter(scores)
+
+        return passed
 
     def _crossings(self, session: Session, scores: EventScores) -> list[_Row]:
         """The events not looked at before that may take an open session across a threshold."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -56,8 +56,13 @@ class Scorer(Protocol):
     def batches_split(self) -> int:
         """Batches that did not fit the device's memory so far, and were split."""
 
-    def score(self, sequences: Sequence[bytes]) -> Sequence[EventScores]:
-        """Scores of each sequence of int64 tokens in native byte order."""
+    def score(self, sequences: Sequence[bytes], after_pass: Callable[[], None] = lambda: None) -> Sequence[EventScores]:
+        """Scores of each sequence of int64 tokens in native byte order.
+
+        Args:
+            sequences: to score.
+            after_pass: called after each forward pass of the model. What it raises ends the call.
+        """
 
 
 def load_scorer(settings: Settings) -> detector_scorer.Scorer:

@@ -24,6 +24,7 @@ from tests.worker.small_worker import (
     outputs,
 )
 from tests.worker.small_worker import settings as small_settings
+from worker.delivery.deadline import Deadline
 from worker.delivery.memory import MemoryBroker
 from worker.delivery.protocols import Committed
 from worker.errors import RunError, TransactionAborted
@@ -201,7 +202,6 @@ def test_a_partition_that_comes_amid_a_batch_changes_no_output(message: int) -> 
 
 def test_partitions_can_come_and_go_while_many_sessions_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = undisturbed(lambda: filled(2, repeat=3), *RULES)
-    monkeypatch.setattr("worker.processing.pipeline._SCORED_AT_ONCE", 1)
     monkeypatch.setattr("worker.processing.pipeline._CALL_EVERY_S", 0.0)
     broker = filled(partitions=2, repeat=3)
     small = SmallWorker(broker, small_settings(*RULES), partitions=(0,))
@@ -341,7 +341,7 @@ def test_a_worker_that_ends_before_its_first_commit_leaves_nothing_in_the_way_of
     small.sink.fail_next_commit = RunError("gone")
     with pytest.raises(RunError, match="gone"):
         small.run([None])
-    small.sink.abort()
+    small.sink.abort(Deadline())
     assert broker.committed == {}
     assert any(broker.watermarks(Partition(STATE, number))[1] for number in (0, 1)), "no snapshot was begun"
     SmallWorker(broker, small_settings()).run([None] * 4)

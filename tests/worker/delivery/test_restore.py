@@ -4,7 +4,7 @@ cost the running worker is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from tests.worker.small_worker import (
     outputs,
 )
 from tests.worker.small_worker import settings as small_settings
+from worker.delivery.deadline import Deadline
 from worker.delivery.memory import MemoryBroker
 from worker.delivery.protocols import Committed, Message
 from worker.delivery.restore import StateStore
@@ -43,10 +44,10 @@ class CountingScorer(OddScorer):
         super().__init__()
         self.asked: list[list[str]] = []
 
-    def score(self, sequences: Sequence[bytes]) -> list[EventScores]:
+    def score(self, sequences: Sequence[bytes], after_pass: Callable[[], None] = lambda: None) -> list[EventScores]:
         for sequence in sequences:
             self.asked.append([self.vocabulary.text(token) for token in np.frombuffer(sequence, np.int64).tolist()])
-        return super().score(sequences)
+        return super().score(sequences, after_pass)
 
 
 @pytest.mark.parametrize("early", ["true", "false"])
@@ -152,15 +153,15 @@ def snapshot_times(took_s: Sequence[float], until_s: float) -> list[float]:
     broker = memory_broker()
     clock = Clock(tick_s=0.001)
     small = SmallWorker(broker, small_settings(*SNAPSHOTS), clock=clock)
-    write = small.sink.send_snapshot
+    write = small.sink.send_snapshots
     began: list[float] = []
 
-    def slowly(parts: Sequence[Message]) -> int:
+    def slowly(snapshots: Iterable[Sequence[Message]], deadline: Deadline) -> list[int]:
         began.append(clock.now)
         clock.now += took_s[min(len(began), len(took_s)) - 1]
-        return write(parts)
+        return write(snapshots, deadline)
 
-    small.sink.send_snapshot = slowly  # type: ignore[method-assign]
+    small.sink.send_snapshots = slowly  # type: ignore[method-assign]
 
     def second() -> Callable[[], None]:
         def pass_() -> None:

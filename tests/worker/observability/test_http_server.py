@@ -104,6 +104,7 @@ def test_the_status_is_json(server: Server) -> None:
         "checkpoint": "sha256:c0",
         "vocabulary": "sha256:b0",
         "joined": True,
+        "broker_away": False,
         "partitions": [
             {"topic": "raw", "partition": 3, "state": "live", "position": 1234567, "lag": 42, "open_sessions": 17}
         ],

@@ -1,0 +1,116 @@
+"""Errors of the Kafka client, as what the worker does next."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException
+
+from worker.errors import RunError, TransactionAborted
+
+#: Records that were not delivered for a reason that passes: the same records can be sent again. Every other reason (a
+#: topic that may not be written, a record that is too large) would come back, so the worker stops.
+UNDELIVERED_FOR_NOW = frozenset(
+    {
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._PURGE_QUEUE,
+        KafkaError._PURGE_INFLIGHT,
+        KafkaError.NOT_ENOUGH_REPLICAS,
+        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        KafkaError.UNKNOWN_PRODUCER_ID,
+        # The coordinator gave the transaction up because it took too long. If another worker had taken over, the abort
+        # that follows would say so.
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.INVALID_PRODUCER_ID_MAPPING,
+        KafkaError.INVALID_TXN_STATE,
+    }
+)
+
+#: A broker, or a group's coordinator, is away or not ready yet. The client does not call these retriable, since only
+#: its transactional functions say so.
+AWAY = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._WAIT_COORD,
+    }
+)
+
+#: A permission that is missing will be missing next time: aborting and trying again would never end.
+DENIED = frozenset(
+    {
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
+
+_FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
+
+_LOG_EVERY_S = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+def error_of(exception: KafkaException) -> KafkaError:
+    """What the client's exception is about."""
+    error = exception.args[0]
+    return error if isinstance(error, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
+
+
+def translated(exception: KafkaException, topic: str = "") -> RunError | TransactionAborted:
+    """The error as the loop must see it: abort and go on, or stop. `topic` is the one that was written to."""
+    error = error_of(exception)
+    if error.code() in _FENCED:
+        return RunError(
+            "another worker with the same worker.instance has taken over (each needs its own), or this process stood "
+            "still for longer than transaction.timeout.ms"
+        )
+    if error.fatal():
+        return RunError(f"Kafka: {error.str()}")
+    if error.txn_requires_abort() and error.code() not in DENIED:
+        return TransactionAborted(error.str())
+    return RunError(f"Kafka: {topic and f'{topic} cannot be written: '}{error.str()} ({error.name()})")
+
+
+def not_committed(exception: KafkaException) -> RunError | TransactionAborted:
+    """Likewise, the error of a commit outside a transaction."""
+    error = error_of(exception)
+    reason = f"the offsets were not committed: {error.str()} ({error.name()})"
+    return RunError(f"Kafka: {reason}") if error.fatal() or error.code() in DENIED else TransactionAborted(reason)
+
+
+class ClientErrorLog:
+    """Logs what a client reports in the background: each kind of error once a minute, with how often it came.
+
+    Args:
+        client: how the log names it.
+    """
+
+    def __init__(self, client: str) -> None:
+        self._client = client
+        self._logged_at: dict[int, float] = {}
+        self._times: dict[int, int] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        """The client reports an error."""
+        code, now = error.code(), time.monotonic()
+        self._times[code] = self._times.get(code, 0) + 1
+        if now - self._logged_at.get(code, -_LOG_EVERY_S) >= _LOG_EVERY_S:
+            times, self._logged_at[code] = self._times.pop(code), now
+            _log.warning("kafka_client_error", client=self._client, code=error.name(), reason=error.str(), times=times)
