@@ -231,10 +231,10 @@ class Worker:
             TransactionAborted: partitions have gone away, or a stop cannot wait for the batch.
         """
         self._keep_alive()
-        if self._commit_is_due():
-            unsaved = [str(each) for each in self._sent if each in self._progress and not self._progress[each].pointer]
-            if unsaved and self._unsent_commit:
-                raise TransactionAborted(f"amid a batch no first snapshot can be taken of {', '.join(unsaved)}")
+        if self._unsent_commit and self._commit_is_due():
+            unsaved = [str(each) for each in self._sent if self._progress[each].pointer is None]
+            if unsaved:  # amid a batch there is no state to take a first snapshot of
+                raise TransactionAborted(f"a batch takes long and {', '.join(unsaved)} has no snapshot yet")
             self._commit_at(self._sent, {}, self._commit_by, self._clock())
         if self._batch_by.passed:
             raise TransactionAborted("told to stop while a batch was scored")
@@ -397,6 +397,7 @@ class Worker:
         self._status = replace(
             self._status,
             joined=self._joined,
+            broker_away=self._outage.lasts,
             partitions=tuple(partitions),
             totals=dict(self._totals),
             unknown_share=self._pipeline.unknown_share,

@@ -272,12 +272,11 @@ class MemorySink:
 
     def _wait(self, operation: Operation, deadline: Deadline) -> None:
         takes_s = self.takes_s.get(operation, 0.0)
-        if not takes_s:
-            return
-        left_s = deadline.left_s
-        self._sleep(min(takes_s, left_s))
-        if takes_s > left_s:
-            raise TransactionAborted(f"no answer in time: {operation}")
+        if takes_s:
+            left_s = deadline.left_s
+            self._sleep(min(takes_s, left_s))
+            if takes_s > left_s:
+                raise TransactionAborted(f"no answer in time: {operation}")
         if self._open and self._clock() - self._begun_at > self._longest_s:
             raise RunError(f"fenced: the transaction was too old: {operation}")
 

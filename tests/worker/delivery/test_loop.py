@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import cache, partial
+from math import inf
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +26,7 @@ from tests.worker.small_worker import (
 )
 from tests.worker.small_worker import settings as small_settings
 from worker.delivery.deadline import Deadline
-from worker.delivery.memory import MemoryBroker
+from worker.delivery.memory import MemoryBroker, Operation
 from worker.delivery.protocols import Committed
 from worker.errors import RunError, TransactionAborted
 from worker.processing.records import Partition
@@ -57,7 +58,12 @@ def by_partition(broker: MemoryBroker) -> list[dict[str, Any]]:
 RULES = ("sessions.gap=200ms", "sessions.max_events=4", "worker.batch_records=3", "state.snapshot_interval=100ms")
 
 STEPS = st.lists(
-    st.sampled_from(["turn", "crash", "abort", "revoke", "lose", "revoke amid a batch", "lose amid a batch", "stop"]),
+    st.sampled_from(
+        [
+            *("turn", "crash", "abort", "revoke", "lose", "revoke amid a batch", "lose amid a batch", "stop"),
+            *("hang in flush", "hang in send_offsets", "hang in commit", "hang in abort", "answer"),
+        ]
+    ),
     max_size=25,
 )
 
@@ -90,7 +96,7 @@ def run_with(steps: list[str], broker: MemoryBroker, *overrides: str) -> None:
         elif remaining:
             small.run([None, *script])
         else:
-            small.run([None, *script, *[None] * 40])
+            small.run([None, *script, small.sink.takes_s.clear, *[None] * 40])
             break
 
 
@@ -108,6 +114,10 @@ def disturb(small: SmallWorker, step: str) -> None:
 
         small.sink.while_waiting = wait
         small.sink.stalls = 1
+    elif step.startswith("hang in "):
+        small.sink.takes_s[cast(Operation, step.removeprefix("hang in "))] = inf
+    elif step == "answer":
+        small.sink.takes_s.clear()
     elif step == "abort":
         small.sink.fail_next_commit = TransactionAborted("the coordinator said so")
     elif step in ("revoke", "lose"):
