@@ -158,6 +158,16 @@ class KafkaBroker:
         """Stop as a crash would (SIGKILL) and wait."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Let it hang (SIGSTOP): connections stay open, and nothing answers until `resume`."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
     @property
     def _log(self) -> Path:
         return self.directory / "broker.log"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.broker.kafka import KafkaBroker
+from tests.broker.kafka import KafkaBroker, require_kafka
 from tests.faults.report import FaultReport, Measured, Size, table
 from tests.faults.stream import Stream
 
@@ -78,6 +79,15 @@ def checkpoint() -> Path:
 def stream(size: Size, checkpoint: Path, broker: KafkaBroker, tmp_path_factory: pytest.TempPathFactory) -> Stream:
     """The log that the tests with real workers score."""
     return Stream.make(size.records, tmp_path_factory.mktemp("stream"), checkpoint, broker.bootstrap)
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[KafkaBroker]:
+    """A broker for the test alone, which may do with it what it likes."""
+    require_kafka()
+    broker = KafkaBroker(tmp_path / "kafka").start()
+    yield broker
+    broker.kill()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -26,8 +26,10 @@ from worker.observability.metrics import Metrics
 from worker.processing.records import Records
 from worker.settings.document import Settings, load_settings
 
-# Kafka's numbers of the requests that a transaction is made of.
-PRODUCE, INIT_PRODUCER_ID, ADD_PARTITIONS, ADD_OFFSETS, END_TRANSACTION, COMMIT_OFFSETS = 0, 22, 24, 25, 26, 28
+# Kafka's numbers of the requests that a worker writes with.
+PRODUCE, OFFSET_COMMIT, INIT_PRODUCER_ID, ADD_PARTITIONS, ADD_OFFSETS, END_TRANSACTION, COMMIT_OFFSETS = (
+    *(0, 8, 22, 24, 25, 26, 28),
+)
 _PATIENCE_S = 30.0
 
 

@@ -213,8 +213,11 @@ class Run:
             worker.wait_until(lambda: self.output.finals >= len(self.stream.expected.sessions), 120)
             assert worker.stop() == 0, worker.tail()
 
-    def assert_exact(self, report: FaultReport, fault: str) -> None:
-        """What a new reader finds is what must be there: nothing else, nothing twice, in order, the same values."""
+    def assert_exact(self, report: FaultReport, fault: str, recovery_s: float | None = None) -> None:
+        """What a new reader finds is what must be there: nothing else, nothing twice, in order, the same values.
+
+        `recovery_s` is how long it took to go on, if that is not from the fault to the next record of each partition.
+        """
         application = self.application
         messages = read_all(application.bootstrap, application.score_topic)
         verdict = check(
@@ -231,7 +234,7 @@ class Run:
             rounds=len(self._struck),
             verdict=verdict,
             longest_gap_s=self.output.longest_gap_s(),
-            recovery_s=self.output.recovery_s(self._struck),
+            recovery_s=self.output.recovery_s(self._struck) if recovery_s is None else recovery_s,
         )
         assert verdict.exact, str(verdict)
 
@@ -286,6 +289,10 @@ class Follower:
                 after = (each.at for each in self._seen if each.partition == partition and each.made > fault)
                 waits += [at - fault for at in itertools.islice(after, 1) if at < following]
         return max(waits, default=None)
+
+    def next_s(self, moment: float) -> float | None:
+        """From that moment (seconds since 1970) to the next visible record made after it, of whatever partition."""
+        return next((each.at - moment for each in self._seen if each.made > moment), None)
 
     def close(self) -> None:
         self._closing.set()

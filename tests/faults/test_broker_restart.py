@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.broker.harness import WorkerProcess
-from tests.broker.kafka import KafkaBroker, require_kafka
+from tests.broker.kafka import KafkaBroker
 from tests.faults.report import FaultReport
 from tests.faults.stream import Run, Stream, stopped
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[KafkaBroker]:
-    require_kafka()
-    broker = KafkaBroker(tmp_path / "kafka").start()
-    yield broker
-    broker.kill()
 
 
 @pytest.mark.fault(row=4, core=False)

@@ -13,6 +13,7 @@ from tests.faults.mock import (
     COMMIT_OFFSETS,
     END_TRANSACTION,
     INIT_PRODUCER_ID,
+    OFFSET_COMMIT,
     PRODUCE,
     MockCluster,
     in_process,
@@ -150,3 +151,22 @@ def test_a_producer_id_that_is_refused_ends_the_worker(
     cluster.fail(INIT_PRODUCER_ID, error)
     with pytest.raises(RunError):
         in_process(mock_settings(cluster))
+
+
+@pytest.mark.fault(row=6, core=True)
+def test_a_lost_permission_to_commit_ends_a_worker_that_delivers_at_least_once(
+    cluster: MockCluster, fault_report: FaultReport
+) -> None:
+    fault_report("OffsetCommit answers with error 30 (at least once): the worker ends")
+    cluster.produce([b"a open", b"a close"])
+    worker = in_process(mock_settings(cluster, "worker.delivery=at_least_once"))
+
+    def script() -> Iterator[Callable[[], bool]]:
+        yield lambda: totals(worker)["commits"] > 0
+        cluster.fail(OFFSET_COMMIT, *[GROUP_DENIED] * 10)
+        cluster.produce([b"b open", b"b close"])
+        yield lambda: totals(worker)["commits"] > 10
+
+    with pytest.raises(RunError, match=r"not committed.*GROUP_AUTHORIZATION_FAILED"):
+        run_script(worker, script)
+    assert totals(worker)["aborts"] == 0

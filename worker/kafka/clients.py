@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from confluent_kafka import KafkaException, Producer
 
+from worker.kafka.client_log import client_logger
 from worker.settings.document import Settings
 from worker.settings.kafka_properties import SHOWN
 
@@ -117,7 +117,7 @@ class ClientProperties:
             "log.connection.close": False,
             # How soon a broker that comes back is found: librdkafka's own 10 s would be most of the pause.
             "reconnect.backoff.max.ms": 1_000,
-            "logger": logging.getLogger("librdkafka"),
+            "logger": client_logger(),
             **defaults,
             **own,
         }

@@ -53,7 +53,7 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
     sink = (
         TransactionalSink(properties.producer(), outage)
         if settings.worker.delivery == "exactly_once"
-        else AtLeastOnceSink(properties.producer(), source.consumer, outage)
+        else AtLeastOnceSink(properties.producer(), source.commit, outage)
     )
     return Worker(
         settings,

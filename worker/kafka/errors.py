@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
-import structlog
 from confluent_kafka import KafkaError, KafkaException
 
 from worker.errors import RunError, TransactionAborted
@@ -62,10 +59,6 @@ DENIED = frozenset(
 
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 
-_LOG_EVERY_S = 60.0
-
-_log = structlog.get_logger(__name__)
-
 
 def error_of(exception: KafkaException) -> KafkaError:
     """What the client's exception is about."""
@@ -93,24 +86,3 @@ def not_committed(exception: KafkaException) -> RunError | TransactionAborted:
     error = error_of(exception)
     reason = f"the offsets were not committed: {error.str()} ({error.name()})"
     return RunError(f"Kafka: {reason}") if error.fatal() or error.code() in DENIED else TransactionAborted(reason)
-
-
-class ClientErrorLog:
-    """Logs what a client reports in the background: each kind of error once a minute, with how often it came.
-
-    Args:
-        client: how the log names it.
-    """
-
-    def __init__(self, client: str) -> None:
-        self._client = client
-        self._logged_at: dict[int, float] = {}
-        self._times: dict[int, int] = {}
-
-    def __call__(self, error: KafkaError) -> None:
-        """The client reports an error."""
-        code, now = error.code(), time.monotonic()
-        self._times[code] = self._times.get(code, 0) + 1
-        if now - self._logged_at.get(code, -_LOG_EVERY_S) >= _LOG_EVERY_S:
-            times, self._logged_at[code] = self._times.pop(code), now
-            _log.warning("kafka_client_error", client=self._client, code=error.name(), reason=error.str(), times=times)

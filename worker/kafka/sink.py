@@ -41,15 +41,16 @@ from contextlib import suppress
 from threading import Thread
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from worker.delivery.deadline import Deadline
 from worker.delivery.outage import Outage
 from worker.delivery.protocols import Committed, Message
 from worker.errors import RunError, TransactionAborted
-from worker.kafka.calls import Hung, NoAnswer, transactional, within
-from worker.kafka.errors import DENIED, UNDELIVERED_FOR_NOW, ClientErrorLog, error_of, not_committed, translated
+from worker.kafka.calls import Hung, NoAnswer, transactional
+from worker.kafka.client_log import ClientErrorLog
+from worker.kafka.errors import DENIED, UNDELIVERED_FOR_NOW, error_of, translated
 from worker.processing.records import Partition
 
 _COMMIT_SHARE = 0.75  # of the transaction's longest life
@@ -311,11 +312,22 @@ class TransactionalSink(_KafkaSink):
 
 
 class AtLeastOnceSink(_KafkaSink):
-    """At least once: everything is delivered before the offsets are committed, without a transaction."""
+    """At least once: everything is delivered before the offsets are committed, without a transaction.
 
-    def __init__(self, properties: Mapping[str, object], consumer: Consumer, outage: Outage) -> None:
+    Args:
+        properties: librdkafka properties.
+        commit: commits positions as the member of the group.
+        outage: is told when the broker answers.
+    """
+
+    def __init__(
+        self,
+        properties: Mapping[str, object],
+        commit: Callable[[list[TopicPartition], Deadline], None],
+        outage: Outage,
+    ) -> None:
         super().__init__(properties, outage)
-        self._consumer = consumer
+        self._commit_positions = commit
 
     def commit(
         self,
@@ -325,11 +337,7 @@ class AtLeastOnceSink(_KafkaSink):
     ) -> None:
         deadline = Deadline(self._timeout_s, within=(deadline,))
         self._flush(deadline)
-        positions = _positions(offsets)
-        try:
-            within(deadline, lambda: self._consumer.commit(offsets=positions, asynchronous=False), "committing")
-        except KafkaException as error:
-            raise not_committed(error) from error
+        self._commit_positions(_positions(offsets), deadline)
         self._outage.over()
 
     def abort(self, deadline: Deadline) -> None:

@@ -25,7 +25,8 @@ from worker.delivery.outage import Outage
 from worker.delivery.protocols import Committed, Rebalance
 from worker.errors import RunError, TransactionAborted
 from worker.kafka.calls import Hung, within
-from worker.kafka.errors import AWAY, ClientErrorLog, error_of
+from worker.kafka.client_log import ClientErrorLog
+from worker.kafka.errors import AWAY, error_of, not_committed
 from worker.processing.records import Partition, Records
 
 _SLICE_S = 2.0  # of a wait for an answer: in between, the worker may be told to stop
@@ -72,11 +73,19 @@ class KafkaSource:
         )
         self._ends: dict[Partition, int] = {}
         self._paused = False
+        self._rebalancing = False  # a callback of the client runs, which leaves other threads' calls waiting
         self._left = False  # the group, to join it anew once the partitions are handed back
 
     def subscribe(self, listener: Rebalance) -> None:
         def forward(tell: Callable[[Sequence[Partition]], None]) -> Callable[[Consumer, list[TopicPartition]], None]:
-            return lambda _consumer, partitions: tell([Partition(p.topic, p.partition) for p in partitions])
+            def told(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
+                self._rebalancing = True
+                try:
+                    tell([Partition(p.topic, p.partition) for p in partitions])
+                finally:
+                    self._rebalancing = False
+
+            return told
 
         self._join = partial(
             self.consumer.subscribe,
@@ -155,6 +164,36 @@ class KafkaSource:
             )
             for each in answer
         }
+
+    def commit(self, positions: list[TopicPartition], deadline: Deadline) -> None:
+        """Commit positions outside any transaction.
+
+        Raises:
+            TransactionAborted: they are not committed, or not in time.
+            RunError: they may not be.
+        """
+        try:
+            if self._rebalancing:
+                self.consumer.commit(offsets=positions, asynchronous=True)
+                while not self._are_committed(positions, deadline):
+                    if deadline.passed:
+                        raise TransactionAborted("the offsets were not committed in time")
+                    time.sleep(min(_BACKOFF_S, deadline.left_s))
+            else:
+                within(deadline, lambda: self.consumer.commit(offsets=positions, asynchronous=False), "committing")
+        except KafkaException as error:
+            raise not_committed(error) from error
+
+    def _are_committed(self, positions: list[TopicPartition], deadline: Deadline) -> bool:
+        asked = [TopicPartition(each.topic, each.partition) for each in positions]
+        try:
+            found = self.consumer.committed(asked, timeout=min(_SLICE_S, deadline.left_s))
+        except KafkaException as error:
+            if error_of(error).code() in AWAY:
+                return False
+            raise
+        wanted = {(each.topic, each.partition): (each.offset, each.metadata) for each in positions}
+        return all(wanted[each.topic, each.partition] == (each.offset, each.metadata) for each in found)
 
     def start(self, offsets: Mapping[Partition, int]) -> None:
         partitions = [TopicPartition(*each, offset) for each, offset in offsets.items()]

@@ -217,7 +217,17 @@ def test_outputs_do_not_wait_for_a_batch_whose_scoring_outlasts_every_time_out(m
         visible.clear()
         pass_s[0] = 10.0
 
-    small.run([lambda: small.clock.sleep(2), lambda: add_to(broker, 2, rounds=4), slowly, lambda: pass_s.__setitem__(0, 0.0), None, lambda: small.clock.sleep(1), None])
+    small.run(
+        [
+            lambda: small.clock.sleep(2),
+            lambda: add_to(broker, 2, rounds=4),
+            slowly,
+            lambda: pass_s.__setitem__(0, 0.0),
+            None,
+            lambda: small.clock.sleep(1),
+            None,
+        ]
+    )
     assert small.worker.status().totals["aborts"] == 0
     assert len(visible) > 6
     assert visible[0] == sorted(2 * expected(2, rounds=4)), "the outputs of the batch before"
