@@ -73,7 +73,7 @@ class StateStore:
     def messages(
         self, partition: Partition, position: int, sessions: SessionsState, thresholds: AdaptiveState | None = None
     ) -> list[Message]:
-        """A snapshot as records for `Sink.send_snapshot`, all to one state partition."""
+        """A snapshot as records for `Sink.send_snapshots`, all to one state partition."""
         snapshot = Snapshot(
             position=position,
             vocabulary=self._vocabulary.sha256,
