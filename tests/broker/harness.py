@@ -128,7 +128,14 @@ class Application:
 
     def scores(self) -> list[dict[str, Any]]:
         """Every committed score record, as JSON, in the order of their partitions."""
-        return [orjson.loads(message.value() or b"") for message in read_all(self.bootstrap, self.score_topic)]
+        return list(itertools.chain.from_iterable(self.scores_by_partition().values()))
+
+    def scores_by_partition(self) -> dict[int, list[dict[str, Any]]]:
+        """The committed score records of each partition of the score topic, as JSON, as they stand there."""
+        found: dict[int, list[dict[str, Any]]] = {}
+        for message in read_all(self.bootstrap, self.score_topic):
+            found.setdefault(message.partition() or 0, []).append(orjson.loads(message.value() or b""))
+        return found
 
     def dead_letters(self) -> list[Message]:
         return read_all(self.bootstrap, self.dead_topic)
