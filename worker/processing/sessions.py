@@ -19,6 +19,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from heapq import heappop, heappush
 from itertools import chain
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple, final
@@ -157,6 +158,25 @@ class SessionsState:
             *events.T,
         )
 
+    @classmethod
+    def of_rows(cls, stream_time: int | None, states: Sequence[SessionsState], rows: Column) -> SessionsState:
+        """Some of the sessions of these states, whose rows are numbered through; it shares nothing with them."""
+
+        def picked(names: Sequence[str], places: Column) -> dict[str, Column]:
+            return {name: np.concatenate([getattr(state, name) for state in states])[places] for name in names}
+
+        lengths = np.concatenate([state.lengths for state in states])
+        begins, lengths = (np.cumsum(lengths) - lengths)[rows], lengths[rows]
+        events = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        keys = list(chain.from_iterable(state.keys for state in states))
+        return cls(
+            stream_time=stream_time,
+            keys=[keys[row] for row in rows.tolist()],
+            lengths=lengths,
+            **picked(SESSION_COLUMNS, rows),
+            **picked(EVENT_COLUMNS, events),
+        )
+
     def ends(self) -> Column:
         """Where the events of each session end in the columns of events; those of the first begin at 0."""
         return np.cumsum(self.lengths)
@@ -176,22 +196,28 @@ class _Rows:
     """A restored state, whose rows stand for its sessions until one is made of them.
 
     Attributes:
-        state: what was restored.
         left: by key, the rows that still stand for a session; in the order of opening.
     """
 
     def __init__(self, state: SessionsState) -> None:
-        self.state = state
+        self._hold(state, np.arange(1, len(state.keys) + 1))
+
+    def _hold(self, state: SessionsState, orders: Column) -> None:
         self.left = dict(zip(state.keys, range(len(state.keys)), strict=True))
+        self._state = state
+        self._orders = orders  # `Session.order` of each row
         self._ends = state.ends()
         self._by_last_at = np.argsort(state.last_at, kind="stable")
         self._looked_at = 0  # how many of _by_last_at are known not to be left
+        self._opened_first = 0  # no row before it is left
+        self._held = self._in_use = len(state.keys) + len(state.tokens)  # rows and their events; those of rows left
 
     def make(self, key: str) -> Session:
         """The session of a row that is left, which it stands for no longer."""
         row = self.left.pop(key)
-        state, end = self.state, int(self._ends[row])
+        state, end = self._state, int(self._ends[row])
         events = slice(end - int(state.lengths[row]), end)
+        self._in_use -= 1 + int(state.lengths[row])
         return Session.from_columns(
             key,
             tokens=array("q", state.tokens[events].tobytes()),
@@ -199,43 +225,47 @@ class _Rows:
             times=array("q", state.times[events].tobytes()),
             opened_at=int(state.opened_at[row]),
             last_at=int(state.last_at[row]),
-            order=row + 1,
+            order=int(self._orders[row]),
             alerted=int(state.alerted[row]),
             evaluated=int(state.evaluated[row]),
         )
+
+    def let_go(self) -> None:
+        """Forget the columns of rows that are no longer left, once those are most.
+
+        What is copied then is less than what is let go, so all copies together are less than what was restored.
+        """
+        if 2 * self._in_use <= self._held > 0:
+            rows = np.fromiter(self.left.values(), np.int64, len(self.left))
+            self._hold(SessionsState.of_rows(self._state.stream_time, [self._state], rows), self._orders[rows])
 
     def quietest(self) -> tuple[str, int] | None:
         """Key and `last_at` of the row left whose latest event is the longest ago."""
         while self._looked_at < len(self._by_last_at):
             row = int(self._by_last_at[self._looked_at])
-            key = self.state.keys[row]
+            key = self._state.keys[row]
             if key in self.left:
-                return key, int(self.state.last_at[row])
+                return key, int(self._state.last_at[row])
             self._looked_at += 1
+        return None
+
+    def oldest(self) -> tuple[str, int, int] | None:
+        """Key, `order` and `opened_at` of the row left that was opened first."""
+        for row in range(self._opened_first, len(self._state.keys)):
+            key = self._state.keys[row]
+            if key in self.left:
+                self._opened_first = row
+                return key, int(self._orders[row]), int(self._state.opened_at[row])
+        self._opened_first = len(self._state.keys)
         return None
 
     def merged(self, made: Sequence[Session], stream_time: int | None) -> SessionsState:
         """The state of the rows left and of sessions that were made of others or opened since."""
-        old, new = self.state, SessionsState.of(stream_time, made)
+        old, new = self._state, SessionsState.of(stream_time, made)
         rows = np.fromiter(self.left.values(), np.int64, len(self.left))
-        order = np.concatenate((rows + 1, np.fromiter(map(attrgetter("order"), made), np.int64, len(made))))
-        place = np.concatenate((rows, len(old.keys) + np.arange(len(made))))[np.argsort(order)]
-        lengths = np.concatenate((old.lengths, new.lengths))
-        begins, lengths = (np.cumsum(lengths) - lengths)[place], lengths[place]
-        ends = np.cumsum(lengths)
-        event_place = np.repeat(begins - (ends - lengths), lengths) + np.arange(ends[-1])
-        keys = old.keys + new.keys
-
-        def picked(names: Sequence[str], place: Column) -> dict[str, Column]:
-            return {name: np.concatenate((getattr(old, name), getattr(new, name)))[place] for name in names}
-
-        return SessionsState(
-            stream_time=stream_time,
-            keys=[keys[each] for each in place.tolist()],
-            lengths=lengths,
-            **picked(SESSION_COLUMNS, place),
-            **picked(EVENT_COLUMNS, event_place),
-        )
+        order = np.concatenate((self._orders[rows], np.fromiter(map(attrgetter("order"), made), np.int64, len(made))))
+        places = np.concatenate((rows, len(old.keys) + np.arange(len(made))))[np.argsort(order)]
+        return SessionsState.of_rows(stream_time, [old, new], places)
 
 
 class Sessions:
@@ -252,12 +282,13 @@ class Sessions:
         self.late_events = 0
         self.skewed_events = 0
         self._rules = rules
-        # By opening: by first offset, by opened_at. As long as there are _rows, those made of them stand anywhere.
+        # By opening: by first offset, by opened_at. As long as there are _rows, those made of them stand anywhere; these
+        # have a heap of their own, in which some are already closed.
         self._open: OrderedDict[str, Session] = OrderedDict()
+        self._made: list[tuple[int, str]] = []
         # Only of those in _open; the rows left are the quieter ones, since they had no event since the restore.
         self._by_last_at: OrderedDict[Session, None] = OrderedDict()
         self._rows = _Rows(SessionsState.empty() if state is None else state)
-        self._oldest_row = 0  # all rows before it are closed
         self._opened = len(self._rows.left)  # sessions opened so far
         self._next_expiry = -NEVER  # no session expires before this stream time
         if state is not None:
@@ -322,6 +353,7 @@ class Sessions:
             if session is None and key in rows_left:
                 session = open_sessions[key] = self._rows.make(key)
                 by_last_at[session] = None
+                heappush(self._made, (session.order, key))
             if session is None:
                 self._opened += 1
                 first = array("q", (token, offset, time))
@@ -400,29 +432,36 @@ class Sessions:
 
     def _oldest(self) -> tuple[str, int]:
         """Key and `opened_at` of the session that was opened first."""
-        restored = self._rows.state
-        while self._oldest_row < len(restored.keys):
-            key = restored.keys[self._oldest_row]
-            if key in self._rows.left or self._is_restored(self._open.get(key)):
-                return key, int(restored.opened_at[self._oldest_row])
-            self._oldest_row += 1
+        row = self._rows.oldest()
+        while self._made:
+            order, key = self._made[0]
+            session = self._open.get(key)
+            if session is not None and session.order == order:
+                return (key, session.opened_at) if row is None or order < row[1] else (row[0], row[2])
+            heappop(self._made)
+        if row is not None:
+            return row[0], row[2]
         key, session = next(iter(self._open.items()))
         return key, session.opened_at
-
-    def _is_restored(self, session: Session | None) -> bool:
-        return session is not None and session.order <= len(self._rows.state.keys)
 
     def _session(self, key: str) -> Session:
         return self._rows.make(key) if key in self._rows.left else self._open[key]
 
     def _let_go(self) -> None:
-        """Forget the restored state as soon as no row of it is left, and put what was made of it in its place."""
-        if self._rows.left or not self._rows.state.keys:
+        """Hold no more of a restored state than what is open of it; once no row is left, order those made of them."""
+        self._rows.let_go()
+        all_made = not self._rows.left
+        if not self._made or not (all_made or len(self._made) > 2 * len(self._open)):
             return
-        for key in reversed(self._rows.state.keys):
-            if self._is_restored(self._open.get(key)):
+        made = sorted(
+            (order, key)
+            for order, key in self._made
+            if (session := self._open.get(key)) is not None and session.order == order
+        )
+        if all_made:
+            for _, key in reversed(made):
                 self._open.move_to_end(key, last=False)
-        self._rows, self._oldest_row = _Rows(SessionsState.empty()), 0
+        self._made = [] if all_made else made
 
     def _close(
         self, session: Session, cause_offset: int, closed_by: ClosedBy, rank: int, closed: list[ClosedSession]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from array import array
 from dataclasses import replace
+from types import FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from worker.processing.session_rules import SessionRules
@@ -333,6 +336,38 @@ def test_what_was_restored_is_let_go_as_soon_as_it_is_no_longer_needed(ending: s
         feed(sessions, ("a", 0, 2), ("b", 0, 3))
     gc.collect()
     assert [column() for column in columns] == [None, None, None]
+
+
+def held_bytes(root: object) -> int:
+    """Of everything that an object keeps alive, but for modules, classes and functions."""
+    seen: dict[int, object] = {}
+    queue = [root]
+    while queue:
+        each = queue.pop()
+        if id(each) in seen or isinstance(each, type | ModuleType | FunctionType):
+            continue
+        seen[id(each)] = each
+        queue += gc.get_referents(each)
+        if isinstance(each, np.ndarray) and each.base is not None:
+            queue.append(each.base)
+    return sum(map(sys.getsizeof, seen.values()))
+
+
+@pytest.mark.parametrize("ending", ["ended", "expired"])
+def test_what_is_held_of_a_restored_state_falls_with_the_sessions_left_of_it(ending: str) -> None:
+    n, rule = 2_000, rules(gap_ms=10**6, max_open=10**6, max_future_skew_ms=10**7)
+    before = Sessions(rule)
+    feed(before, *((str(number), number, number) for number in range(n) for _ in range(5)))
+    sessions = Sessions(rule, before.state())
+    del before
+    at_first = held_bytes(sessions)
+    for number in range(n - 100):
+        closing = (str(number), n, n + number, END) if ending == "ended" else ("z", 10**6 + number, n + number, END)
+        assert str(number) in [each.session.key for each in feed(sessions, closing)]
+        if number % 100 == 0:
+            # Twice what is needed, and as much for dictionaries that have just grown.
+            assert held_bytes(sessions) < 4 * at_first * len(sessions) / n + 2_000
+    assert len(sessions) == 100
 
 
 def test_a_smaller_gap_after_a_restart_holds_from_the_next_record_on() -> None:
