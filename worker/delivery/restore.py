@@ -68,7 +68,7 @@ class StateStore:
         self._start = settings.input.start
         self._on_lost_offsets = settings.input.on_lost_offsets
         self._partitions: list[int] | None = None
-        self._parts_written: dict[Partition, int] = {}
+        self._live_parts: dict[Partition, int] = {}  # of each partition's newest snapshot
 
     def messages(
         self, partition: Partition, position: int, sessions: SessionsState, thresholds: AdaptiveState | None = None
@@ -89,9 +89,9 @@ class StateStore:
         ]
 
     def stale_parts(self, partition: Partition, parts: int) -> list[Message]:
-        """Tombstones for the parts that a longer, earlier snapshot of this process left behind."""
-        previous = self._parts_written.get(partition, 0)
-        self._parts_written[partition] = parts
+        """Tombstones for the parts that a longer snapshot before this one left behind."""
+        previous = self._live_parts.get(partition, 0)
+        self._live_parts[partition] = parts
         target = self._state_partition(partition)
         return [
             Message(self._topic, self._key(partition, number), None, [], target) for number in range(parts, previous)
@@ -110,10 +110,11 @@ class StateStore:
         began = time.monotonic()
         low, high = self._reader.watermarks(partition)
         if committed is None:
-            if self._has_snapshot(partition):
+            if self._find_parts(partition):
                 return self._lost(
                     partition, low, "the group has no committed offset, yet the state topic holds a snapshot"
                 )
+            self._live_parts.pop(partition, None)
             first = low if self._start == "earliest" else high
             _log.info("partition_starts_new", partition=str(partition), offset=first, start=self._start)
             return Start(first, first)
@@ -125,6 +126,8 @@ class StateStore:
                 raise SnapshotError("the committed offset names no snapshot (was the group's offset reset by hand?)")
             if pointer.position < low:
                 raise SnapshotError(f"its records since offset {pointer.position} are deleted; the oldest is {low}")
+            # Not those of a later snapshot that this process wrote: its transaction was aborted.
+            self._live_parts[partition] = pointer.parts
             snapshot = self._load(partition, pointer)
             sessions = self._with_our_tokens(partition, snapshot, low)
         except SnapshotError as error:
@@ -145,6 +148,7 @@ class StateStore:
                 f"{partition}: {reason}. Starting over could score sessions twice or miss some, so the worker stops; "
                 "input.on_lost_offsets: earliest starts over at the oldest record"
             )
+        self._live_parts[partition] = self._find_parts(partition)
         _log.error("partition_starts_over", partition=str(partition), offset=low, reason=reason)
         return Start(low, low)
 
@@ -206,17 +210,23 @@ class StateStore:
         tokens = np.array([token for events_of_key in latest for token, _ in events_of_key], np.int64)
         return replace(state, tokens=tokens)
 
-    def _has_snapshot(self, partition: Partition) -> bool:
-        wanted = self._key(partition, 0)
+    def _find_parts(self, partition: Partition) -> int:
+        """How many parts of the partition's snapshots compaction would leave in the state topic."""
+        prefix = self._key_prefix(partition)
+        live: dict[bytes, bool] = {}
         for number in self._reader.partitions(self._topic):
             place = Partition(self._topic, number)
             for records in self._reader.read(place, *self._reader.watermarks(place)):
-                if wanted in (records.keys or ()):
-                    return True
-        return False
+                for key, value in zip(records.keys or (), records.values, strict=True):
+                    if key is not None and key.startswith(prefix):
+                        live[key.removeprefix(prefix)] = value is not None
+        return 1 + max((int(part) for part, is_live in live.items() if is_live and part.isdigit()), default=-1)
+
+    def _key_prefix(self, partition: Partition) -> bytes:
+        return f"{self._application_id}/{partition.topic}/{partition.partition}/".encode()
 
     def _key(self, partition: Partition, part: int) -> bytes:
-        return f"{self._application_id}/{partition.topic}/{partition.partition}/{part}".encode()
+        return self._key_prefix(partition) + str(part).encode()
 
     def _state_partition(self, partition: Partition) -> int:
         if self._partitions is None:

@@ -13,6 +13,7 @@ from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from tests.worker.small_worker import (
     INPUT,
+    STATE,
     VOCABULARY,
     Clock,
     OddScorer,
@@ -25,7 +26,7 @@ from worker.delivery.deadline import Deadline
 from worker.delivery.memory import MemoryBroker
 from worker.delivery.protocols import Committed, Message
 from worker.delivery.restore import StateStore
-from worker.errors import RunError
+from worker.errors import RunError, TransactionAborted
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.decoder import Decoder
@@ -218,6 +219,77 @@ def test_parts_of_a_fenced_worker_between_those_of_a_snapshot_are_passed_over() 
     assert (start.position, start.live_from) == (40, 50)
     assert start.sessions.keys == noisy_sessions(40).keys
     assert np.array_equal(start.sessions.tokens, noisy_sessions(40).tokens)
+
+
+LONG_SNAPSHOTS = (
+    "kafka={bootstrap.servers: nowhere:9092, message.max.bytes: 65536}",
+    "scoring.early=false",
+    "worker.commit_interval=0ms",
+    "state.snapshot_interval=0ms",
+)
+
+
+def opened(broker: MemoryBroker, sessions: int = 8_000) -> None:
+    rng = np.random.default_rng(0)
+    for key in rng.integers(0, 2**60, sessions).tolist():
+        broker.append(P0, b"s%d open" % key)
+
+
+def live_parts(broker: MemoryBroker) -> list[int]:
+    """Part numbers of the snapshots in the state topic that compaction leaves."""
+    latest = {message.key: message.value for message in broker.visible(STATE)}
+    return sorted(int((key or b"").rpartition(b"/")[2]) for key, value in latest.items() if value is not None)
+
+
+def close_all(broker: MemoryBroker, *overrides: str) -> SmallWorker:
+    """A worker that ends every session because nothing more comes, so that its snapshots have one part."""
+    small = SmallWorker(
+        broker, small_settings(*LONG_SNAPSHOTS, "sessions.idle_flush=1ms", *overrides), clock=Clock(tick_s=1)
+    )
+    small.run([None] * 4)
+    return small
+
+
+def test_a_shorter_snapshot_after_a_restart_leaves_no_part_of_a_longer_one_in_the_state_topic() -> None:
+    broker = memory_broker()
+    opened(broker)
+    SmallWorker(broker, small_settings(*LONG_SNAPSHOTS)).run([None] * 3)
+    assert len(live_parts(broker)) > 1
+    close_all(broker)
+    assert live_parts(broker) == [0]
+
+
+@pytest.mark.parametrize("lost", ["position", "snapshot", "metadata"])
+def test_nor_does_one_after_starting_over(lost: str) -> None:
+    broker = memory_broker()
+    opened(broker)
+    SmallWorker(broker, small_settings(*LONG_SNAPSHOTS)).run([None] * 3)
+    assert len(live_parts(broker)) > 1
+    if lost == "position":
+        broker.committed.clear()
+    elif lost == "metadata":
+        broker.committed[P0] = broker.committed[P0]._replace(metadata="")
+    else:
+        part = next(message for message in broker.visible(STATE) if (message.key or b"").endswith(b"/1"))
+        for number in broker.partitions(STATE):
+            for stored in broker._logs[Partition(STATE, number)]:
+                if stored.key == part.key:
+                    stored.value = b"damaged"
+    close_all(broker, "input.on_lost_offsets=earliest")
+    assert live_parts(broker) == [0]
+
+
+def test_parts_of_a_snapshot_are_known_again_after_the_transaction_of_a_shorter_one_was_aborted() -> None:
+    broker = memory_broker()
+    opened(broker)
+    SmallWorker(broker, small_settings(*LONG_SNAPSHOTS)).run([None] * 3)
+    assert len(live_parts(broker)) > 1
+    rules = small_settings(*LONG_SNAPSHOTS, "sessions.idle_flush=1ms")
+    small = SmallWorker(broker, rules, clock=Clock(tick_s=1))
+    small.sink.fail_next_commit = TransactionAborted("amid the flush")
+    small.run([None] * 6)
+    assert small.worker._totals["aborts"] == 1
+    assert live_parts(broker) == [0]
 
 
 def noisy_sessions(seed: int) -> SessionsState:
