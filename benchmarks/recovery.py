@@ -237,7 +237,7 @@ class Interrupted:
         Topics(properties.admin(), settings).create_missing_outputs()
         scorer = load_scorer(settings)
         outage = Outage()
-        reader = KafkaReader(properties.reader(), outage)
+        reader = KafkaReader(properties.reader(), outage, batch_records=10_000)
         decoder = Pipeline(settings, scorer, Metrics()).decoder
         store = StateStore(settings, vocabulary=scorer.vocabulary, decoder=decoder, reader=reader)
         sink = TransactionalSink(properties.producer(), outage)

@@ -261,10 +261,11 @@ class Worker:
 
     def _adapt(self, records: int, took_s: float) -> None:
         """Take smaller batches from here on when the scorer is behind, larger ones when it has caught up."""
+        most = self._settings.worker.batch_records
         if took_s > _BATCH_TARGET_S:
-            self._batch_records = max(_MIN_BATCH, int(records * _BATCH_TARGET_S / took_s))
+            self._batch_records = min(most, max(_MIN_BATCH, int(records * _BATCH_TARGET_S / took_s)))
         elif took_s < _BATCH_TARGET_S / 2 and records >= self._batch_records:
-            self._batch_records = min(self._settings.worker.batch_records, self._batch_records * 2)
+            self._batch_records = min(most, self._batch_records * 2)
 
     def _look_at_ends(self) -> None:
         """Close the sessions of partitions that are fully consumed and have been quiet for `idle_flush`."""

@@ -48,7 +48,9 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
         settings,
         vocabulary=scorer.vocabulary,
         decoder=pipeline.decoder,
-        reader=KafkaReader(properties.reader(), outage, with_headers=headers),
+        reader=KafkaReader(
+            properties.reader(), outage, batch_records=settings.worker.batch_records, with_headers=headers
+        ),
     )
     sink = (
         TransactionalSink(properties.producer(), outage)

@@ -33,7 +33,6 @@ _SLICE_S = 2.0  # of a wait for an answer: in between, the worker may be told to
 _PROBE_S = 1.0
 _SILENT_S = 5.0
 _BACKOFF_S = 0.1
-_READ_BATCH = 10_000
 _READ_LINGER_S = 0.02  # a restart waits that long once more after the last part of each partition's snapshot
 
 _Answer = TypeVar("_Answer")
@@ -281,9 +280,18 @@ class KafkaReader:
 
     What a committed offset names may be read uncommitted: an unrelated worker's open transaction then does not hold a
     restart up. A broker that does not answer is waited for.
+
+    Args:
+        properties: librdkafka properties.
+        outage: told when no broker answers.
+        batch_records: most records in hand at once.
+        with_headers: whether records carry their headers.
     """
 
-    def __init__(self, properties: Mapping[str, object], outage: Outage, *, with_headers: bool = False) -> None:
+    def __init__(
+        self, properties: Mapping[str, object], outage: Outage, *, batch_records: int, with_headers: bool = False
+    ) -> None:
+        self._batch_records = batch_records
         self._with_headers = with_headers
         self._outage = outage
         self._properties = {
@@ -318,7 +326,7 @@ class KafkaReader:
         silent = Deadline(_SILENT_S)
         try:
             while True:
-                messages = consumer.consume(_READ_BATCH, _READ_LINGER_S)
+                messages = consumer.consume(self._batch_records, _READ_LINGER_S)
                 at_end = False
                 for message in messages:
                     error = message.error()

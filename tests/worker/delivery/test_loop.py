@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from math import inf
 from random import Random
@@ -29,7 +29,8 @@ from worker.delivery.deadline import Deadline
 from worker.delivery.memory import MemoryBroker, Operation
 from worker.delivery.protocols import Committed
 from worker.errors import RunError, TransactionAborted
-from worker.processing.records import Partition
+from worker.processing.pipeline import Output
+from worker.processing.records import Partition, Records
 
 P0 = Partition(INPUT, 0)
 LINES = [b"a open", b"b open", b"a odd", b"b read", b"a odd", b"", b"c odd", b"b close", b"a read", b"\xff", b"c close"]
@@ -228,6 +229,23 @@ def test_partitions_can_come_and_go_while_many_sessions_are_scored(monkeypatch: 
     small.run([None] * 40)
     assert steps == []
     assert by_partition(broker) == expected
+
+
+@pytest.mark.parametrize("size", [1, 7, 150])
+@pytest.mark.parametrize("seconds", [0.0, 5.0], ids=["quick", "slow"])
+def test_no_batch_has_more_records_than_batch_records_however_slow_the_scorer_is(size: int, seconds: float) -> None:
+    broker, sizes = filled(partitions=2, repeat=100), []
+    small = SmallWorker(broker, small_settings(f"worker.batch_records={size}"), (0, 1))
+    process = small.worker._pipeline.process
+
+    def counted(batch: Sequence[Records]) -> list[Output]:
+        sizes.append(sum(len(records.offsets) for records in batch))
+        small.clock.now += seconds
+        return process(batch)
+
+    small.worker._pipeline.process = counted  # type: ignore[method-assign]
+    small.run([None] * 50)
+    assert max(sizes) == size
 
 
 def test_a_last_commit_that_is_aborted_leaves_everything_to_the_next_worker() -> None:
