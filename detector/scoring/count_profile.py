@@ -122,12 +122,13 @@ class CountProfile:
         vectors = [(row, token, count) for row, (vector, _) in enumerate(kept) for token, count in vector]
         return cls(np.array(vectors, np.int64).reshape(-1, 3), np.array([count for _, count in kept], np.int64))
 
-    def judge(self, tokens: Integers, bounds: Integers) -> Judged:
+    def judge(self, tokens: Integers, bounds: Integers, complete: Flags | None = None) -> Judged:
         """How unusual the counts of some sessions are, complete and after each event; those of an empty one never.
 
         Args:
             tokens: int64 (k,), the sessions' events end to end; negative ones are unknown lines.
             bounds: int64 (sessions + 1,), where each session starts and, last, k.
+            complete: (sessions,), those whose `final` and `seen` are wanted; None: all. Of the others they mean nothing.
         """
         lengths = np.diff(bounds)
         n_sessions = len(lengths)
@@ -144,7 +145,8 @@ class CountProfile:
         ends = np.searchsorted(of, np.arange(n_sessions + 1))
         seen = np.isin(codes, self._known) & (lengths > 0)
         final = np.zeros(n_sessions)
-        for index in np.flatnonzero(~seen & (lengths > 0)).tolist():
+        wanted = np.ones(n_sessions, np.bool_) if complete is None else complete
+        for index in np.flatnonzero(wanted & ~seen & (lengths > 0)).tolist():
             mine = slice(ends[index], ends[index + 1])
             vector = tuple(zip(token[mine].tolist(), counts[mine].tolist(), strict=True))
             final[index] = self._judged(vector).total

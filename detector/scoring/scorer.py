@@ -1,7 +1,7 @@
 """The scorer: event sequences in, calibrated scores out, the same bits whatever the batch or the cache."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -32,12 +32,19 @@ class EventScores(NamedTuple):
     Attributes:
         surprises: nats of each event given those before it, float32 (n,).
         scores: calibrated score in [0, 1] of events 0 to i, the session going on, float32 (n,).
-        final: calibrated score of the session complete with its n events.
+        final: calibrated score of the session complete with its n events; NaN where it was never asked for.
     """
 
     surprises: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     final: float
+
+
+class _AtEnd(NamedTuple):
+    """What the final score of a session needs besides its events."""
+
+    highest: float  # surprise over the events and the end
+    logit: float  # of the class, at the end
 
 
 class Scorer:
@@ -86,6 +93,7 @@ class Scorer:
         self._calibration = checkpoint.manifest.calibration
         self._profile = checkpoint.profile
         self._cache: OrderedDict[bytes, EventScores] = OrderedDict()
+        self._at_ends: dict[bytes, _AtEnd] = {}  # of those in the cache without a final score
         self._cache_size = cache_size
         target = resolve_device(device)
         dtype = compute_dtype(precision, target)
@@ -127,11 +135,17 @@ class Scorer:
         """Batches so far that did not fit the device's memory and were run in parts."""
         return self._inference.batches_split
 
-    def score(self, sequences: Sequence[bytes], after_pass: Callable[[], None] = lambda: None) -> list[EventScores]:
-        """Score sessions, in the order given.
+    def score(
+        self,
+        sequences: Sequence[bytes],
+        unfinished: Sequence[bytes] = (),
+        after_pass: Callable[[], None] = lambda: None,
+    ) -> list[EventScores]:
+        """Score sessions, and events so far of some that go on; in the order given, the unfinished ones last.
 
         Args:
-            sequences: each the little-endian int64 tokens of a session's events, ``array("q").tobytes()``.
+            sequences: each the int64 tokens of a session's events in native byte order, ``array("q").tobytes()``.
+            unfinished: likewise; no final score is worked out for them.
             after_pass: called after each forward pass. What it raises ends the call; what was scored by then is
                 remembered.
 
@@ -139,17 +153,17 @@ class Scorer:
             ValueError: a sequence is not a whole number of tokens, or a token is beyond the vocabulary.
             DeviceError: the device's memory does not even hold one of the sessions.
         """
-        cache = self._cache
-        found = list(map(cache.get, sequences))
-        for key, scores in zip(sequences, found, strict=True):
-            if scores is not None:
-                cache.move_to_end(key)
-        fresh: dict[bytes, EventScores] = {}
-        if None in found:
-            absent = [key for key, scores in zip(sequences, found, strict=True) if scores is None]
-            fresh = self._run(list(dict.fromkeys(absent)), after_pass)
-        self.cache_hits += len(found) - len(fresh)
-        return [fresh[key] if scores is None else scores for key, scores in zip(sequences, found, strict=True)]
+        cache, complete = self._cache, set(sequences)
+        asked = [*sequences, *unfinished]
+        found = {key: scores for key in dict.fromkeys(asked) if (scores := cache.get(key)) is not None}
+        absent = [key for key in dict.fromkeys(asked) if key not in found]
+        for key in found:
+            cache.move_to_end(key)
+        found |= self._completed([key for key in found if key in self._at_ends and key in complete])
+        if absent:
+            found |= self._run(absent, complete, after_pass)
+        self.cache_hits += len(asked) - len(absent)
+        return [found[key] for key in asked]
 
     def explain(self, sequence: bytes, k: int = 3) -> Explanation:
         """Score one session and tell what the model expected instead of each event.
@@ -166,7 +180,7 @@ class Scorer:
             DeviceError: the device's memory does not hold the session.
         """
         [scores] = self.score([sequence])
-        tokens = np.frombuffer(sequence, dtype="<i8")
+        tokens = np.frombuffer(sequence, dtype=np.int64)
         found = expectations(self._model, tokens, k, self._kernels)
         return Explanation(
             surprises=np.append(scores.surprises, found.surprises[-1]),
@@ -177,33 +191,61 @@ class Scorer:
             unusual_counts=self._profile.unusual_counts(tokens),
         )
 
-    def _run(self, keys: list[bytes], after_pass: Callable[[], None]) -> dict[bytes, EventScores]:
-        """Scores of distinct sequences, through the model; remembers those of each pass."""
-        tokens = [np.frombuffer(key, dtype="<i8") for key in keys]
+    def _run(
+        self, keys: list[bytes], complete: Container[bytes], after_pass: Callable[[], None]
+    ) -> dict[bytes, EventScores]:
+        """Scores of distinct sequences, through the model; remembers those of each pass.
+
+        Of those that are not complete it also remembers what their final scores may need later.
+        """
+        tokens = [np.frombuffer(key, dtype=np.int64) for key in keys]
         size = len(self.vocabulary)
         if any(int(events.max()) >= size for events in tokens if len(events)):
             raise ValueError(f"a token is beyond the vocabulary of {size} tokens")
         results: dict[bytes, EventScores] = {}
         for measured in self._inference.measure(tokens):
+            chosen = [keys[index] for index in measured.indices.tolist()]
             events = [tokens[index] for index in measured.indices]
-            scores = dict(
-                zip([keys[index] for index in measured.indices], self._calibrated(measured, events), strict=True)
-            )
-            self._remember(scores)
+            is_complete = np.fromiter((key in complete for key in chosen), np.bool_, len(chosen))
+            scores: dict[bytes, EventScores] = {}
+            at_ends: dict[bytes, _AtEnd] = {}
+            for key, (of_key, at_end) in zip(chosen, self._calibrated(measured, events, is_complete), strict=True):
+                scores[key] = of_key
+                if key not in complete:
+                    at_ends[key] = at_end
+            self._remember(scores, at_ends)
             results |= scores
             self.cache_misses += len(events)
             self.events_scored += sum(map(len, events))
             after_pass()
         return results
 
-    def _remember(self, fresh: dict[bytes, EventScores]) -> None:
+    def _completed(self, keys: list[bytes]) -> dict[bytes, EventScores]:
+        """Remembered sequences without a final score, with it."""
+        if not keys:
+            return {}
+        at_ends = [self._at_ends.pop(key) for key in keys]
+        events = [np.frombuffer(key, dtype=np.int64) for key in keys]
+        judged = self._profile.judge(np.concatenate(events), np.cumsum([0, *map(len, events)]))
+        highest, logits = np.array(at_ends).T
+        finals = self._calibration.final_scores(highest, logits, judged.final, judged.seen).tolist()
+        completed = {key: self._cache[key]._replace(final=final) for key, final in zip(keys, finals, strict=True)}
+        self._cache.update(completed)
+        return completed
+
+    def _remember(self, fresh: dict[bytes, EventScores], at_ends: dict[bytes, _AtEnd]) -> None:
         for key, scores in fresh.items():
             if len(scores.surprises) <= MAX_CACHED_EVENTS:
                 self._cache[key] = scores
+                if key in at_ends:
+                    self._at_ends[key] = at_ends[key]
         while len(self._cache) > self._cache_size:
-            self._cache.popitem(last=False)
+            key, _ = self._cache.popitem(last=False)
+            self._at_ends.pop(key, None)
 
-    def _calibrated(self, measured: Measured, events: Sequence[Tokens]) -> list[EventScores]:
+    def _calibrated(
+        self, measured: Measured, events: Sequence[Tokens], complete: npt.NDArray[np.bool_]
+    ) -> list[tuple[EventScores, _AtEnd]]:
         bounds = measured.bounds.tolist()
         spans = list(pairwise(bounds))
         ends = measured.bounds[1:] - 1
@@ -212,22 +254,31 @@ class Scorer:
         for start, stop in spans:
             np.maximum.accumulate(measured.surprises[start:stop], out=highest[start:stop])
             np.maximum.accumulate(measured.logits[start:stop], out=logits[start:stop])
-        judged = self._profile.judge(np.concatenate(events), measured.bounds - np.arange(len(measured.bounds)))
+        first_events = measured.bounds - np.arange(len(measured.bounds))
+        judged = self._profile.judge(np.concatenate(events), first_events, complete)
         unusual = np.zeros(len(highest))
         is_event = np.ones(len(highest), dtype=bool)
         is_event[ends] = False
         unusual[is_event] = judged.running
         early = self._calibration.early_scores(highest, logits, unusual).astype(np.float32)
-        final_logits = measured.logits[ends].astype(np.float64)
-        finals = self._calibration.final_scores(highest[ends], final_logits, judged.final, judged.seen).tolist()
+        at_end, end_logits = highest[ends], measured.logits[ends].astype(np.float64)
+        finals = np.full(len(ends), np.nan)
+        finals[complete] = self._calibration.final_scores(
+            at_end[complete], end_logits[complete], judged.final[complete], judged.seen[complete]
+        )
         # Copies: a view would keep its whole batch alive for as long as the cache keeps one session.
         return [
-            EventScores(
-                surprises=_read_only(measured.surprises[start : stop - 1].copy()),
-                scores=_read_only(early[start : stop - 1].copy()),
-                final=final,
+            (
+                EventScores(
+                    surprises=_read_only(measured.surprises[start : stop - 1].copy()),
+                    scores=_read_only(early[start : stop - 1].copy()),
+                    final=final,
+                ),
+                _AtEnd(*needed),
             )
-            for (start, stop), final in zip(spans, finals, strict=True)
+            for (start, stop), final, *needed in zip(
+                spans, finals.tolist(), at_end.tolist(), end_logits.tolist(), strict=True
+            )
         ]
 
 

@@ -45,12 +45,18 @@ class OddScorer:
     def __init__(self, vocabulary: Vocabulary = VOCABULARY) -> None:
         self.vocabulary = vocabulary
 
-    def score(self, sequences: Sequence[bytes], after_pass: Callable[[], None] = lambda: None) -> list[EventScores]:
+    def score(
+        self,
+        sequences: Sequence[bytes],
+        unfinished: Sequence[bytes] = (),
+        after_pass: Callable[[], None] = lambda: None,
+    ) -> list[EventScores]:
         results: list[EventScores] = []
-        for sequence in sequences:
+        for sequence in (*sequences, *unfinished):
             odd = (np.frombuffer(sequence, np.int64) == ODD).astype(np.float32)
             share = np.cumsum(odd) / np.arange(1, len(odd) + 1)
-            results.append(Scores(odd + 1, share.astype(np.float32), float(share[-1])))
+            final = float(share[-1]) if len(results) < len(sequences) else np.nan
+            results.append(Scores(odd + 1, share.astype(np.float32), final))
             after_pass()
         return results
 

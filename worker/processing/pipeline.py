@@ -7,7 +7,6 @@ outputs: with adaptive thresholds, each final score has its part in what the nex
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -75,7 +74,7 @@ class _Job:
     partition: Partition
     opened: _Open
     closed: list[ClosedSession]
-    touched: list[Session] = field(default_factory=list)  # open ones with new events, when early scores are wanted
+    touched: list[Session] = field(default_factory=list)  # open ones with new events that may cross a threshold
 
 
 # What may become a score record: a closed session, or an event that may take an open one across a threshold.
@@ -274,8 +273,13 @@ class Pipeline:
             closed = [each for each in closed if each.cause_offset >= opened.live_from]
         job = _Job(partition, opened, closed)
         if self._early:
-            found = map(opened.sessions.get, dict.fromkeys(keys))
-            job.touched = [session for session in found if session is not None]
+            for session in map(opened.sessions.get, dict.fromkeys(keys)):
+                if session is None:
+                    continue
+                if session.alerted & _ALARMED:
+                    session.evaluated = len(session)  # nothing more can come of it before it closes
+                else:
+                    job.touched.append(session)
         return job
 
     def _dead_letters(self, records: Records, events: Events, live_from: int) -> Iterator[Output]:
@@ -285,29 +289,25 @@ class Pipeline:
 
     def _outputs(self, jobs: Sequence[_Job]) -> list[Output]:
         """Score what the jobs hold, all partitions in one call, and put each partition's records in order."""
-        sequences = [
-            tokens.tobytes()
-            for job in jobs
-            for tokens in itertools.chain(
-                (each.session.tokens for each in job.closed), (session.tokens for session in job.touched)
-            )
-        ]
-        if not sequences:
+        closed = [each.session.tokens.tobytes() for job in jobs for each in job.closed]
+        touched = [session.tokens.tobytes() for job in jobs for session in job.touched]
+        if not closed and not touched:
             return []
         with self._metrics.stage("score"):
-            scores = iter(self._scorer.score(sequences, self._between_passes()))
+            scores = self._scorer.score(closed, touched, self._between_passes())
+        of_closed, of_touched = iter(scores[: len(closed)]), iter(scores[len(closed) :])
         with self._metrics.stage("encode"):
             headers = self._encoder.headers()
             outputs: list[Output] = []
             for job in jobs:
                 rows: list[_Row] = []
                 for number, (session, cause, closed_by, rank) in enumerate(job.closed):
-                    each = next(scores)
+                    each = next(of_closed)
                     if self._early:
                         rows += self._crossings(session, each)
                     rows.append((cause, rank, number, len(session), session, each, closed_by))
                 for session in job.touched:
-                    rows += self._crossings(session, next(scores))
+                    rows += self._crossings(session, next(of_touched))
                 rows.sort()
                 judged = (self._judged(job.partition, job.opened, row, headers) for row in rows)
                 outputs += [output for output in judged if output is not None]

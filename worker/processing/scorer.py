@@ -30,7 +30,7 @@ class EventScores(Protocol):
 
     @property
     def final(self) -> float:
-        """Calibrated score in [0, 1] of the complete session."""
+        """Calibrated score in [0, 1] of the complete session; NaN where it was never asked for."""
 
 
 class Scorer(Protocol):
@@ -56,11 +56,17 @@ class Scorer(Protocol):
     def batches_split(self) -> int:
         """Batches that did not fit the device's memory so far, and were split."""
 
-    def score(self, sequences: Sequence[bytes], after_pass: Callable[[], None] = lambda: None) -> Sequence[EventScores]:
-        """Scores of each sequence of int64 tokens in native byte order.
+    def score(
+        self,
+        sequences: Sequence[bytes],
+        unfinished: Sequence[bytes] = (),
+        after_pass: Callable[[], None] = lambda: None,
+    ) -> Sequence[EventScores]:
+        """Scores of sequences of int64 tokens in native byte order: complete sessions, then some that go on.
 
         Args:
             sequences: to score.
+            unfinished: their final scores need not be worked out.
             after_pass: called after each forward pass of the model. What it raises ends the call.
         """
 

@@ -282,8 +282,8 @@ class Sessions:
         self.late_events = 0
         self.skewed_events = 0
         self._rules = rules
-        # By opening: by first offset, by opened_at. As long as rows are left, the sessions made of others stand anywhere;
-        # these have a heap of their own, in which some are already closed.
+        # By opening: by first offset, by opened_at. As long as rows are left, the sessions made of others stand
+        # anywhere; these have a heap of their own, in which some are already closed.
         self._open: OrderedDict[str, Session] = OrderedDict()
         self._made: list[tuple[int, str]] = []
         # Only of those in _open; the rows left are the quieter ones, since they had no event since the restore.

@@ -97,6 +97,44 @@ def test_surprise_is_the_negative_log_likelihood_given_the_events_before(checkpo
     assert 0.001 < scores.final < 0.999
 
 
+@settings(max_examples=25, deadline=None)
+@given(sequences=SEQUENCES, batch_tokens=st.integers(1, 120), data=st.data())
+def test_a_session_asked_for_before_its_end_has_the_same_final_score_when_it_is_complete(
+    checkpoint: Checkpoint, uncached: Scorer, sequences: list[list[int]], batch_tokens: int, data: st.DataObject
+) -> None:
+    expected = {tuple(tokens): bits(alone(uncached, tokens)) for tokens in sequences}
+    cache_size = data.draw(st.sampled_from([0, 2, 100]))
+    scorer = Scorer(checkpoint, device="cpu", batch_tokens=batch_tokens, cache_size=cache_size)
+    for _ in range(3):
+        complete = data.draw(st.lists(st.sampled_from(sequences), max_size=6))
+        unfinished = data.draw(st.lists(st.sampled_from(sequences), max_size=6))
+        results = scorer.score(list(map(encoded, complete)), list(map(encoded, unfinished)))
+        for tokens, scores in zip([*complete, *unfinished], results, strict=True):
+            assert bits(scores)[:2] == expected[tuple(tokens)][:2]
+        for tokens, scores in zip(complete, results, strict=False):
+            assert bits(scores) == expected[tuple(tokens)]
+
+
+def test_no_counts_are_judged_of_a_session_that_goes_on_and_its_end_needs_no_model(checkpoint: Checkpoint) -> None:
+    expected = bits(alone(Scorer(checkpoint, device="cpu"), [3, 4, 5, 3, 7]))
+    scorer = Scorer(checkpoint, device="cpu")
+    sequence = encoded([3, 4, 5, 3, 7])
+
+    def judged() -> int:
+        found = scorer._profile._judged.cache_info()
+        return found.hits + found.misses
+
+    before = judged()
+    (unfinished,) = scorer.score([], [sequence])
+    assert math.isnan(unfinished.final)
+    assert judged() == before
+    (complete,) = scorer.score([sequence])
+    assert bits(complete) == expected
+    assert (judged(), scorer.cache_misses) == (before + 1, 1)
+    assert scorer.score([sequence], [sequence]) == [complete, complete]
+    assert scorer._at_ends == {}, "kept for nothing"
+
+
 def test_events_after_an_unknown_line_depend_on_its_text(uncached: Scorer) -> None:
     other = VOCABULARY.sketch("Deleting replica <*> file <*>")
     assert other != UNKNOWN_LINE

@@ -180,7 +180,12 @@ class SlowScorer(OddScorer):
         super().__init__()
         self.score_pass = (clock, pass_s, watch)
 
-    def score(self, sequences: Sequence[bytes], after_pass: Callable[[], None] = lambda: None) -> list[EventScores]:
+    def score(
+        self,
+        sequences: Sequence[bytes],
+        unfinished: Sequence[bytes] = (),
+        after_pass: Callable[[], None] = lambda: None,
+    ) -> list[EventScores]:
         clock, pass_s, watch = self.score_pass
 
         def passed() -> None:
@@ -188,7 +193,7 @@ class SlowScorer(OddScorer):
             after_pass()
             watch()
 
-        return super().score(sequences, passed)
+        return super().score(sequences, unfinished, passed)
 
 
 def slow_worker(

@@ -45,10 +45,15 @@ class CountingScorer(OddScorer):
         super().__init__()
         self.asked: list[list[str]] = []
 
-    def score(self, sequences: Sequence[bytes], after_pass: Callable[[], None] = lambda: None) -> list[EventScores]:
-        for sequence in sequences:
+    def score(
+        self,
+        sequences: Sequence[bytes],
+        unfinished: Sequence[bytes] = (),
+        after_pass: Callable[[], None] = lambda: None,
+    ) -> list[EventScores]:
+        for sequence in (*sequences, *unfinished):
             self.asked.append([self.vocabulary.text(token) for token in np.frombuffer(sequence, np.int64).tolist()])
-        return super().score(sequences, after_pass)
+        return super().score(sequences, unfinished, after_pass)
 
 
 @pytest.mark.parametrize("early", ["true", "false"])
