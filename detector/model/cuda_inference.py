@@ -6,7 +6,10 @@
   a few shapes, in buffers that stay where they are, and from its second use on a shape's launches are one CUDA graph.
 """
 
+import warnings
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -29,6 +32,10 @@ MOST_SHAPED_TOKENS = 8192
 _FEWEST_SHAPED_TOKENS = 128
 _FEWEST_SHAPED_SESSIONS = 16
 _MOST_SHAPES = 64
+_USES_BEFORE_ANOTHER_CAPTURE = 100
+
+# Launches what it is given, as a graph, and returns what replays it.
+_Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 class PreparedModel:
@@ -112,7 +119,9 @@ class _Shapes:
         self._outputs = torch.empty(room, dtype=torch.float32, device=device)
         self._fetched = torch.empty(room, dtype=torch.float32, pin_memory=on_gpu)
         # Graphs of a pool overwrite each other's intermediate results, which is well: they run one after the other.
-        self._pool = torch.cuda.graph_pool_handle() if on_gpu else None
+        self._capture: _Capture | None = partial(_captured, torch.cuda.graph_pool_handle()) if on_gpu else None
+        self._uses_to_wait = 0  # before anything is captured
+        self._on_gpu = on_gpu
         self._shapes: OrderedDict[tuple[int, int], _Shape] = OrderedDict()
 
     def measure(
@@ -128,16 +137,27 @@ class _Shapes:
         segments[:n, 0], segments[:n, 1], segments[:n, 2:] = starts, lengths, (0, -1)
         segments[n:] = 0
         self._inputs[:n_inputs].copy_(self._staged[:n_inputs], non_blocking=True)
-        shape.run()
-        self._fetched[:n_outputs].copy_(self._outputs[:n_outputs], non_blocking=True)
-        if self._pool is not None:
-            torch.cuda.current_stream().synchronize()
+        try:
+            shape.run(self._graph_of if self._capture is not None and not self._uses_to_wait else None)
+            self._uses_to_wait = max(0, self._uses_to_wait - 1)
+            self._fetched[:n_outputs].copy_(self._outputs[:n_outputs], non_blocking=True)
+        finally:
+            # Also after an error: what is staged must not change before it is copied.
+            if self._on_gpu:
+                torch.cuda.current_stream().synchronize()
         return self._fetched[:n_outputs].numpy().reshape(2, n_tokens)[:, :T].copy()
+
+    def _graph_of(self, launch: Callable[[], None]) -> Callable[[], None]:
+        assert self._capture is not None
+        self._uses_to_wait = _USES_BEFORE_ANOTHER_CAPTURE  # should it fail; smaller shapes would fail one by one
+        replay = self._capture(launch)
+        self._uses_to_wait = 0
+        return replay
 
     def _shape(self, n_tokens: int, n_sessions: int) -> "_Shape":
         shape = self._shapes.pop((n_tokens, n_sessions), None)
         if shape is None:
-            shape = _Shape(self._model, self._inputs, self._outputs, n_tokens, n_sessions, self._pool)
+            shape = _Shape(self._model, self._inputs, self._outputs, n_tokens, n_sessions)
             while len(self._shapes) >= _MOST_SHAPES:
                 self._shapes.popitem(last=False)
         self._shapes[n_tokens, n_sessions] = shape
@@ -158,7 +178,6 @@ class _Shape:
         outputs: Tensor,
         n_tokens: int,
         n_sessions: int,
-        pool: "torch.cuda._POOL_HANDLE | None",
     ) -> None:
         self._model = model
         self._tokens = inputs[:n_tokens]
@@ -167,24 +186,46 @@ class _Shape:
         nothing = segments.new_zeros(1)
         self._packing = Packing(nothing, n_tokens, segments, nothing)
         self._out = outputs[: 2 * n_tokens].view(2, n_tokens)
-        self._pool = pool
         self._uses = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._replay: Callable[[], None] | None = None
 
-    def run(self) -> None:
+    def run(self, capture: _Capture | None) -> None:
         """Launch everything. The first launch compiles the kernels, which nothing that is captured may do."""
         self._uses += 1
-        if self._pool is not None and self._uses == 2:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, pool=self._pool):
-                self._launch()
-        if self._graph is None:
+        if capture is not None and self._uses > 1 and self._replay is None:
+            self._replay = capture(self._launch)
+        if self._replay is None:
             self._launch()
         else:
-            self._graph.replay()
+            self._replay()
 
     def _launch(self) -> None:
         self._model.run(self._tokens, self._packing, self._out)
+
+
+def _captured(pool: "torch.cuda._POOL_HANDLE", launch: Callable[[], None]) -> Callable[[], None]:
+    """What is launched, as a CUDA graph; returns what replays it.
+
+    Whatever is raised, nothing of the graph is left, and the current stream is the one it was.
+
+    Raises:
+        torch.OutOfMemoryError: the device's memory does not hold what is launched.
+    """
+    stream = torch.cuda.current_stream()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The CUDA Graph is empty")  # when the first allocation fails
+            with torch.cuda.graph(graph, pool=pool):
+                launch()
+    except BaseException as error:
+        # Where the end of the capture fails in its turn, its stream remains the current one and its error comes first.
+        torch.cuda.set_stream(stream)
+        graph.reset()
+        if isinstance(error.__context__, torch.OutOfMemoryError):
+            raise error.__context__ from None
+        raise
+    return graph.replay
 
 
 def _rounded_up(n: int, least: int) -> int:

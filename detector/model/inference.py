@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -31,6 +32,11 @@ Tokens = npt.NDArray[np.int64]
 
 # Rows of the log-softmax at a time, in logits: bounds its memory for large vocabularies.
 _SOFTMAX_LOGITS = 1 << 22
+
+_FEWEST_PASSES_BEFORE_GROWTH = 50
+_MOST_PASSES_BEFORE_GROWTH = 3_200
+
+_log = structlog.get_logger(__name__)
 
 
 class Packed(NamedTuple):
@@ -106,17 +112,49 @@ def batches(lengths: npt.NDArray[np.int64], batch_tokens: int) -> Iterator[npt.N
         start = stop
 
 
+class _PassTokens:
+    """Most tokens of a forward pass: those asked for, and fewer for a while after a pass did not fit.
+
+    After so many passes that fitted, twice the tokens are tried again. Each time that was too early it takes twice as
+    many passes: memory that is short for good then costs hardly a pass in a thousand.
+
+    Attributes:
+        now: tokens.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.now = self._most = most
+        self._patience = _FEWEST_PASSES_BEFORE_GROWTH
+        self._fitted = 0  # passes since it changed
+        self._has_grown = False  # since a pass did not fit
+
+    def fitted(self) -> None:
+        self._fitted += 1
+        if self._fitted < self._patience:
+            return
+        self._fitted = 0
+        if self.now < self._most:
+            self.now, self._has_grown = min(self._most, 2 * self.now), True
+        else:
+            self._patience, self._has_grown = _FEWEST_PASSES_BEFORE_GROWTH, False
+
+    def too_many(self, tokens: int) -> None:
+        """A pass of so many tokens did not fit."""
+        self.now, self._fitted = tokens // 2, 0
+        if self._has_grown:
+            self._patience, self._has_grown = min(2 * self._patience, _MOST_PASSES_BEFORE_GROWTH), False
+
+
 class Inference:
     """A model ready to measure sessions, as its weights are now.
 
     Args:
         model: float32, in evaluation mode, on its device.
-        batch_tokens: most tokens in one forward pass; halved for good when the device runs out of memory.
+        batch_tokens: most tokens in one forward pass; fewer for a while when the device runs out of memory.
         backend: which kernels to use.
         dtype: of the computation, float32 or bfloat16; the model is converted where it runs itself.
 
     Attributes:
-        batch_tokens: as it is now.
         batches_split: how many batches did not fit the device's memory and were split.
     """
 
@@ -128,12 +166,17 @@ class Inference:
         backend: Backend = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.batch_tokens = batch_tokens
         self.batches_split = 0
+        self._pass_tokens = _PassTokens(batch_tokens)
         self._model = model
         self._backend = backend
         self._dtype = dtype
         self._device = next(model.parameters()).device
+
+    @property
+    def batch_tokens(self) -> int:
+        """Most tokens in a forward pass, as it is now."""
+        return self._pass_tokens.now
 
     def check(self) -> None:
         """Run the model once, so that what cannot work here is found before the first session.
@@ -158,19 +201,37 @@ class Inference:
         while done < len(order):
             rest = order[done:]
             chosen = rest[next(batches(lengths[rest], self.batch_tokens))]
-            try:
-                measured = self._forward(chosen, [sequences[index] for index in chosen])
-            except torch.OutOfMemoryError as error:
-                if len(chosen) == 1:
+            batch = [sequences[index] for index in chosen]
+            measured = self._attempt(chosen, batch)
+            if measured is None and len(chosen) == 1:
+                # All that was kept for later is free now, and what was captured as a graph is launched without one.
+                measured = self._attempt(chosen, batch)
+                if measured is None:
                     raise DeviceError(
                         f"{self._device} has not enough memory for one session of {lengths[chosen[0]]} events"
-                    ) from error
-                self.batch_tokens = int(lengths[chosen].sum() + 2 * len(chosen)) // 2
+                    )
+            if measured is None:
+                tokens = int(lengths[chosen].sum() + 2 * len(chosen))
+                self._pass_tokens.too_many(tokens)
                 self.batches_split += 1
-                torch.cuda.empty_cache()
+                _log.warning("batch_did_not_fit", device=str(self._device), tokens=tokens, from_now=self.batch_tokens)
                 continue
+            self._pass_tokens.fitted()
             done += len(chosen)
             yield measured
+
+    def _attempt(self, indices: npt.NDArray[np.int64], sequences: Sequence[Tokens]) -> Measured | None:
+        """None when the device's memory does not hold these sessions."""
+        try:
+            return self._forward(indices, sequences)
+        except RuntimeError as error:
+            # PyTorch's allocator has an error of its own; Triton's launches and CUDA graphs only say so.
+            if not (isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)):
+                raise
+        # Not before here: an error holds on to the tensors of the functions it came through.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
     def _forward(self, indices: npt.NDArray[np.int64], sequences: Sequence[Tokens]) -> Measured:
         tokens, bounds = _packed(sequences)

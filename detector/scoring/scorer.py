@@ -18,7 +18,7 @@ from detector.model.inference import Backend, Inference, Measured, Tokens
 Precision = Literal["auto", "float32", "bfloat16"]
 
 # Longer sequences hardly ever come twice, and a cache full of them would take gigabytes: an entry needs about
-# 16 bytes an event and 500 more.
+# 16 bytes an event and 450 more, 160 on top of it for one that is not complete.
 MAX_CACHED_EVENTS = 256
 
 BATCH_TOKENS = 65536

@@ -1,5 +1,6 @@
 """A model prepared for a GPU says what the model says, the same bits whatever the batch, in a fixed shape or not."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -96,13 +97,57 @@ def test_a_long_session_is_measured_among_few_tokens_as_among_many(
 
 def test_shapes_are_few_and_forgotten_when_long_unused(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[int] = []
-    monkeypatch.setattr(prepared._Shape, "run", lambda self: launched.append(self._packing.n_tokens))
+    monkeypatch.setattr(prepared._Shape, "run", lambda self, _: launched.append(self._packing.n_tokens))
     monkeypatch.setattr(prepared, "_MOST_SHAPES", 2)
     model = prepared.PreparedModel(random_model().to(device), torch.float32)
     for n in (2, 100, 128, 129, 192, 193, 256, 257, 3000):
         model.measure(np.zeros(n, dtype=np.int64), np.linspace(0, n, n // 50 + 2, dtype=np.int32))
     assert launched == [128, 128, 128, 192, 192, 256, 256, 384, 3072]
     assert len(model._shapes._shapes) == 2
+
+
+Launch = Callable[[], None]
+
+
+class Graphs:
+    """Captures as a GPU does, but for the first ones, whose memory runs out amid the launches."""
+
+    def __init__(self, fails: int) -> None:
+        self.fails = fails
+        self.captured = 0
+
+    def __call__(self, launch: Launch) -> Launch:
+        if self.fails:
+            self.fails -= 1
+            launch()  # what it leaves behind must not show
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.captured += 1
+        return launch
+
+
+def test_memory_that_runs_out_amid_a_capture_splits_the_batch_and_leaves_no_graph(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "_USES_BEFORE_ANOTHER_CAPTURE", 3)
+    measuring = inference(device)
+    expected = bits(measuring)
+    assert measuring._prepared is not None
+    shapes = measuring._prepared._shapes
+    graphs = shapes._capture = Graphs(fails=1)
+    assert bits(measuring) == expected
+    assert (measuring.batches_split, graphs.fails, graphs.captured) == (1, 0, 0)
+    assert [shape._replay for shape in shapes._shapes.values()] == [None]
+    for _ in range(2):  # after some more uses it is captured
+        assert bits(measuring) == expected
+    assert (measuring.batches_split, graphs.captured) == (1, 1)
+
+
+def test_memory_that_runs_out_amid_the_capture_of_one_session_is_no_reason_to_give_it_up(device: torch.device) -> None:
+    measuring, session = inference(device), SEQUENCES[:1]
+    expected = bits(measuring, session)
+    assert measuring._prepared is not None
+    measuring._prepared._shapes._capture = Graphs(fails=1)
+    assert bits(measuring, session) == expected
 
 
 def test_kernels_that_need_a_gpu_are_refused_without_one(
@@ -180,3 +225,52 @@ def test_a_batch_beyond_the_gpus_memory_is_split_and_counted_and_nothing_is_lost
     for scores, right in zip(results, expected, strict=True):
         assert scores.surprises.tobytes() == right.surprises.tobytes()
         assert scores.final == right.final
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("spare_mib", [0, 2, 4, 8, 16])
+def test_a_capture_beyond_the_gpus_memory_leaves_the_scorer_as_it_was(
+    spare_mib: int, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocations of a capture fail at its first launch, or later, or not at all."""
+    monkeypatch.setattr(prepared, "_USES_BEFORE_ANOTHER_CAPTURE", 4)
+    rng = np.random.default_rng(3)
+    sequences = [encoded(rng.integers(3, 8, 20).tolist()) for _ in range(300)]
+    undisturbed, scorer = (Scorer(checkpoint, device="cuda", cache_size=0) for _ in range(2))
+    expected = [(each.surprises.tobytes(), each.scores.tobytes(), each.final) for each in undisturbed.score(sequences)]
+    scorer.score(sequences)
+    model = scorer._inference._prepared
+    assert model is not None
+    shapes, capture, stream = model._shapes, model._shapes._capture, torch.cuda.current_stream()
+    assert capture is not None
+    tried = 0
+
+    def in_little_memory(launch: Launch) -> Launch:
+        nonlocal tried
+        tried += 1
+        torch.cuda.empty_cache()
+        room = torch.cuda.memory_reserved() + (spare_mib << 20)
+        torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
+        try:
+            return capture(launch)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+    def scored() -> list[tuple[bytes, bytes, float]]:
+        return [(each.surprises.tobytes(), each.scores.tobytes(), each.final) for each in scorer.score(sequences)]
+
+    allocated = torch.cuda.memory_allocated()
+    shapes._capture = in_little_memory
+    assert scored() == expected
+    assert tried == 1
+    assert scorer.batches_split == 1 or spare_mib
+    assert torch.cuda.current_stream() == stream
+    if scorer.batches_split:
+        assert not any(shape._replay for shape in shapes._shapes.values() if shape._uses > 1)
+        torch.cuda.empty_cache()
+        assert torch.cuda.memory_allocated() <= allocated + (1 << 20), "what was captured in part is kept"
+    # Memory is there again: the same shapes are captured, in the same pool, and replayed.
+    shapes._capture = capture
+    for _ in range(6):
+        assert scored() == expected
+    assert any(shape._replay for shape in shapes._shapes.values())

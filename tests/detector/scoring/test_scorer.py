@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from detector.checkpoint import Checkpoint
 from detector.errors import CheckpointError, DeviceError
@@ -243,30 +244,95 @@ class CrampedModel(DetectorModel):
         return super().forward(tokens, *args, **kwargs)
 
 
+def cramped(checkpoint: Checkpoint, room: int, batch_tokens: int = 1_000) -> tuple[Inference, CrampedModel]:
+    model = checkpoint.build_model()
+    model.__class__ = CrampedModel
+    assert isinstance(model, CrampedModel)
+    model.room = room
+    return Inference(model, batch_tokens=batch_tokens), model
+
+
+def surprises(inference: Inference, sequences: list[np.ndarray]) -> dict[int, bytes]:
+    return {
+        index: measured.surprises[start:stop].tobytes()
+        for measured in inference.measure(sequences)
+        for index, start, stop in zip(measured.indices, measured.bounds, measured.bounds[1:], strict=False)
+    }
+
+
 def test_a_batch_that_exceeds_the_devices_memory_is_split_counted_and_scored_all_the_same(
     checkpoint: Checkpoint,
 ) -> None:
-    model = checkpoint.build_model()
     rng = np.random.default_rng(1)
     sequences = [rng.integers(3, 8, length) for length in (12, 3, 30, 7, 18, 9, 22)]
-
-    def surprises(inference: Inference) -> dict[int, bytes]:
-        return {
-            index: measured.surprises[start:stop].tobytes()
-            for measured in inference.measure(sequences)
-            for index, start, stop in zip(measured.indices, measured.bounds, measured.bounds[1:], strict=False)
-        }
-
-    expected = surprises(Inference(model, batch_tokens=1_000))
-    model.__class__ = CrampedModel
-    model.room = 40
-    cramped = Inference(model, batch_tokens=1_000)
-    assert surprises(cramped) == expected
-    assert cramped.batch_tokens <= 100
-    assert cramped.batches_split == 2
+    expected = surprises(Inference(checkpoint.build_model(), batch_tokens=1_000), sequences)
+    inference, model = cramped(checkpoint, room=40)
+    with capture_logs() as log:
+        assert surprises(inference, sequences) == expected
+    assert inference.batch_tokens <= 100
+    assert inference.batches_split == 2
+    told = {"event": "batch_did_not_fit", "log_level": "warning", "device": "cpu"}
+    assert log == [{**told, "tokens": 115, "from_now": 57}, {**told, "tokens": 56, "from_now": 28}]
     model.room = 20
     with pytest.raises(DeviceError, match="not enough memory for one session of 30 events"):
-        surprises(cramped)
+        surprises(inference, sequences)
+
+
+def test_after_memory_was_short_passes_grow_back_to_what_was_asked_for(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.model.inference._FEWEST_PASSES_BEFORE_GROWTH", 10)
+    inference, model = cramped(checkpoint, room=40, batch_tokens=320)
+    sequences = [np.array([3, 4, 5])] * 64  # 320 tokens
+    surprises(inference, sequences)
+    assert inference.batch_tokens == 40
+    model.room = 1_000
+    sizes = []
+    for _ in range(50):
+        surprises(inference, [np.array([3])])
+        sizes.append(inference.batch_tokens)
+    assert sorted(set(sizes)) == [40, 80, 160, 320]
+    assert sizes == sorted(sizes)
+    assert inference.batches_split == 3
+
+
+def test_memory_that_is_short_for_good_is_tried_ever_more_seldom(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.model.inference._FEWEST_PASSES_BEFORE_GROWTH", 4)
+    inference, _ = cramped(checkpoint, room=40, batch_tokens=80)
+    sequences = [np.array([3, 4, 5])] * 16  # 80 tokens
+    splits = []
+    with capture_logs() as log:
+        for turn in range(100):
+            before = inference.batches_split
+            surprises(inference, sequences)
+            if inference.batches_split > before:
+                splits.append(turn)
+    gaps = np.diff(splits)
+    assert len(gaps) > 3
+    assert (gaps[1:] >= 1.9 * gaps[:-1]).all()
+    assert len(log) == inference.batches_split == len(splits)
+
+
+class ForgetfulModel(DetectorModel):
+    """A model on a device that is short of memory only until what it keeps for later is freed."""
+
+    fails = 1
+
+    def forward(self, tokens: torch.Tensor, *args: object, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.fails:
+            self.fails -= 1
+            raise RuntimeError("Triton Error [CUDA]: out of memory")
+        return super().forward(tokens, *args, **kwargs)
+
+
+def test_one_session_alone_is_tried_again_before_it_is_given_up(checkpoint: Checkpoint) -> None:
+    model = checkpoint.build_model()
+    sequences = [np.array([3, 4, 5])]
+    expected = surprises(Inference(model, batch_tokens=1_000), sequences)
+    model.__class__ = ForgetfulModel
+    assert surprises(Inference(model, batch_tokens=1_000), sequences) == expected
 
 
 def test_a_large_vocabulary_is_measured_in_parts_with_the_same_result(
