@@ -128,7 +128,8 @@ class CountProfile:
         Args:
             tokens: int64 (k,), the sessions' events end to end; negative ones are unknown lines.
             bounds: int64 (sessions + 1,), where each session starts and, last, k.
-            complete: (sessions,), those whose `final` and `seen` are wanted, None for all; of others they mean nothing.
+            complete: (sessions,), those whose `final` and `seen` are wanted, None for all; of others they mean
+                nothing.
         """
         lengths = np.diff(bounds)
         n_sessions = len(lengths)

@@ -25,7 +25,7 @@ against `logmamba score`. Such a reader also sees the longest gap between two ou
 the next output of the input partition that waited longest; both hold the start of processes, brokers included, and
 the time-outs of groups and transactions (3 to 30 s in these tests).
 
-Not in this table: 16, 17 and 21 (batches, kernels, GPU memory) belong to `tests/detector` and `tests/kernels`, 22
+Not in this table: 16, 17, 21 and 30 (batches, kernels, GPU memory) belong to `tests/detector` and `tests/kernels`, 22
 (half an hour without growth) to `make soak`.
 """
 

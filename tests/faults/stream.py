@@ -42,14 +42,15 @@ _TIMEOUTS = {
     "transaction.timeout.ms": 4_000,
     "max.poll.interval.ms": 16_000,
 }
-# A partition is taken for idle only when all its records are there: before that it would be a matter of the clock.
+# Where all records are there, a partition is idle at its end only, and a worker that takes it for idle as soon as it
+# can must close the same sessions. While records are being sent, that would be a matter of the clock: there it must not
+# before they have failed to come for longer than their sender ever pauses.
+_IDLE_AT_ONCE, _IDLE_WHILE_FED = "sessions.idle_flush=1ms", "sessions.idle_flush=10s"
 _STEPS = (
-    "sessions.idle_flush=null",
     "worker.batch_records=50",
     "worker.commit_interval=20ms",
     "state.snapshot_interval=100ms",
 )
-_ENDING = "sessions.idle_flush=1s"
 
 _BROKEN = (b"", b"   ", b"\xff\xfe line", None, b"240301 120000 7 INFO a line of no block", b"blk_1 of no time")
 
@@ -162,6 +163,7 @@ class Run:
             create_topic(application.bootstrap, topic, PARTITIONS)
         self.output = Follower(application.bootstrap, application.score_topic)
         self._struck: list[float] = []
+        self._idle = _IDLE_AT_ONCE
 
     def __enter__(self) -> Run:
         return self
@@ -180,6 +182,7 @@ class Run:
     @contextmanager
     def fed(self, seconds: float) -> Iterator[None]:
         """Send the records evenly over this time while the block runs, and what is left at its end."""
+        self._idle = _IDLE_WHILE_FED
         over = threading.Event()
         records, began = self.stream.records, time.monotonic()
 
@@ -198,18 +201,19 @@ class Run:
         finally:
             over.set()
             thread.join()
+            self._idle = _IDLE_AT_ONCE
 
     def start(self, *overrides: str) -> WorkerProcess:
         """A worker that goes through the records in small steps, so that there is a middle."""
-        return self.application.start(*_STEPS, *overrides)
+        return self.application.start(*_STEPS, self._idle, *overrides)
 
     def striking(self, *strike: str, settings: Sequence[str] = ()) -> WorkerProcess:
         """Such a worker that sends itself a signal; the arguments are those of `tests.faults.striking_worker`."""
-        return self.application.start(*_STEPS, *settings, program=("tests.faults.striking_worker", *strike))
+        return self.application.start(*_STEPS, self._idle, *settings, program=("tests.faults.striking_worker", *strike))
 
     def finish(self) -> None:
         """One more worker does what is left and stops."""
-        with self.application.start(_ENDING) as worker:
+        with self.application.start(self._idle) as worker:
             worker.wait_until(lambda: self.output.finals >= len(self.stream.expected.sessions), 120)
             assert worker.stop() == 0, worker.tail()
 
@@ -273,8 +277,8 @@ class Follower:
                     self.finals += content["kind"] == "final"
 
     def longest_gap_s(self) -> float:
-        """Longest time between two records, up to the first one that only the input's end caused."""
-        times = [each.at for each in itertools.takewhile(lambda each: not each.end, self._seen)]
+        """Longest time between two records, those aside that only the end of a partition caused."""
+        times = [each.at for each in self._seen if not each.end]
         return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
 
     def recovery_s(self, faults: Sequence[float]) -> float | None:

@@ -75,7 +75,7 @@ def test_a_rolling_restart_of_static_members_moves_no_partition(
     with stream.unsent(tmp_path, kafka=kafka) as run, ExitStack() as running:
 
         def start_static(name: str) -> WorkerProcess:
-            return running.enter_context(start(run, name, f"kafka.group.instance.id={name}", "sessions.idle_flush=8s"))
+            return running.enter_context(start(run, name, f"kafka.group.instance.id={name}"))
 
         with run.fed(seconds=40):
             workers = {name: start_static(name) for name in ("w0", "w1")}

@@ -73,6 +73,7 @@ class _Progress:
     pointer: SnapshotPointer | None  # the newest committed snapshot; None when the next commit must write one
     snapshot_at: float  # monotonic seconds
     quiet_since: float  # monotonic seconds of the latest record
+    asked_for_end: bool = False  # after it was quiet for `idle_flush`
     snapshots_took: tuple[float, float] = (0.0, 0.0)  # seconds, the two latest
 
 
@@ -202,7 +203,8 @@ class Worker:
             self._totals["records"] += polled
             self._adapt(polled, self._clock() - began)
             for records in batch:
-                self._progress[Partition(records.topic, records.partition)].quiet_since = began
+                progress = self._progress[Partition(records.topic, records.partition)]
+                progress.quiet_since, progress.asked_for_end = began, False
         self._look_at_ends()
         if self._commit_is_due():
             self._commit()
@@ -269,22 +271,32 @@ class Worker:
 
     def _look_at_ends(self) -> None:
         """Close the sessions of partitions that are fully consumed and have been quiet for `idle_flush`."""
-        idle_flush_ms = self._settings.sessions.idle_flush_ms
-        now = self._clock()
         for partition, end in tuple(self._source.fully_consumed().items()):
-            progress = self._progress.get(partition)
-            if progress is None:
+            if partition not in self._progress:
                 continue
             self._pipeline.reached_end(partition, end)
-            if (
-                idle_flush_ms is not None
-                and now - progress.quiet_since >= idle_flush_ms / 1000
-                and self._pipeline.open_sessions(partition)
-            ):
+            if self._pipeline.open_sessions(partition) and self._is_idle(partition, end):
                 self._sent = self._positions()
                 self._send(self._pipeline.flush(partition, end, "idle"))
-                progress.pointer = None  # the position may be the old snapshot's, its sessions are not
+                self._progress[partition].pointer = None  # the position may be the old snapshot's, its sessions are not
                 self._commit()
+
+    def _is_idle(self, partition: Partition, end: int) -> bool:
+        """Whether nothing has come to a partition for `idle_flush`.
+
+        How long ago its end was told is not known: records may lie behind those of other partitions since, or in the
+        topic while this worker was busy. So the broker is asked once more, after the time has passed.
+        """
+        idle_flush_ms, progress = self._settings.sessions.idle_flush_ms, self._progress[partition]
+        if idle_flush_ms is None or self._clock() - progress.quiet_since < idle_flush_ms / 1000:
+            return False
+        if self._source.end_offset(partition) != end:
+            return False  # more is fetched already, or in a transaction that is still open
+        if not progress.asked_for_end:
+            progress.asked_for_end = True
+            self._source.ask_for_end(partition)
+            return False
+        return True
 
     def _send(self, outputs: Sequence[Output]) -> None:
         topics = self._settings.output

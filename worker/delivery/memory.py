@@ -110,6 +110,9 @@ class MemoryBroker:
 class MemorySource:
     """A group member that owns the partitions the test gives it (`worker.delivery.protocols.Source`).
 
+    As with Kafka's client, what it knows of a partition's end is as of the last `poll` that came to the partition: one
+    that is full of the records of those before it does not.
+
     Attributes:
         assign_next, revoke_next, lose_next: what the next `poll` or `keep_alive` tells the listener.
     """
@@ -119,23 +122,35 @@ class MemorySource:
     revoke_next: list[Partition] = field(default_factory=list)
     lose_next: list[Partition] = field(default_factory=list)
     _positions: dict[Partition, int] = field(default_factory=dict)
+    _ends: dict[Partition, int] = field(default_factory=dict)  # of those that are fully consumed, as far as is known
+    _heard: dict[Partition, int] = field(default_factory=dict)
     _listener: Rebalance | None = None
 
     def subscribe(self, listener: Rebalance) -> None:
         self._listener = listener
 
     def poll(self, max_records: int, timeout_s: float) -> list[Records]:  # noqa: ARG002  nothing to wait for
-        self.keep_alive()
+        self._rebalance()
         batch = []
         for partition, position in self._positions.items():
+            if max_records == 0:
+                break
             records = self.broker.slice(partition, position, position + max_records)
             if records.offsets:
                 max_records -= len(records.offsets)
                 self._positions[partition] = records.offsets[-1] + 1
+                self._ends.pop(partition, None)
                 batch.append(records)
+            self._heard[partition] = self.broker.watermarks(partition)[1]
+            if self._positions[partition] == self._heard[partition]:
+                self._ends[partition] = self._heard[partition]
         return batch
 
     def keep_alive(self) -> None:
+        self._ends.clear()
+        self._rebalance()
+
+    def _rebalance(self) -> None:
         assert self._listener is not None, "poll before subscribe"
         for staged, tell in (
             (self.lose_next, self._listener.on_lost),
@@ -148,11 +163,13 @@ class MemorySource:
                 tell(partitions)
 
     def fully_consumed(self) -> Mapping[Partition, int]:
-        ends = {partition: self.broker.watermarks(partition)[1] for partition in self._positions}
-        return {partition: end for partition, end in ends.items() if self._positions[partition] == end}
+        return self._ends
+
+    def ask_for_end(self, partition: Partition) -> None:
+        self._ends.pop(partition, None)
 
     def end_offset(self, partition: Partition) -> int | None:
-        return self.broker.watermarks(partition)[1]
+        return self._heard.get(partition)
 
     def committed(
         self,
@@ -166,10 +183,13 @@ class MemorySource:
 
     def seek(self, offsets: Mapping[Partition, int]) -> None:
         self._positions.update(offsets)
+        for partition in offsets:
+            self._ends.pop(partition, None)
 
     def forget(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:
             del self._positions[partition]
+            self._ends.pop(partition, None)
 
     def group_metadata(self) -> object:
         return None

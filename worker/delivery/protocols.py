@@ -75,7 +75,13 @@ class Source(Protocol):
         """
 
     def fully_consumed(self) -> Mapping[Partition, int]:
-        """End offsets of the partitions whose last poll reached their end."""
+        """End offsets of the partitions that `poll` has reached the end of.
+
+        Records may have come since. What was said of a partition is forgotten when it delivers records or is paused.
+        """
+
+    def ask_for_end(self, partition: Partition) -> None:
+        """Forget the partition's end; it is there again when the broker has said so anew."""
 
     def end_offset(self, partition: Partition) -> int | None:
         """Offset after the partition's newest record as last heard, without asking; None when not heard yet."""

@@ -120,6 +120,7 @@ class KafkaSource:
     def keep_alive(self) -> None:
         if not self._paused:
             self._paused = True
+            self._ends.clear()  # told again after the pause, as they are then
             self.consumer.pause(self.consumer.assignment())
             _log.info("input_paused")
         if self._consume(1, 0.0):
@@ -127,6 +128,15 @@ class KafkaSource:
 
     def fully_consumed(self) -> Mapping[Partition, int]:
         return self._ends
+
+    def ask_for_end(self, partition: Partition) -> None:
+        self._ends.pop(partition, None)
+        if not self._paused:
+            # The client tells an end once. A partition that is resumed is fetched anew from where its last record was
+            # taken, and what was under way before, records and ends, is dropped.
+            place = [TopicPartition(*partition)]
+            self.consumer.pause(place)
+            self.consumer.resume(place)
 
     def end_offset(self, partition: Partition) -> int | None:
         marks = self.consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)

@@ -304,6 +304,64 @@ def test_an_idle_partition_closes_its_sessions_once_with_its_end_as_cause() -> N
     assert outputs(broker) == records, "a restart after the flush published again"
 
 
+def idle_after(disturbance: Callable[[SmallWorker, MemoryBroker], None], *overrides: str) -> list[tuple[str, int, str]]:
+    """The sessions that come of two partitions, the second of which gets its second record only in the disturbance."""
+    broker, clock = memory_broker(2), Clock()
+    use = small_settings("sessions.idle_flush=10s", "scoring.early=false", "worker.batch_records=3", *overrides)
+    small = SmallWorker(broker, use, (0, 1), clock)
+    broker.append(P1, b"quiet open")
+    disturbed = partial(disturbance, small, broker)
+    later = partial(setattr, clock, "tick_s", 1)  # 10 s pass within a few turns
+    small.run([None, None, disturbed, *[None] * 8, later, *[None] * 12])
+    return sorted((r["session"], r["events"], r["closed_by"]) for r in outputs(broker))
+
+
+P1 = Partition(INPUT, 1)
+
+
+def test_no_session_closes_as_idle_while_its_partition_waits_behind_the_records_of_another() -> None:
+    def starve(small: SmallWorker, broker: MemoryBroker) -> None:
+        for _ in range(12):
+            broker.append(P0, b"busy read")
+        broker.append(P1, b"quiet close")
+        small.clock.now += 11
+
+    assert idle_after(starve) == [("busy", 12, "idle"), ("quiet", 2, "idle")]
+
+
+def test_no_session_closes_as_idle_because_of_an_end_from_before_a_pause() -> None:
+    def pause(small: SmallWorker, broker: MemoryBroker) -> None:
+        for _ in range(2):
+            broker.append(P0, b"busy read")
+        small.sink.stalls, keep_alive = 1, small.sink.while_waiting
+
+        def wait() -> None:
+            small.sink.while_waiting = keep_alive
+            broker.append(P1, b"quiet close")
+            small.clock.now += 11
+            keep_alive()
+
+        small.sink.while_waiting = wait
+
+    assert idle_after(pause, "sessions.max_events=2") == [("busy", 2, "max_events"), ("quiet", 2, "max_events")]
+
+
+def test_no_session_closes_as_idle_when_its_next_record_came_during_a_long_turn() -> None:
+    def dawdle(small: SmallWorker, broker: MemoryBroker) -> None:
+        broker.append(P0, b"busy read")
+        process = small.worker._pipeline.process
+
+        def slowly(batch: Sequence[Records]) -> list[Output]:
+            small.worker._pipeline.process = process  # type: ignore[method-assign]
+            broker.append(P1, b"quiet close")
+            small.clock.now += 11
+            return process(batch)
+
+        small.worker._pipeline.process = slowly  # type: ignore[method-assign]
+
+    assert idle_after(dawdle) == [("busy", 1, "idle"), ("quiet", 2, "idle")]
+
+
 def test_what_cannot_be_decoded_is_dead_lettered_once_and_the_rest_is_unharmed() -> None:
     broker = filled()
     rules = small_settings("worker.batch_records=2", "worker.commit_interval=0ms", "state.snapshot_interval=1h")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -25,12 +25,17 @@ class AskedScorer(OddScorer):
         self.complete: list[str] = []
         self.unfinished: list[str] = []
 
-    def score(self, sequences: Sequence[bytes], unfinished: Sequence[bytes] = ()) -> list[EventScores]:
+    def score(
+        self,
+        sequences: Sequence[bytes],
+        unfinished: Sequence[bytes] = (),
+        after_pass: Callable[[], None] = lambda: None,
+    ) -> list[EventScores]:
         for asked, kept in ((sequences, self.complete), (unfinished, self.unfinished)):
             for sequence in asked:
                 tokens = np.frombuffer(sequence, np.int64).tolist()
                 kept.append(" ".join(self.vocabulary.text(token).removeprefix("<*> ") for token in tokens))
-        return super().score(sequences, unfinished)
+        return super().score(sequences, unfinished, after_pass)
 
 
 def processed(lines: Sequence[bytes], size: int, *overrides: str) -> tuple[AskedScorer, list[Output]]:
