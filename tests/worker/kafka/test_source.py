@@ -11,6 +11,7 @@ import pytest
 from tests.broker.harness import read_all
 from tests.faults.mock import in_process, mock_cluster, mock_settings, run_script, totals
 from tests.worker.small_worker import INPUT, SCORES, Clock
+from worker.delivery.outage import Outage
 from worker.kafka.clients import ClientProperties
 from worker.kafka.source import KafkaReader, KafkaSource
 from worker.processing.pipeline import Output
@@ -129,8 +130,18 @@ def test_what_is_read_beside_the_group_comes_in_batches_of_batch_records() -> No
     with mock_cluster() as cluster:
         cluster.produce([b"line %d" % number for number in range(30)])
         settings = mock_settings(cluster)
-        reader = KafkaReader(ClientProperties(settings).reader(), batch_records=7)
+        reader = KafkaReader(ClientProperties(settings).reader(), Outage(), batch_records=7)
         batches = list(reader.read(Partition(INPUT, 0), 3, 29))
         reader.close()
     assert [offset for batch in batches for offset in batch.offsets] == [*range(3, 29)]
     assert max(len(batch.offsets) for batch in batches) == 7
+
+
+def test_the_first_and_last_offsets_of_a_partition_wait_for_its_leader() -> None:
+    list_offsets, not_leader = 2, 6
+    with mock_cluster() as cluster:
+        cluster.produce([b"a line"] * 3)
+        reader = KafkaReader(ClientProperties(mock_settings(cluster)).reader(), Outage(), batch_records=7)
+        cluster.fail(list_offsets, not_leader, not_leader)
+        assert reader.watermarks(Partition(INPUT, 0)) == (0, 3)
+        reader.close()
