@@ -11,6 +11,7 @@ import pytest
 from tests.broker.harness import read_all
 from tests.faults.mock import in_process, mock_cluster, mock_settings, run_script, totals
 from tests.worker.small_worker import INPUT, SCORES, Clock
+from worker.delivery.deadline import Deadline
 from worker.delivery.outage import Outage
 from worker.kafka.clients import ClientProperties
 from worker.kafka.source import KafkaReader, KafkaSource
@@ -74,7 +75,7 @@ def test_an_end_that_may_be_stale_is_forgotten_and_told_again_after_what_has_com
     with mock_cluster() as cluster:
         cluster.produce([b"a open", b"a read"])
         settings = mock_settings(cluster)
-        source = KafkaSource(ClientProperties(settings).consumer(), settings.input.topics)
+        source = KafkaSource(ClientProperties(settings).consumer(), settings.input.topics, Outage())
         source.subscribe(Listener(source))
         assert until_the_end(source) == [0, 1]
         assert source.fully_consumed() == {place: 2}
@@ -97,7 +98,7 @@ def test_an_end_that_may_be_stale_is_forgotten_and_told_again_after_what_has_com
             forget()
             assert until_the_end(source) == ([1, 2] if forgotten == "sought" else [2])
         assert source.fully_consumed() == {place: 3}
-        source.close()
+        source.close(Deadline(10))
 
 
 def test_no_session_closes_as_idle_while_its_next_record_waits_in_the_clients_queue() -> None:
