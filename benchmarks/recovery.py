@@ -251,7 +251,8 @@ class Interrupted:
             [first] = sink.send_snapshots([parts], Deadline())
             self.snapshot_write_s += time.perf_counter() - began
             self.snapshot_bytes += sum(len(part.value or b"") for part in parts)
-            offsets[partition] = Committed(end, store.pointer(partition, position, first, len(parts)).to_metadata())
+            pointer = store.pointer(partition, position, first, len(parts))
+            offsets[partition] = Committed(end, pointer.to_metadata(settings.instance))
         group = Consumer(properties.consumer())
         sink.commit(offsets, group.consumer_group_metadata, Deadline())
         sink.close(Deadline())

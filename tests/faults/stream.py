@@ -298,6 +298,19 @@ class Follower:
         """From that moment (seconds since 1970) to the next visible record made after it, of whatever partition."""
         return next((each.at - moment for each in self._seen if each.made > moment), None)
 
+    def partitions_since(self, moment: float) -> set[int]:
+        """The input partitions of which a record is visible that was made after this moment."""
+        return {each.partition for each in self._seen if each.made > moment}
+
+    def first_since(self, moment: float, partition: int) -> tuple[float, float]:
+        """When the first record of an input partition after this moment was made, and when it became visible."""
+        return next((each.made, each.at) for each in self._seen if each.partition == partition and each.made > moment)
+
+    def longest_gap_of_s(self, partition: int, moment: float) -> float:
+        """Longest time between two visible records of an input partition, from this moment on."""
+        times = [each.at for each in self._seen if each.partition == partition and each.at > moment]
+        return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
+
     def close(self) -> None:
         self._closing.set()
         self._thread.join()

@@ -347,7 +347,7 @@ class Worker:
             progress = self._progress[partition]
             pointer = pointers.get(partition, progress.pointer)
             if pointer is not None and (position != progress.committed or partition in pointers):
-                offsets[partition] = Committed(position, pointer.to_metadata())
+                offsets[partition] = Committed(position, pointer.to_metadata(self._settings.instance))
         if offsets or self._unsent_commit:
             self._sink.commit(offsets, self._source.group_metadata, deadline)
             self._unsent_commit = False
@@ -442,6 +442,7 @@ class Worker:
         """Give up everything since the last commit: part of it belongs to another worker now."""
         _log.warning("partitions_lost", partitions=[str(each) for each in partitions])
         self._joined = False
+        self._sink.lost()
         self._abort(Deadline(self._revoke_budget_s, self._clock, within=(self._abort_by,)))
         self._drop(partitions)
 
@@ -465,7 +466,7 @@ class Worker:
         if not partitions:
             return {}
         # What an abort could not end might still be committed after it was asked for.
-        self._sink.settle()
+        self._sink.settle(assigned=True)
         offsets = {}
         now = self._clock()
         for partition, committed in self._source.committed(partitions, self._told_to_stop).items():

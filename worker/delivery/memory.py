@@ -276,7 +276,11 @@ class MemorySink:
         else:
             self._end(committed=False)
 
-    def settle(self) -> None:
+    def lost(self) -> None:
+        self._given_up += self._open
+        self._open.clear()
+
+    def settle(self, *, assigned: bool = False) -> None:  # noqa: ARG002  nobody else ends what it has open
         if self._given_up:
             self._sleep(self.takes_s.get("settle", 0.0))
             self._open, self._given_up = self._given_up, []

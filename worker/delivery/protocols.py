@@ -160,8 +160,18 @@ class Sink(Protocol):
     def abort(self, deadline: Deadline) -> None:
         """Give up what was sent since the last commit, as far as the broker answers in time; `settle` does the rest."""
 
-    def settle(self) -> None:
-        """Make sure that nothing that was given up can be committed any more; waits while the broker is away."""
+    def lost(self) -> None:
+        """The group has given our partitions away, and may take us for dead; `abort` and `settle` follow.
+
+        Who has the partitions now may have ended what we had open.
+        """
+
+    def settle(self, *, assigned: bool = False) -> None:
+        """Make sure that nothing that was given up can be committed any more; waits while the broker is away.
+
+        Args:
+            assigned: we have partitions, so that nobody takes us for dead any more.
+        """
 
     def close(self, deadline: Deadline) -> None:
         """Release the connection; what was not committed is given up."""

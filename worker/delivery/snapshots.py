@@ -29,7 +29,7 @@ from worker.processing.adaptive import AdaptiveState
 from worker.processing.sessions import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
 
 FORMAT_VERSION: Final = 2
-POINTER_VERSION: Final = 1
+POINTER_VERSION: Final = 2  # version 1 did not name the worker
 
 _MAGIC: Final = b"logmamba"
 _HEADER: Final = struct.Struct(">8sHII32s")
@@ -70,16 +70,20 @@ class SnapshotPointer:
     first_offset: int  # of the first part in the state partition
     parts: int
 
-    def to_metadata(self) -> str:
-        """The metadata string: JSON, far below the broker's limit of 4,096 bytes."""
-        return orjson.dumps({"version": POINTER_VERSION, **asdict(self)}).decode()
+    def to_metadata(self, worker: str) -> str:
+        """The metadata string: JSON, far below the broker's limit of 4,096 bytes.
+
+        Args:
+            worker: the instance that commits it, for `committer`.
+        """
+        return orjson.dumps({"version": POINTER_VERSION, **asdict(self), "worker": worker}).decode()
 
     @classmethod
     def from_metadata(cls, metadata: str | None) -> SnapshotPointer | None:
         """Read a committed offset's metadata string; None when it names no snapshot.
 
         Raises:
-            SnapshotError: If the string is not one that `to_metadata` of this version wrote.
+            SnapshotError: If the string is not one that `to_metadata` of this version or the one before wrote.
         """
         if not metadata:
             return None
@@ -90,8 +94,10 @@ class SnapshotPointer:
         if not isinstance(found, dict):
             raise SnapshotError(f"offset metadata: not a JSON object: {metadata[:200]!r}")
         version = found.pop("version", None)
-        if version != POINTER_VERSION:
-            raise SnapshotError(f"offset metadata: version {version!r}, this worker reads {POINTER_VERSION}")
+        if version not in (1, POINTER_VERSION):
+            raise SnapshotError(f"offset metadata: version {version!r}, this worker reads 1 and {POINTER_VERSION}")
+        if version > 1 and not isinstance(found.pop("worker", None), str):
+            raise SnapshotError("offset metadata: names no worker")
         names = [field.name for field in fields(cls)]
         if sorted(found) != sorted(names):
             raise SnapshotError(f"offset metadata: has {sorted(found)}, expected {sorted(names)}")
@@ -100,6 +106,16 @@ class SnapshotPointer:
             if type(found[name]) is not int or found[name] < least:
                 raise SnapshotError(f"offset metadata: {name} is {found[name]!r}; allowed: an integer from {least}")
         return cls(**found)
+
+
+def committer(metadata: str | None) -> str | None:
+    """The instance that committed an offset, by its metadata string; None where that does not name one."""
+    try:
+        found = orjson.loads(metadata or "null")
+    except orjson.JSONDecodeError:
+        return None
+    name = found.get("worker") if isinstance(found, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def encode(snapshot: Snapshot, max_part_bytes: int) -> list[bytes]:

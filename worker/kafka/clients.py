@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
@@ -12,6 +13,8 @@ from worker.kafka.client_log import client_logger
 from worker.settings.document import Settings
 from worker.settings.kafka_properties import SHOWN
 
+_CLIENT_ID_PREFIX = "logmamba-"
+_ERRORS_ONLY = 3  # syslog: ending a transaction takes an attempt or two, each of them a warning
 _CONSUMER_ONLY = frozenset(
     [
         "max.poll.interval.ms",
@@ -57,8 +60,8 @@ class ClientProperties:
 
     settings: Settings
 
-    def admin(self) -> dict[str, object]:
-        """For listing and creating topics."""
+    def admin(self) -> dict[str, Any]:
+        """For topics, and for what the group and its members are."""
         return self._with({}, _CONSUMER_ONLY | _PRODUCER_ONLY)
 
     def consumer(self) -> dict[str, object]:
@@ -110,10 +113,24 @@ class ClientProperties:
             del properties["transaction.timeout.ms"]
         return properties
 
+    def producer_of(self, instance: str) -> dict[str, object]:
+        """For ending what another instance left open: starting it fences that instance's own producer."""
+        of_instance = {"transactional.id": self.settings.transactional_id_of(instance), "log_level": _ERRORS_ONLY}
+        return self.producer() | of_instance
+
+    def instance_of(self, client_id: str) -> str | None:
+        """The instance that has a client of this name.
+
+        None where the name tells nothing: not one of a worker, or `kafka.client.id` gives them all the same.
+        """
+        if "client.id" in self.settings.kafka or not client_id.startswith(_CLIENT_ID_PREFIX):
+            return None
+        return client_id.removeprefix(_CLIENT_ID_PREFIX)
+
     def _with(self, defaults: dict[str, object], without: frozenset[str]) -> dict[str, object]:
         own = {name: value for name, value in self.settings.kafka.items() if name not in without}
         return {
-            "client.id": f"logmamba-{self.settings.instance}",
+            "client.id": _CLIENT_ID_PREFIX + self.settings.instance,
             "log.connection.close": False,
             # How soon a broker that comes back is found: librdkafka's own 10 s would be most of the pause.
             "reconnect.backoff.max.ms": 1_000,

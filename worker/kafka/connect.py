@@ -11,6 +11,7 @@ from worker.delivery.loop import Worker
 from worker.delivery.outage import Outage
 from worker.delivery.restore import StateStore
 from worker.kafka.clients import ClientProperties
+from worker.kafka.dead_workers import DeadWorkers
 from worker.kafka.sink import AtLeastOnceSink, TransactionalSink
 from worker.kafka.source import KafkaReader, KafkaSource
 from worker.kafka.topics import Topics
@@ -43,7 +44,14 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
     metrics.watch_batches_split(lambda: scorer.batches_split)
     pipeline = Pipeline(settings, scorer, metrics)
     outage = Outage()
-    source = KafkaSource(properties.consumer(), settings.input.topics, outage, with_headers=headers)
+    exactly_once = settings.worker.delivery == "exactly_once"
+    source = KafkaSource(
+        properties.consumer(),
+        settings.input.topics,
+        outage,
+        with_headers=headers,
+        dead_workers=DeadWorkers(properties) if exactly_once else None,
+    )
     store = StateStore(
         settings,
         vocabulary=scorer.vocabulary,
@@ -54,7 +62,7 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
     )
     sink = (
         TransactionalSink(properties.producer(), outage)
-        if settings.worker.delivery == "exactly_once"
+        if exactly_once
         else AtLeastOnceSink(properties.producer(), source.commit, outage)
     )
     return Worker(

@@ -21,7 +21,12 @@ gets `TransactionAborted`. While 2, 3 and 5 wait for the broker, `while_waiting`
 `TransactionAborted`: partitions have gone away, and what was sent for them must not be committed.
 
 Because the offsets are part of the transaction, a crash before 6 leaves neither outputs nor offsets, and after it both.
-A crash during 6 is decided by the coordinator; the next worker's `committed` waits for that decision.
+A crash during 6 is decided by the coordinator; the next worker's `committed` waits for that decision. What a crash
+leaves open is ended by the next worker of the same name when it starts, or by those that get the partitions
+(`worker.kafka.dead_workers`). These may also do so while a worker of that name is about to join the group: one that
+starts, or one that the group took for dead. So `settle` replaces its client as soon as it has partitions, since nobody
+fences it from then on. What it had open when its partitions were lost is ended in that way, too: asked to abort, the
+old client could learn that it is fenced, and would not know by whom.
 
 `abort` gives up whatever is open, until the caller's deadline and T have passed. A client that cannot, because one of
 its calls hangs, the broker is away or its commit is undecided, is given up: `settle` replaces it by a new one with the
@@ -206,6 +211,7 @@ class TransactionalSink(_KafkaSink):
         self._commit_by = self._ends = Deadline()  # of the open transaction
         self._open = False
         self._stuck = False  # the client can neither commit nor abort any more
+        self._doubtful = True  # we were outside the group since the client started, so that others may have fenced it
         try:
             transactional(self._producer.init_transactions, Deadline(_START_TIMEOUT_S), "starting the producer")
         except TransactionAborted as error:
@@ -244,9 +250,18 @@ class TransactionalSink(_KafkaSink):
             raise denied
         self._forget_failed()
 
-    def settle(self) -> None:
-        while self._stuck:
+    def lost(self) -> None:
+        self._doubtful = True
+        self._stuck |= self._open
+        self._failed = None  # being fenced is one of the reasons
+
+    def settle(self, *, assigned: bool = False) -> None:
+        if self._stuck:
             _log.warning("producer_replaced")
+        if assigned:
+            self._stuck |= self._doubtful
+            self._doubtful = False
+        while self._stuck:
             given_up, self._producer = self._producer, Producer(self._properties)
             # Its end may take as long as the call that hangs.
             Thread(target=given_up.purge, daemon=True).start()
@@ -345,7 +360,10 @@ class AtLeastOnceSink(_KafkaSink):
         self._producer.flush(min(_LAST_FLUSH_S, deadline.left_s))
         self._forget_failed()
 
-    def settle(self) -> None:
+    def lost(self) -> None:
+        """Nobody can end what is not a transaction."""
+
+    def settle(self, *, assigned: bool = False) -> None:
         """Nothing is undecided: what was delivered stays, and is delivered again."""
 
 

@@ -26,6 +26,7 @@ from worker.delivery.protocols import Committed, Rebalance
 from worker.errors import RunError, TransactionAborted
 from worker.kafka.calls import Hung, within
 from worker.kafka.client_log import ClientErrorLog
+from worker.kafka.dead_workers import DeadWorkers
 from worker.kafka.errors import AWAY, error_of, not_committed
 from worker.processing.records import Partition, Records
 
@@ -48,15 +49,23 @@ class KafkaSource:
         topics: names, or one regular expression that begins with ^.
         outage: is told when no broker answers.
         with_headers: whether records carry their headers (only a session key of kind `header` needs them).
+        dead_workers: ends what they left open of newly assigned partitions; None where there are no transactions.
     """
 
     def __init__(
-        self, properties: Mapping[str, object], topics: Sequence[str], outage: Outage, *, with_headers: bool = False
+        self,
+        properties: Mapping[str, object],
+        topics: Sequence[str],
+        outage: Outage,
+        *,
+        with_headers: bool = False,
+        dead_workers: DeadWorkers | None = None,
     ) -> None:
         self._topics = list(topics)
         self._outage = outage
         self._suspicion: str | None = None  # why no broker may be there
         self._log_error = ClientErrorLog("consumer")
+        self._dead_workers = dead_workers
         self._with_headers = with_headers
         self.consumer = Consumer(
             {
@@ -146,8 +155,11 @@ class KafkaSource:
         self, partitions: Sequence[Partition], stopping: Callable[[], bool]
     ) -> dict[Partition, Committed | None]:
         request = [TopicPartition(*partition) for partition in partitions]
-        undecided = False
+        undecided = ended = False
         while True:
+            if not self._outage.lasts:
+                self._end_transactions(partitions)  # again while undecided: a worker may die only now
+                ended = True
             try:
                 answer = self.consumer.committed(request, timeout=_SLICE_S)
                 error = next((each.error for each in answer if each.error is not None), None)
@@ -156,10 +168,11 @@ class KafkaSource:
             if error is None:
                 break
             if error.code() in AWAY:
+                ended = False
                 self._outage.wait(f"the committed offsets cannot be read: {error.str()}")
             elif error.code() != KafkaError.UNSTABLE_OFFSET_COMMIT:
                 raise RunError(f"the committed offsets cannot be read: {error.str()}")
-            # The coordinator waits transaction.timeout.ms for a dead worker's transaction to end.
+            # A live worker's commit, or a dead one's that could not be ended: at worst for transaction.timeout.ms.
             elif stopping():
                 raise TransactionAborted("told to stop while the committed offsets were undecided")
             elif not undecided:
@@ -167,6 +180,8 @@ class KafkaSource:
                 _log.info("committed_offsets_undecided", reason=error.str())
             time.sleep(_BACKOFF_S)
         self._outage.over()
+        if not ended:
+            self._end_transactions(partitions)
         return {
             Partition(each.topic, each.partition): (
                 None if each.offset == OFFSET_INVALID else Committed(each.offset, each.metadata or "")
@@ -239,6 +254,13 @@ class KafkaSource:
         except Hung as error:
             # The group finds out by itself, within the session's time-out.
             _log.warning("group_not_left", reason=str(error))
+
+    def _end_transactions(self, partitions: Sequence[Partition]) -> None:
+        """End what dead workers left open of those partitions that are new to us."""
+        ours = {Partition(each.topic, each.partition) for each in self.consumer.assignment()}
+        new = [partition for partition in partitions if partition not in ours]
+        if new and self._dead_workers is not None:
+            self._dead_workers.end_transactions(new)
 
     def _hear(self, error: KafkaError) -> None:
         self._log_error(error)

@@ -65,7 +65,11 @@ class Settings(Section):
     @property
     def transactional_id(self) -> str:
         """Stable for an instance, so that a restarted worker fences what is left of its predecessor."""
-        return f"{self.application_id}-{self.instance}"
+        return self.transactional_id_of(self.instance)
+
+    def transactional_id_of(self, instance: str) -> str:
+        """The transactional id of one of the application's instances."""
+        return f"{self.application_id}-{instance}"
 
     @property
     def state_topic(self) -> str:

@@ -219,7 +219,7 @@ def test_parts_of_a_fenced_worker_between_those_of_a_snapshot_are_passed_over() 
     for part in (ours[0], *theirs, *ours[1:]):
         broker.append(place, part.value, part.key, committed=part not in theirs)
     pointer = store.pointer(P0, 40, first, len(ours))
-    start = store.start(P0, Committed(50, pointer.to_metadata()))
+    start = store.start(P0, Committed(50, pointer.to_metadata("w0")))
     assert start.sessions is not None
     assert (start.position, start.live_from) == (40, 50)
     assert start.sessions.keys == noisy_sessions(40).keys

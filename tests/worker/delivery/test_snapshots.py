@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.delivery.snapshots import Snapshot, SnapshotPointer, decode, encode
+from worker.delivery.snapshots import Snapshot, SnapshotPointer, committer, decode, encode
 from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.sessions import NO_TIME, Column, SessionsState
@@ -236,9 +236,24 @@ POINTER = SnapshotPointer(position=120, state_partition=3, first_offset=4567, pa
     )
 )
 def test_a_pointer_comes_back_from_the_offset_metadata(pointer: SnapshotPointer) -> None:
-    metadata = pointer.to_metadata()
+    metadata = pointer.to_metadata("w0")
     assert len(metadata.encode()) < 4096
     assert SnapshotPointer.from_metadata(metadata) == pointer
+
+
+def test_a_pointer_of_the_version_that_named_no_worker_is_still_read() -> None:
+    metadata = '{"version":1,"position":120,"state_partition":3,"first_offset":4567,"parts":2}'
+    assert SnapshotPointer.from_metadata(metadata) == POINTER
+    assert committer(metadata) is None
+
+
+def test_the_offset_metadata_names_the_worker_that_committed() -> None:
+    assert committer(POINTER.to_metadata("host-7.example-0")) == "host-7.example-0"
+
+
+@pytest.mark.parametrize("metadata", [None, "", "hello", "[1]", '{"worker":1}', "null"])
+def test_metadata_of_someone_else_names_no_worker(metadata: str | None) -> None:
+    assert committer(metadata) is None
 
 
 @pytest.mark.parametrize("metadata", [None, ""])
@@ -253,8 +268,8 @@ def test_an_offset_without_metadata_names_no_snapshot(metadata: str | None) -> N
         ("{", "not JSON"),
         ("[1]", "not a JSON object"),
         ("\ud800", "not JSON"),
-        ("{}", "version None, this worker reads 1"),
-        ('{"version":2,"anything":1}', "version 2, this worker reads 1"),
+        ("{}", "version None, this worker reads 1 and 2"),
+        ('{"version":3,"anything":1}', "version 3, this worker reads 1 and 2"),
     ],
 )
 def test_metadata_that_is_no_pointer_is_refused(metadata: str, message: str) -> None:
@@ -272,17 +287,18 @@ def test_metadata_that_is_no_pointer_is_refused(metadata: str, message: str) -> 
         ("first_offset", 2**70, "first_offset is 1.18"),
         ("parts", 0, "parts is 0; allowed: an integer from 1"),
         ("parts", True, "parts is True"),
+        ("worker", None, "names no worker"),
         ("surplus", 1, "surplus"),
     ],
 )
 def test_a_pointer_with_a_wrong_field_is_refused(name: str, value: object, message: str) -> None:
-    fields = json.loads(POINTER.to_metadata()) | {name: value}
+    fields = json.loads(POINTER.to_metadata("w0")) | {name: value}
     with pytest.raises(SnapshotError, match=message):
         SnapshotPointer.from_metadata(json.dumps(fields))
 
 
 def test_a_pointer_that_lacks_a_field_is_refused() -> None:
-    fields = json.loads(POINTER.to_metadata())
+    fields = json.loads(POINTER.to_metadata("w0"))
     del fields["parts"]
     with pytest.raises(SnapshotError, match=r"expected .*parts"):
         SnapshotPointer.from_metadata(json.dumps(fields))
