@@ -1,20 +1,22 @@
 """How long are scores away after kill -9 of one of two workers, and where does the time go?
 
 A real broker with Kafka's own defaults (copies of a topic apart), two workers of different names with the worker's own
-defaults but for `session.timeout.ms`, generated logs that come steadily in 4 partitions. One worker is killed, nobody
-starts it again; when the other has taken over, a worker of a new name joins and is the next to be killed. A reader of
-committed records notes when each record becomes visible.
+defaults but for `session.timeout.ms`, generated logs that come steadily in 4 partitions. One worker is killed amid a
+transaction: by turns just before it commits, when scores and positions are in it, and 30 ms after it has handed over
+some score. Nobody starts it again; when the other has taken over, a worker of a new name joins and is killed next. A
+reader of committed records notes when each record becomes visible.
 
-All figures are seconds after the kill: until the other worker has the partitions (`assigned`), until it knows what is
-committed and has restored them (`restored`), until the slowest of them has written a score (`written`), until that is
-visible (`visible`); and the longest time for which a reader saw nothing of the dead worker's partitions, and of the
-other's own, which the same open transaction can hide. What came out is held against what must be there: no figures
-unless it is exact.
+All figures are seconds after the kill: until the other worker has the partitions (`assigned`), has ended what the dead
+one left open, or has waited for its end, and knows what is committed (`decided`), has restored the partitions
+(`restored`), until the slowest of them has written a score (`written`), until that is visible (`visible`); and the
+longest time for which a reader saw nothing of a partition of the dead worker, and of the other's own, which the same
+open transaction hides. What came out is held against what must be there: no figures unless it is exact.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import threading
@@ -42,6 +44,10 @@ SESSION_TIMEOUT_MS = 6_000
 LINES = 120_000
 LINES_PER_S = 400
 PATIENCE_S = 150
+STRIKES = (
+    ("--at", "commit", "--nth", "100"),
+    ("--at", "produce", "--nth", "200", "--delay-ms", "30"),
+)
 # What Kafka does unless told otherwise, where the tests' broker is told otherwise; but for the least session timeout.
 KAFKA_DEFAULTS = {
     "offsets.topic.num.partitions": "50",
@@ -60,6 +66,7 @@ class Takeover:
     """Seconds, of one kill -9."""
 
     assigned_s: float
+    decided_s: float
     restored_s: float
     written_s: float
     visible_s: float
@@ -67,19 +74,22 @@ class Takeover:
     other_gap_s: float  # of the other worker's own partitions
 
 
-def strike(run: Run, dying: WorkerProcess, other: WorkerProcess) -> Takeover:
-    """Kill one of two workers and watch the other take over."""
-    killed = time.time()
-    dying.kill()
+def watch(run: Run, dying: WorkerProcess, other: WorkerProcess) -> Takeover:
+    """Wait until a worker has killed itself and another has taken over."""
+    dying.process.wait(PATIENCE_S)
+    killed = next(each["time"] for each in log_of(dying) if each["event"] == "strike")
     other.wait_until(partial(all_flows, run, killed), PATIENCE_S)
-    events = [each for each in log_of(other) if at(each) > killed]
+    events = [each for each in log_of(other) if "timestamp" in each and at(each) > killed]
     restored = [each for each in events if each["event"] == "partition_restored"]
+    fenced = [at(each) - each["seconds"] for each in events if each["event"] == "dead_worker_fenced"]
     waited = [at(each) for each in events if each["event"] == "committed_offsets_undecided"]
+    decided = at(restored[0]) - restored[0]["seconds"]
     taken = {int(each["partition"].rstrip("]").rpartition("[")[2]) for each in restored}
     written, visible = zip(*(run.output.first_since(killed, each) for each in taken), strict=True)
     gaps = {each: run.output.longest_gap_of_s(each, killed - 1) for each in range(PARTITIONS)}
     return Takeover(
-        assigned_s=min([at(restored[0]) - restored[0]["seconds"], *waited]) - killed,
+        assigned_s=min([decided, *fenced, *waited]) - killed,
+        decided_s=decided - killed,
         restored_s=at(restored[-1]) - killed,
         written_s=max(written) - killed,
         visible_s=max(visible) - killed,
@@ -114,10 +124,6 @@ def fed(run: Run) -> Iterator[None]:
         thread.join()
 
 
-def has_partitions(worker: WorkerProcess) -> bool:
-    return any(each["event"] in {"partition_restored", "partition_starts_new"} for each in log_of(worker))
-
-
 def all_flows(run: Run, moment: float) -> bool:
     """Whether of every partition something is visible that was made after the moment."""
     return run.output.partitions_since(moment) == set(range(PARTITIONS))
@@ -134,24 +140,19 @@ def at(event: dict[str, Any]) -> float:
 
 
 def measure(run: Run, rounds: int) -> list[Takeover]:
-    """Kill one of two workers again and again, the older and the younger by turns."""
+    """Have one of two workers killed again and again."""
     takeovers = []
     with ExitStack() as running, fed(run):
-        workers: list[WorkerProcess] = []
-        for number in range(rounds):
-            while len(workers) < 2:
-                name = f"worker.instance=w{number + len(workers)}"
-                workers.append(running.enter_context(run.application.start(name)))
-                joined = workers[-1]
-                joined.wait_until(partial(has_partitions, joined), PATIENCE_S)
-            joined.wait_until(partial(all_flows, run, time.time()), PATIENCE_S)
-            # Where in its cycle of commits the worker is struck is left to chance, and seldom twice the same.
-            time.sleep(1 + 0.37 * number % 1)
-            takeovers.append(strike(run, workers.pop(number % 2), workers[0]))
+        lasting = running.enter_context(run.application.start("worker.instance=w0"))
+        lasting.wait_until(partial(all_flows, run, 0.0), PATIENCE_S)
+        for number, strike in zip(range(rounds), itertools.cycle(STRIKES)):
+            program = ("tests.faults.striking_worker", *strike, "--signal", "KILL")
+            with run.application.start(f"worker.instance=w{number + 1}", program=program) as dying:
+                takeovers.append(watch(run, dying, lasting))
             print(takeovers[-1], flush=True)
         if run.share() >= 1:
             raise SystemExit("all was done before the last strike: no figures")
-        assert workers[0].stop() == 0, workers[0].tail()
+        assert lasting.stop() == 0, lasting.tail()
     return takeovers
 
 

@@ -31,20 +31,22 @@ PATIENT = {"transaction.timeout.ms": 600_000, "max.poll.interval.ms": 2_400_000}
 def test_a_killed_workers_transaction_is_ended_by_its_heir_before_that_asks_what_is_committed(
     point: str, stream: Stream, tmp_path: Path, fault_report: FaultReport
 ) -> None:
-    with stream.unsent(tmp_path, kafka=PATIENT) as run, run.fed(seconds=60), start(run, "w0") as heir:
-        has_worked(run, heir)
-        with run.striking("--at", point, "--nth", "20", "--signal", "KILL", settings=["worker.instance=w1"]) as dying:
-            assert dying.process.wait(60) < 0, dying.tail()
-            run.struck()
-            [struck] = events(dying, "strike")
-        heir.wait_until(lambda: run.output.partitions_since(struck["time"]) == set(range(PARTITIONS)))
-        assert heir.stop() == 0, heir.tail()
-        names = every_event(heir)
-        assert [each["worker"] for each in events(heir, "dead_worker_fenced")] == ["w1"]
-        assert "committed_offsets_undecided" not in names
-        assert "partition_restored" in names[names.index("dead_worker_fenced") :]
-    run.finish()
-    run.assert_exact(fault_report, f"one of two workers killed after {point}, its transaction ended by the other")
+    strike = ["--at", point, "--nth", "20", "--signal", "KILL"]
+    with stream.unsent(tmp_path, kafka=PATIENT) as run:
+        with run.fed(seconds=60), start(run, "w0") as heir:
+            has_worked(run, heir)
+            with run.striking(*strike, settings=["worker.instance=w1"]) as dying:
+                assert dying.process.wait(60) < 0, dying.tail()
+                run.struck()
+                [struck] = events(dying, "strike")
+            heir.wait_until(lambda: run.output.partitions_since(struck["time"]) == set(range(PARTITIONS)))
+            assert [each["worker"] for each in events(heir, "dead_worker_fenced")] == ["w1"]
+            names = every_event(heir)
+            assert "committed_offsets_undecided" not in names
+            assert "partition_restored" in names[names.index("dead_worker_fenced") :]
+            assert heir.stop() == 0, heir.tail()
+        run.finish()
+        run.assert_exact(fault_report, f"one of two workers killed after {point}, its transaction ended by the other")
 
 
 @pytest.mark.fault(row=7, core=False)
