@@ -117,8 +117,8 @@ def test_a_worker_that_was_taken_for_dead_while_idle_goes_on_when_it_has_partiti
 def rebalancing(run: Run) -> bool:
     """Whether the group waits for a member to join anew."""
     name = run.application.settings["application_id"]
-    described = AdminClient({"bootstrap.servers": run.application.bootstrap}).describe_consumer_groups([name])
-    return described[name].result(30).state == ConsumerGroupState.PREPARING_REBALANCING
+    admin = AdminClient({"bootstrap.servers": run.application.bootstrap})
+    return admin.describe_consumer_groups([name])[name].result(30).state == ConsumerGroupState.PREPARING_REBALANCING
 
 
 def fence(run: Run, instance: str) -> None:

@@ -15,8 +15,8 @@ from tests.faults.stream import Stream
 def test_sigterm_ends_a_worker_that_waits_for_the_transaction_of_a_dead_one(
     stream: Stream, tmp_path: Path, fault_report: FaultReport
 ) -> None:
-    """The dead one's offsets stay undecided for a minute, since no worker of its name comes back."""
-    kafka = {"transaction.timeout.ms": 60_000, "max.poll.interval.ms": 240_000}
+    """Its offsets stay undecided for a minute: none of its name comes back, and nobody can tell that it is dead."""
+    kafka = {"transaction.timeout.ms": 60_000, "max.poll.interval.ms": 240_000, "client.id": "the same for all"}
     with stream.sent(tmp_path, kafka=kafka) as run:
         with run.striking("--at", "commit", "--nth", "6", "--signal", "KILL") as worker:
             assert worker.process.wait(60) < 0, worker.tail()

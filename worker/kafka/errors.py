@@ -72,7 +72,7 @@ def translated(exception: KafkaException, topic: str = "") -> RunError | Transac
     if error.code() in _FENCED:
         return RunError(
             "another worker with the same worker.instance has taken over (each needs its own), or this process stood "
-            "still for longer than transaction.timeout.ms"
+            "still for longer than session.timeout.ms or transaction.timeout.ms"
         )
     if error.fatal():
         return RunError(f"Kafka: {error.str()}")

@@ -35,8 +35,9 @@ open and waits for what was undecided; only then may the caller read what is com
 
 A twin, another live worker with the same id, fences this one, which then stops. It is told from a coordinator that lost
 patience by the time: no call asks for anything after T unless the process itself stood still for so long (SIGSTOP, a
-suspended machine), and then it stops too, since a twin may have taken over meanwhile. A broker that was away for longer
-than T is found so before T has passed, because a call was not answered: its client is replaced without asking it again.
+suspended machine), and then it stops too, since a twin may have taken over meanwhile, or those who got its partitions.
+A broker that was away for longer than T is found so before T has passed, because a call was not answered: its client is
+replaced without asking it again.
 """
 
 from __future__ import annotations
