@@ -55,7 +55,6 @@ class DeadWorkers:
         self._properties = properties
         self._group = properties.settings.group_id
         self._us = properties.settings.instance
-        self._admin = AdminClient(properties.admin())
         self._seen: frozenset[str] = frozenset()  # members at the latest look
 
     def end_transactions(self, partitions: Sequence[Partition]) -> None:
@@ -64,11 +63,13 @@ class DeadWorkers:
         What cannot be ended now, because the brokers do not answer or do not allow it, is logged and ends by itself. It
         takes 10 s at most to find out who is dead, and as long again for every eight of them.
         """
+        # For this look only: what an idle client has to say of brokers that come and go piles up in it.
+        admin = AdminClient(self._properties.admin())
         try:
-            members = self._members()
+            members = self._members(admin)
             if self._us not in members:
                 return  # the group has given us up, too: what we see of it is old
-            suspects = self._committers(partitions) | self._seen
+            suspects = self._committers(admin, partitions) | self._seen
         except KafkaException as error:
             # librdkafka's own broker has no groups to describe, and no transactions to end either.
             tell = _log.debug if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE else _log.warning
@@ -82,19 +83,17 @@ class DeadWorkers:
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 list(pool.map(self._fence, sorted(dead)))
 
-    def _members(self) -> frozenset[str]:
+    def _members(self, admin: AdminClient) -> frozenset[str]:
         """The instances that are members of the group."""
-        described = self._admin.describe_consumer_groups([self._group], request_timeout=_REQUEST_TIMEOUT_S)
+        described = admin.describe_consumer_groups([self._group], request_timeout=_REQUEST_TIMEOUT_S)
         members = described[self._group].result(_REQUEST_TIMEOUT_S).members
         names = (self._properties.instance_of(member.client_id) for member in members)
         return frozenset(name for name in names if name is not None)
 
-    def _committers(self, partitions: Iterable[Partition]) -> frozenset[str]:
+    def _committers(self, admin: AdminClient, partitions: Iterable[Partition]) -> frozenset[str]:
         """The instances that were the last to commit these partitions."""
         asked = ConsumerGroupTopicPartitions(self._group, [TopicPartition(*partition) for partition in partitions])
-        answers = self._admin.list_consumer_group_offsets(
-            [asked], require_stable=False, request_timeout=_REQUEST_TIMEOUT_S
-        )
+        answers = admin.list_consumer_group_offsets([asked], require_stable=False, request_timeout=_REQUEST_TIMEOUT_S)
         found = answers[self._group].result(_REQUEST_TIMEOUT_S).topic_partitions or []
         names = (committer(each.metadata) for each in found)
         return frozenset(name for name in names if name is not None)
