@@ -4,6 +4,7 @@ A time depends on its record alone, its Kafka timestamp included, except that in
 the lines before it.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise, repeat
 
 import numpy as np
@@ -64,20 +65,22 @@ class EventTimes:
         times = TextTimes.none(len(lines.rows))
         present = np.zeros(len(lines.rows), bool)
         left = np.arange(len(lines.rows))
+        searched = []
         for pattern, reader in self._searches:
             texts = lines.texts if len(left) == len(lines.rows) else lines.texts.take(pa.array(left))
             # Neighbouring lines share their second: each distinct text is looked at once.
             found = pattern.extract(texts).dictionary_encode()
             which = found.indices.to_numpy()
             times.put(left, reader.read(found.dictionary).take(which))
-            present[left] |= (np.diff(text_ends(found.dictionary)) > 0)[which]
+            has_text = (np.diff(text_ends(found.dictionary)) > 0)[which]
+            searched.append((left[has_text], which[has_text], found.dictionary))
+            present[left] |= has_text
             left = left[~times.read[left]]
             if len(left) == 0:
                 break
         utc, yearless = self._utc(batch, lines.rows, times)
         for line in np.flatnonzero(present & ~times.read).tolist():
-            found_texts = (pattern.extract(lines.texts[line : line + 1])[0].as_py() for pattern, _ in self._searches)
-            text = next(filter(None, found_texts))
+            text = _first_text(line, searched)
             _fault(batch, int(lines.rows[line]), _no_year(text) if yearless[line] else self._reader.why_not(text))
         if present.all():
             return utc
@@ -144,6 +147,20 @@ def _is_timestamp(timestamps: Rows) -> Flags:
 def _fault(batch: Batch, row: int, message: str) -> None:
     if row not in batch.ignored:  # what is ignored is not read
         batch.fault(row, "bad_timestamp", message)
+
+
+def _first_text(line: int, searched: Sequence[tuple[Rows, Rows, pa.StringArray]]) -> str:
+    """What the first pattern that found any text in a line found in it.
+
+    Args:
+        line: in which one of them found some.
+        searched: of each pattern the lines in which it found a text, ascending, and which text of which it was.
+    """
+    for lines, which, texts in searched:
+        at = int(np.searchsorted(lines, line))
+        if at < len(lines) and lines[at] == line:
+            return str(texts[which[at]].as_py())
+    raise LookupError(f"no pattern found a text in line {line}")
 
 
 def _no_year(text: str) -> str:

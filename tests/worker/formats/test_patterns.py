@@ -14,7 +14,7 @@ from worker.formats.patterns import LinePattern, check_pattern, matches
 
 @pytest.mark.parametrize("pattern", ["(", r"(a)\1", "(?=a)", "[a", "a**", "(?P<a>x"])
 def test_a_pattern_that_re2_cannot_run_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match=r"^is not a pattern that RE2 can run \\(.+\\); allowed: RE2 syntax"):
+    with pytest.raises(ValueError, match=r"^is not a pattern that RE2 can run \(.+\); allowed: RE2 syntax"):
         LinePattern(pattern)
 
 
