@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """When tests run in several processes, those of the one broker keep to one, which starts it."""
+    if "broker" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group("broker"))
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
     """One real Kafka broker for the whole run; a test uses topics and an application id of its own."""

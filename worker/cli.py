@@ -79,9 +79,10 @@ def _exit_codes() -> Iterator[None]:
 @app.command()
 def run(config: ConfigOption, overrides: SetOption = []) -> None:  # noqa: B006  typer copies it
     """Run the worker until it is told to stop (SIGTERM, Ctrl-C)."""
-    from worker.commands.run import run_worker
+    with _stopped_by_signals() as stopping:  # before everything that takes time
+        from worker.commands.run import run_worker
 
-    run_worker(_settings(config, overrides), _stopped_by_signals())
+        run_worker(_settings(config, overrides), stopping)
 
 
 @app.command()
@@ -224,11 +225,12 @@ def tail(
     ] = "normal",
 ) -> None:
     """Follow the score topic, one line a score record, until Ctrl-C."""
-    from worker.commands.tail import tail_scores
+    with _stopped_by_signals() as stopping:
+        from worker.commands.tail import tail_scores
 
-    settings = _settings(config, overrides)
-    stopping = _stopped_by_signals()
-    tail_scores(settings, stopping, from_beginning=from_beginning, least=severity, out=_out, err=_err)
+        tail_scores(
+            _settings(config, overrides), stopping, from_beginning=from_beginning, least=severity, out=_out, err=_err
+        )
 
 
 @app.command()
@@ -278,17 +280,17 @@ def generate(
             raise typer.BadParameter("--rate goes with --config: a file is written as fast as possible")
         generate_to_file(lines, output, labels, seed=seed, anomaly_rate=anomalies, console=_err)
     else:
-        settings = _settings(config, overrides)
-        generate_to_topic(
-            lines,
-            settings,
-            labels,
-            seed=seed,
-            anomaly_rate=anomalies,
-            rate=rate,
-            stopping=_stopped_by_signals(),
-            console=_err,
-        )
+        with _stopped_by_signals() as stopping:
+            generate_to_topic(
+                lines,
+                _settings(config, overrides),
+                labels,
+                seed=seed,
+                anomaly_rate=anomalies,
+                rate=rate,
+                stopping=stopping,
+                console=_err,
+            )
 
 
 def _settings(config: Path | None, overrides: list[str]) -> Settings:
@@ -316,16 +318,28 @@ def _reading(inputs: list[Path]) -> Iterator[Callable[[int], object]]:
         yield lambda count: progress.advance(task, count)
 
 
-def _stopped_by_signals() -> Callable[[], bool]:
-    """SIGTERM and Ctrl-C ask the loop to finish; a second one ends the process at once, as without us."""
+@contextmanager
+def _stopped_by_signals() -> Iterator[Callable[[], bool]]:
+    """SIGTERM and Ctrl-C ask the block to finish; a second one ends the process at once, as without us.
+
+    After the block a first one changes nothing: the process is ending, with an exit code that says how it went.
+    """
     asked = False
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        _on_stop_signals(signal.SIG_DFL)
 
+    _on_stop_signals(ask)
+    try:
+        yield lambda: asked
+    finally:
+        if not asked:
+            # At its end Python puts handlers back to the default, which would kill the process amid its clearing up.
+            _on_stop_signals(signal.SIG_IGN)
+
+
+def _on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask)
-    return lambda: asked
+        signal.signal(number, handler)

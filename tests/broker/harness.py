@@ -23,6 +23,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from tests.shared import shared
 
+_PATIENCE_S = 90.0  # with what takes a second on a machine that has nothing else to do
 _numbers = itertools.count(1)
 _ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(rb"blk_-?\d+")
@@ -167,13 +168,18 @@ class WorkerProcess:
         with log.open("wb") as file:
             self.process = subprocess.Popen(arguments, stderr=file, cwd=_ROOT)
 
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 90) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = _PATIENCE_S) -> None:
         """Wait for something observable while the process runs; fails with its log when it ends or time is up."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert self.process.poll() is None, f"the worker ended early:\n{self.tail()}"
             assert time.monotonic() < deadline, f"not within {timeout_s} s:\n{self.tail()}"
-            time.sleep(0.05)
+            time.sleep(0.1)
+
+    def logged(self, *events: str) -> bool:
+        """Whether its log has one of these events by now."""
+        log = self.log.read_text()
+        return any(f'"event":"{event}"' in log for event in events)
 
     def address(self) -> str:
         """Where its HTTP endpoint is."""
@@ -187,11 +193,11 @@ class WorkerProcess:
         self.process.wait(30)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to finish, once it has begun to log and so listens to signals; returns its exit code."""
-        while self.process.poll() is None and not self.log.stat().st_size:
+        """Ask it to finish, once it has said that it starts, and so listens to signals; returns its exit code."""
+        while self.process.poll() is None and not self.logged("starting"):
             time.sleep(0.05)
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(_PATIENCE_S)
 
     def __enter__(self) -> WorkerProcess:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -199,9 +200,15 @@ class KafkaBroker:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports free at this moment; all are held open together, so they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports free at this moment, of those that no outgoing connection gets: none takes one before the broker listens,
+    or while it is down."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [port for port in range(10_000, 65_536) if not first <= port <= last] or [*range(10_000, 65_536)]
+    found: list[int] = []
+    for port in random.SystemRandom().sample(ports, len(ports)):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"{len(found)} free ports; a broker takes {count}")

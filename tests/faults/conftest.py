@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def size(pytestconfig: pytest.Config) -> Size:
 @pytest.fixture
 def fault_report(request: pytest.FixtureRequest) -> FaultReport:
     """Takes what the test measured into the table."""
-    return FaultReport(lambda measured: request.node.user_properties.append((_MEASURED, measured)))
+    return FaultReport(lambda measured: request.node.user_properties.append((_MEASURED, asdict(measured))))
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +98,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             found = dict(report.user_properties)
             if _ROW in found and (report.when == "call" or not report.passed):
                 name = report.nodeid.rpartition("::test_")[2].replace("_", " ")
-                measured = found.get(_MEASURED) or Measured(name)
+                measured = Measured(**found.get(_MEASURED, {"fault": name}))
                 rows.append((found[_ROW], outcome, measured))
     if not rows:
         return

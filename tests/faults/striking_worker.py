@@ -15,8 +15,10 @@ import sys
 import time
 from collections.abc import Callable
 from threading import Timer
+from types import ModuleType
 from typing import Any
 
+import worker.commands.run
 import worker.kafka.sink
 from worker.cli import main
 from worker.delivery.loop import Worker
@@ -56,8 +58,9 @@ class _Producer(worker.kafka.sink.Producer):
         return super().produce(*arguments, **named)
 
 
-# Where a signal can be sent: the owner, its method, when a call of it counts, whether before or after the call.
-POINTS: dict[str, tuple[type, str, _Passed, str]] = {
+# Where a signal can be sent: the owner, its method or function, when a call of it counts, whether before or after it.
+POINTS: dict[str, tuple[type | ModuleType, str, _Passed, str]] = {
+    "load": (worker.commands.run, "load_scorer", _always, "before"),
     "join": (KafkaSource, "subscribe", _always, "after"),
     "restore": (StateStore, "start", _always, "before"),
     "replay": (Pipeline, "process", _replays, "after"),

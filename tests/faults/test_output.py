@@ -49,18 +49,16 @@ def test_while_the_output_is_blocked_the_input_is_paused_and_the_membership_kept
             worker.wait_until(lambda: run.share() > 0.1)
             proxy.block()
             run.struck()
-            worker.wait_until(lambda: "input_paused" in worker.log.read_text())
+            worker.wait_until(lambda: worker.logged("input_paused"))
             until, seen = time.monotonic() + MAX_POLL_S + 4, run.output.finals
             worker.wait_until(lambda: time.monotonic() > until)
             assert run.output.finals == seen, "the output was not blocked"
             assert members(run.application) == 1
-            log = worker.log.read_text()
-            assert "partitions_lost" not in log
-            assert "partitions_revoked" not in log
+            assert not worker.logged("partitions_lost", "partitions_revoked")
             with run.start("worker.instance=w1") as second:
                 # Partitions are handed over while the output is still blocked.
-                second.wait_until(lambda: "partition_restored" in second.log.read_text())
-                assert "partitions_revoked" in worker.log.read_text()
+                second.wait_until(lambda: second.logged("partition_restored"))
+                assert worker.logged("partitions_revoked")
                 proxy.unblock()
                 seen = run.output.finals
                 worker.wait_until(lambda: run.output.finals > seen + 100)
@@ -107,7 +105,7 @@ def test_a_burst_of_input_and_a_blocked_output_take_no_more_memory_than_the_sett
         before = process.memory_info().rss
         proxy.block()
         application.produce(lines)
-        worker.wait_until(lambda: measured() and "input_paused" in worker.log.read_text())
+        worker.wait_until(lambda: measured() and worker.logged("input_paused"))
         until = time.monotonic() + 15
         worker.wait_until(lambda: measured() and time.monotonic() > until)
         assert application.committed()[0].offset < end, "the output was not blocked"
@@ -115,7 +113,7 @@ def test_a_burst_of_input_and_a_blocked_output_take_no_more_memory_than_the_sett
         worker.wait_until(lambda: measured() and application.committed()[0].offset == end, 200)
         fault_report(f"burst of 10x, output blocked: {(most - before) / MIB:.0f} MiB more", records=end, rounds=1)
         assert worker.stop() == 0, worker.tail()
-    assert "partitions_lost" not in worker.log.read_text()
+    assert not worker.logged("partitions_lost")
     # Beside the queues, one batch of records as Python has them: twice over covers it.
     assert most - before < 2 * (fetched_ahead + waiting)
 

@@ -7,9 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
+from tests.broker.harness import Application, create_topic
+from tests.broker.kafka import KafkaBroker
 from tests.faults.report import FaultReport
 from tests.faults.stream import Stream
+from worker.settings.document import load_settings
 
 SHUTDOWN_TIMEOUT_S = 15
 
@@ -53,3 +57,23 @@ def test_sigterm_in_any_phase_ends_the_worker_in_time_and_loses_nothing(
         assert nothing_to_replay()
         run.finish()
         run.assert_exact(fault_report, "SIGTERM in every phase")
+
+
+@pytest.mark.fault(row=19, core=True)
+def test_sigterm_while_a_worker_starts_ends_it_before_it_takes_the_place_of_one_of_its_name(
+    broker: KafkaBroker, checkpoint: Path, tmp_path: Path, fault_report: FaultReport
+) -> None:
+    fault_report("SIGTERM while the checkpoint is loaded", rounds=1)
+    application = Application(broker.bootstrap, tmp_path, checkpoint)
+    create_topic(application.bootstrap, application.score_topic, 1)
+    name = load_settings(application.config, []).transactional_id
+    other = Producer({"bootstrap.servers": application.bootstrap, "transactional.id": name})
+    other.init_transactions(30)
+    other.begin_transaction()
+    other.produce(application.score_topic, b"{}")
+    strike = ("tests.faults.striking_worker", "--at", "load", "--signal", "TERM")
+    with application.start(program=strike) as worker:
+        assert worker.process.wait(90) == 0, worker.tail()
+        assert worker.logged("stopped")
+    other.commit_transaction(30)  # it was not fenced
+    assert application.scores() == [{}]

@@ -21,7 +21,7 @@ def test_sigterm_ends_a_worker_that_waits_for_the_transaction_of_a_dead_one(
         with run.striking("--at", "commit", "--nth", "6", "--signal", "KILL") as worker:
             assert worker.process.wait(60) < 0, worker.tail()
         with run.start("worker.instance=w1") as other:
-            other.wait_until(lambda: "committed_offsets_undecided" in other.log.read_text())
+            other.wait_until(lambda: other.logged("committed_offsets_undecided"))
             run.struck()
             began = time.monotonic()
             assert other.stop() == 0, other.tail()

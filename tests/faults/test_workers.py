@@ -114,6 +114,7 @@ def moves(worker: WorkerProcess) -> Iterator[dict[str, Any]]:
 
 
 def events(worker: WorkerProcess, name: str) -> Iterator[dict[str, Any]]:
-    for line in worker.log.read_text().splitlines():
+    whole = worker.log.read_text().rpartition("\n")[0]  # the line that is being written is left for later
+    for line in whole.splitlines():
         if f'"{name}"' in line:
             yield json.loads(line)

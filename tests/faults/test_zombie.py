@@ -52,6 +52,4 @@ def test_a_zombie_publishes_nothing(
 
 def noticed(zombie: WorkerProcess) -> bool:
     """Whether it was fenced, and ended, or has given up what it had begun."""
-    return zombie.process.poll() == 1 or any(
-        event in zombie.log.read_text() for event in ("transaction_aborted", "partitions_lost")
-    )
+    return zombie.process.poll() == 1 or zombie.logged("transaction_aborted", "partitions_lost")

@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
-    """Run a worker until `stopping()`.
+    """Run a worker until `stopping()`; told to stop while it starts, it ends before it joins its application.
 
     Raises:
         RunError: no broker answers, the checkpoint is refused, or the worker cannot go on.
@@ -35,9 +35,10 @@ def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
     gc.set_threshold(100_000, 50, 100)
     topics = Topics(ClientProperties(settings).admin(), settings)  # a wrong address shows before the model is loaded
     scorer = load_scorer(settings)
-    metrics = Metrics()
-    worker = connect(settings, topics, scorer, metrics)
-    heartbeat_limit_s = settings.max_poll_interval_ms / 1000
-    with freed_memory_given_back(), serve(observed.address, observed.port, metrics, worker.status, heartbeat_limit_s):
-        worker.run(stopping)
+    if not stopping():  # its producer would fence one of its name that goes on working
+        metrics = Metrics()
+        worker = connect(settings, topics, scorer, metrics)
+        limit_s = settings.max_poll_interval_ms / 1000
+        with freed_memory_given_back(), serve(observed.address, observed.port, metrics, worker.status, limit_s):
+            worker.run(stopping)
     _log.info("stopped")

@@ -1,4 +1,4 @@
-"""A settings file is checked as a whole: an error says where, what, what is allowed, and shows no secret."""
+"""A settings file is checked as a whole: an error says where, what and what is allowed."""
 
 import socket
 from pathlib import Path
@@ -8,33 +8,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.worker.settings.written import errors_of, load, only_error
 from worker.errors import SettingsError
 from worker.formats.durations import format_duration, parse_duration
-from worker.kafka.clients import rejection
 from worker.settings.document import Settings, load_settings
 from worker.settings.sections import Adaptive, SessionKey, SessionsSettings
 from worker.settings.timestamps import TimestampRule
 
 CONFIG = Path(__file__).parents[3] / "config"
-
-
-def load(tmp_path: Path, text: str, *overrides: str, **environment: str) -> Settings:
-    path = tmp_path / "worker.yaml"
-    path.write_text(text, encoding="utf-8")
-    return load_settings(path, overrides, environment, rejection=rejection)
-
-
-def errors_of(tmp_path: Path, text: str, *overrides: str, **environment: str) -> list[str]:
-    with pytest.raises(SettingsError) as caught:
-        load(tmp_path, text, *overrides, **environment)
-    assert str(caught.value) == "\n".join(caught.value.errors)
-    assert all("\n" not in error for error in caught.value.errors)
-    return caught.value.errors
-
-
-def only_error(tmp_path: Path, text: str, *overrides: str, **environment: str) -> str:
-    [error] = errors_of(tmp_path, text, *overrides, **environment)
-    return error
 
 
 def test_the_example_lists_every_setting_with_its_default() -> None:
@@ -436,166 +417,3 @@ def test_references_that_lead_nowhere_are_all_named(tmp_path: Path) -> None:
         "sessions.gap: '${}' holds ${ without a name; allowed: ${NAME}, or $${ for these characters",
         "application_id: '${APP' holds ${ without a name; allowed: ${NAME}, or $${ for these characters",
     ]
-
-
-SECRET = "hunter2-hunter2"
-
-
-def test_a_secret_comes_from_the_environment_or_a_file_and_is_never_shown(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text(f"{SECRET}\n", encoding="utf-8")
-    settings = load(
-        tmp_path,
-        f"kafka: {{bootstrap.servers: a, sasl.password: '${{PW}}', ssl.key.password_file: {tmp_path}/key}}",
-        PW=SECRET,
-    )
-    assert settings.kafka["sasl.password"] == settings.kafka["ssl.key.password"] == SECRET
-    assert "ssl.key.password_file" not in settings.kafka
-    for shown in (repr(settings), str(settings), repr(settings.kafka), str(settings.describe())):
-        assert SECRET not in shown
-        assert "sasl.password" in shown
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("sasl.oauthbearer.config", "principal=me secret=${PW}"),
-        ("sasl.oauthbearer.extensions", "token=${PW}"),
-        ("sasl.oauthbearer.token.endpoint.url", "https://me:${PW}@host/token"),
-        ("ssl.engine.id", "${PW}"),
-        ("plugin.library.paths", "/opt/${PW}.so"),
-    ],
-)
-def test_what_may_hold_a_secret_among_other_things_is_never_shown(tmp_path: Path, name: str, value: str) -> None:
-    settings = load(tmp_path, f"kafka: {{bootstrap.servers: a, {name}: '{value}'}}", PW=SECRET)
-    assert SECRET in str(settings.kafka[name])
-    for shown in (repr(settings), str(settings), repr(settings.kafka), str(settings.describe())):
-        assert SECRET not in shown
-        assert name in shown
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "sasl.password",
-        "ssl.key.password",
-        "ssl.key.pem",
-        "ssl.keystore.password",
-        "sasl.oauthbearer.client.secret",
-    ],
-)
-def test_a_secret_in_the_file_itself_is_refused_without_showing_it(tmp_path: Path, name: str) -> None:
-    error = only_error(tmp_path, f"kafka: {{bootstrap.servers: a, {name}: {SECRET}}}")
-    assert error.startswith(f"kafka.{name}: is a secret, which does not belong in this file; allowed: ${{NAME}}")
-    assert f"{name}_file: PATH" in error
-    assert only_error(tmp_path, "kafka: {bootstrap.servers: a}", f"kafka.{name}={SECRET}") == error
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "kafka: {bootstrap.servers: a, sasl.pasword: '${PW}'}",
-        "kafka: {bootstrap.servers: a, sasl: {password: hunter2-hunter2}}",
-        "kafka: [hunter2-hunter2]",
-        "kafka: {bootstrap.servers: a, sasl.password: hunter2-hunter2, sasl.password: hunter2-hunter2}",
-        "kafka: {bootstrap.servers: a, security.protocol: '${PW}'}",
-        "worker: {batch_records: '${PW}', instance: '${PW} '}",
-        "scoring: {pasword: '${PW}'}",
-        "kafka: {bootstrap.servers: a, sasl.password: ['${PW}']}",
-        "application_id: [{a: '${PW}'}]",
-        "bootstrap.servers=a\nsasl.password=hunter2-hunter2",
-        "kafka: {bootstrap.servers: a, sasl.password: *hunter2-hunter2}",
-        "kafka: {bootstrap.servers: a, sasl.password: !hunter2-hunter2!a b}",
-        "kafka: {bootstrap.servers: a, sasl.password: !!bool hunter2-hunter2}",
-        "kafka: {bootstrap.servers: a, Sasl.Password: [hunter2-hunter2]}",
-        "kafka: {bootstrap.servers: a, sasl.password_file: hunter2-hunter2}",
-        "kafka: {bootstrap.servers: 'me:hunter2-hunter2@a:9092'}",
-        "sessions: {key: {password: hunter2-hunter2}}",
-    ],
-)
-def test_no_error_shows_a_secret_that_stands_in_the_wrong_place(tmp_path: Path, text: str) -> None:
-    assert SECRET not in "\n".join(errors_of(tmp_path, text, PW=SECRET))
-
-
-def test_a_secret_file_that_is_no_use_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").write_text("\n", encoding="utf-8")
-    errors = errors_of(
-        tmp_path,
-        f"kafka: {{bootstrap.servers: a, sasl.password_file: {tmp_path}/empty, "
-        "ssl.key.password_file: /no/such, "
-        f"ssl.keystore.password: '${{PW}}', ssl.keystore.password_file: {tmp_path}/empty}}",
-        PW=SECRET,
-    )
-    assert errors == [
-        "kafka.sasl.password_file: names an empty file",
-        "kafka.ssl.key.password_file: names a file that cannot be read: No such file or directory",
-        "kafka.ssl.keystore.password_file: is given beside ssl.keystore.password; allowed: one of the two",
-    ]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "group.id",
-        "transactional.id",
-        "isolation.level",
-        "enable.auto.commit",
-        "enable.auto.offset.store",
-        "auto.offset.reset",
-        "enable.partition.eof",
-        "partition.assignment.strategy",
-        "group.protocol",
-        "enable.idempotence",
-        "acks",
-    ],
-)
-def test_a_property_that_the_guarantees_fix_is_refused_with_the_reason(tmp_path: Path, name: str) -> None:
-    error = only_error(tmp_path, f"kafka: {{bootstrap.servers: a, {name}: x}}")
-    assert error.startswith(f"kafka.{name}: cannot be set: ")
-    assert len(error) > len(f"kafka.{name}: cannot be set: ") + 10
-
-
-def test_other_properties_are_passed_through(tmp_path: Path) -> None:
-    kafka = load(
-        tmp_path,
-        "kafka: {bootstrap.servers: a, linger.ms: 5, check.crcs: true, client.rack: r1, "
-        "message.max.bytes: 2000000, max.poll.interval.ms: 240000}",
-    )
-    assert dict(kafka.kafka) == {
-        "bootstrap.servers": "a",
-        "linger.ms": 5,
-        "check.crcs": True,
-        "client.rack": "r1",
-        "message.max.bytes": 2_000_000,
-        "max.poll.interval.ms": 240_000,
-    }
-    assert (kafka.message_max_bytes, kafka.max_poll_interval_ms, kafka.transaction_timeout_ms) == (
-        2_000_000,
-        240_000,
-        60_000,
-    )
-
-
-@pytest.mark.parametrize(
-    ("setting", "error"),
-    [
-        (
-            "security.protocol: tls",
-            "kafka.security.protocol: 'tls' is not a value that the client library takes",
-        ),
-        ("batch.size: big", "kafka.batch.size: 'big' is not a value that the client library takes"),
-        ("check.crcs: perhaps", "kafka.check.crcs: 'perhaps' is not a value that the client library takes"),
-        ("message.max.bytes: 5", "kafka.message.max.bytes: 5 is out of range; allowed: 1000 to 1000000000"),
-        ("error_cb: print", "kafka.error_cb: takes a function and cannot be set in a file"),
-        ("sasl.jaas.config: a", "kafka.sasl.jaas.config: cannot be set: only Java clients read it"),
-        ("linger.ms: [5]", "kafka.linger.ms: [5] is not a text, a number, true or false"),
-        ("bootstrap.servers: 'a b'", "kafka.bootstrap.servers: 'a b' is no list of brokers; allowed: host:port"),
-        ("bootstrap.servers: 'a:port'", "kafka.bootstrap.servers: 'a:port' is no list of brokers"),
-        ("bootstrap.servers: ''", "kafka.bootstrap.servers: '' is no list of brokers"),
-        ("bootstrap.servers: 9092", "kafka.bootstrap.servers: 9092 is no list of brokers"),
-        ("sasl: {username: me}", "kafka.sasl: is a mapping; allowed: whole names such as sasl.username"),
-        ("client.idd: a", "kafka.client.idd: is not a librdkafka property; did you mean client.id?"),
-    ],
-)
-def test_a_property_that_the_client_does_not_take_is_refused(tmp_path: Path, setting: str, error: str) -> None:
-    servers = "" if setting.startswith("bootstrap") else "bootstrap.servers: a, "
-    assert only_error(tmp_path, f"kafka: {{{servers}{setting}}}").startswith(error)
