@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KAFKA := .kafka/libs/.ready
 MVN ?= mvn
+LOWEST := .venv-lowest
+# A process a core; tests of the one broker of a run keep to one process, as they wait more than they compute.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadgroup
 CHECKED := kernels detector worker tests benchmarks checkpoints
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka demo test faults gpu-test lint format soak bench demo-checkpoint lock clean
+.PHONY: help setup kafka demo test test-lowest faults gpu-test lint format soak bench demo-checkpoint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -34,7 +37,16 @@ demo: $(READY) ## score generated logs with the shipped checkpoint, no Kafka nee
 	$(BIN)/logmamba demo
 
 test: setup ## run every test (a real Kafka broker included)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+test-lowest: $(LOWEST)/.ready $(KAFKA) ## run the tests with the oldest libraries that pyproject.toml allows (takes 6 GB)
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) tests/broker tests/detector tests/worker tests/benchmarks
+
+$(LOWEST)/.ready: requirements.lowest.lock pyproject.toml
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --require-hashes -r requirements.lowest.lock
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
 
 faults: setup ## show every fault the worker survives, at full size; prints a table
 	$(BIN)/python -m pytest tests/faults --faults=full --faults-table=benchmarks/results/faults.md
@@ -64,9 +76,11 @@ bench: setup ## run the benchmarks; each prints a table and writes JSON
 demo-checkpoint: $(READY) ## train checkpoints/demo anew on generated logs
 	$(BIN)/python -m checkpoints.train_demo
 
-lock: ## resolve requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --group dev --generate-hashes --universal --python-version 3.11 \
-	  --no-emit-index-url --no-header --constraint requirements.constraints --output-file requirements.lock --upgrade
+RESOLVE := uv pip compile pyproject.toml --group dev --generate-hashes --universal --python-version 3.11 \
+  --no-emit-index-url --no-header --constraint requirements.constraints --upgrade
+lock: ## resolve requirements.lock and requirements.lowest.lock anew (needs uv)
+	$(RESOLVE) --output-file requirements.lock
+	$(RESOLVE) --resolution lowest-direct --output-file requirements.lowest.lock
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) .kafka .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .kafka .pytest_cache .mypy_cache .ruff_cache .hypothesis

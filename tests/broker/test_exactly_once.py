@@ -16,11 +16,12 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from detector.checkpoint import demo_checkpoint
-from tests.broker.harness import Application, Record, create_topic, hdfs_lines, keyed_by_block, run_logmamba
+from tests.broker.harness import Application, Record, create_topic, hdfs_lines, keyed_by_block
 from tests.broker.kafka import KafkaBroker, require_kafka
 from tests.broker.order import out_of_order
 from tests.faults.stream import PARTITIONS, Follower
 from tests.shared import needs_shared
+from tests.worker.command_line import logmamba
 
 LINES = 20_000
 
@@ -42,7 +43,8 @@ def expected(lines: list[Record], checkpoint: Path, tmp_path_factory: pytest.Tem
         path.write_bytes(b"".join((record.value or b"") + b"\n" for record in lines if record.partition == partition))
         inputs += ["--input", path]
     output = folder / "scores.jsonl"
-    run_logmamba("score", "--checkpoint", checkpoint, "--config", config, *inputs, "--output", output)
+    scored = logmamba("score", "--checkpoint", checkpoint, "--config", config, *inputs, "--output", output)
+    assert scored.returncode == 0, scored.stderr
     return [orjson.loads(line) for line in output.read_bytes().splitlines()]
 
 

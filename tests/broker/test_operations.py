@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer
 
 from detector.text.vocabulary import Vocabulary
 from tests.broker.harness import Application, hdfs_lines, keyed_by_block, read_all, run_logmamba
 from tests.broker.kafka import KafkaBroker
 from tests.detector.small_models import save_random
 from tests.shared import needs_shared
+from tests.worker.command_line import logmamba
 from worker.commands.check import check_everything
 from worker.settings.document import load_settings
 
@@ -22,11 +23,11 @@ def test_check_creates_the_output_topics_and_says_what_is_missing(
     broker: KafkaBroker, checkpoint: Path, tmp_path: Path
 ) -> None:
     application = Application(broker.bootstrap, tmp_path, checkpoint, partitions=3)
-    run_logmamba("check", "--config", application.config, "--create-topics")
+    assert logmamba("check", "--config", application.config, "--create-topics").returncode == 0
     for topic in (application.score_topic, application.dead_topic):
         assert len(Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "x"}).list_topics(topic).topics) == 1
-    run_logmamba("check", "--config", application.config, "--set", "input.topics=[not-there]", code=1)
-    run_logmamba("check", "--config", application.config, "--set", "model.checkpoint=nowhere", code=1)
+    for missing in ("input.topics=[not-there]", "model.checkpoint=nowhere"):
+        assert logmamba("check", "--config", application.config, "--set", missing).returncode == 1
 
 
 def test_a_checkpoint_of_parsed_sessions_is_refused_by_check_and_run(broker: KafkaBroker, tmp_path: Path) -> None:
@@ -52,25 +53,6 @@ def test_generated_lines_go_to_the_topic_keyed_by_block_and_in_order(
     for partition in (0, 1):
         times = [message.timestamp()[1] for message in messages if message.partition() == partition]
         assert times == sorted(times)
-
-
-@needs_shared
-def test_offsets_reset_by_hand_stop_the_worker_with_the_reason(
-    broker: KafkaBroker, checkpoint: Path, tmp_path: Path
-) -> None:
-    application = Application(broker.bootstrap, tmp_path, checkpoint)
-    application.produce(keyed_by_block(hdfs_lines(LINES), 1))
-    with application.start() as worker:
-        worker.wait_until(lambda: application.committed()[0].offset == LINES)
-        assert worker.stop() == 0, worker.tail()
-    reset = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": application.settings["application_id"]})
-    reset.commit(offsets=[TopicPartition(application.input_topic, 0, 100)], asynchronous=False)
-    reset.close()
-    with application.start() as worker:
-        assert worker.process.wait(60) == 1
-        assert "names no snapshot" in worker.tail()
-        assert "input.on_lost_offsets: earliest" in worker.tail()
-        assert "Traceback" not in worker.tail()
 
 
 @needs_shared

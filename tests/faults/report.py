@@ -33,7 +33,7 @@ class Size:
     @property
     def records(self) -> int:
         """Input records of a test."""
-        return 100_000 if self.full else 20_000
+        return 100_000 if self.full else 12_000
 
 
 class Counts(Protocol):

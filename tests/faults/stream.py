@@ -27,10 +27,10 @@ from tests.broker.harness import (
     create_topic,
     merged,
     read_all,
-    run_logmamba,
 )
 from tests.faults.checker import DeadLetter, Expected, RawRecord, Rules, Score, check, expected_of
 from tests.faults.report import FaultReport
+from tests.worker.command_line import logmamba
 from worker.generator.log import GeneratedLog
 
 PARTITIONS = 4
@@ -130,7 +130,8 @@ def _scores_of_files(
         path = folder / f"{number}.log"
         path.write_bytes(b"".join((value or b"") + b"\n" for value in part))
         inputs += ["--input", path]
-    run_logmamba("score", "--checkpoint", checkpoint, "--config", config, *inputs, "--output", output)
+    scored = logmamba("score", "--checkpoint", checkpoint, "--config", config, *inputs, "--output", output)
+    assert scored.returncode == 0, scored.stderr
     values: dict[int, list[dict[str, Any]]] = {number: [] for number in range(len(parts))}
     for line in output.read_bytes().splitlines():
         value = orjson.loads(line)

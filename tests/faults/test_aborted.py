@@ -28,7 +28,7 @@ def test_an_abort_leaves_its_records_unseen_and_one_control_record_behind_them(
         assert set(positions(run).values()) == {OFFSET_INVALID}
 
         # All that this transaction was to publish has reached the broker; only its end is missing.
-        died(run, "commit", 6, "worker.batch_records=2000")
+        died(run, "commit", 3, "worker.batch_records=2000")
         published, position = values(bootstrap, topic, "read_committed"), positions(run)
         stable, written = ends(bootstrap, topic, "read_committed"), ends(bootstrap, topic, "read_uncommitted")
         seen = values(bootstrap, topic, "read_uncommitted")

@@ -191,7 +191,7 @@ def offsets_expired(lost: Lost) -> tuple[str, int]:
         for name, lose, core in [
             ("committed position deleted", position_deleted, False),
             ("position of the snapshot deleted", snapshot_position_deleted, True),
-            ("snapshot part missing", part_missing, True),
+            ("snapshot part missing", part_missing, False),
             ("snapshot part damaged", part_damaged, False),
             ("committed offsets expired", offsets_expired, False),
         ]

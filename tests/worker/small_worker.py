@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +74,7 @@ class Clock:
         return self.now
 
     def sleep(self, seconds: float) -> None:
+        """As `time.sleep`, in no time."""
         self.now += seconds
 
 

@@ -54,7 +54,7 @@ def outputs(model: DetectorModel, batch: list[list[int]]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(probe=sequences, before=st.lists(sequences, max_size=5), after=st.lists(sequences, max_size=5))
 def test_a_session_is_scored_the_same_alone_and_among_others(
     name: str, threads: int, probe: list[int], before: list[list[int]], after: list[list[int]]
@@ -65,7 +65,7 @@ def test_a_session_is_scored_the_same_alone_and_among_others(
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(whole=st.lists(tokens, min_size=1, max_size=LONGEST), data=st.data())
 def test_what_comes_after_a_position_does_not_change_it(
     name: str, threads: int, whole: list[int], data: st.DataObject

@@ -40,7 +40,7 @@ def probability(found: Explanation, row: int, token: int) -> float:
     return float(found.probabilities[row, found.expected[row].tolist().index(token)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(TOKENS, max_size=40))
 def test_surprises_and_scores_are_those_of_the_score_to_the_bit(scorer: Scorer, tokens: list[int]) -> None:
     [scores] = scorer.score([encoded(tokens)])
@@ -51,7 +51,7 @@ def test_surprises_and_scores_are_those_of_the_score_to_the_bit(scorer: Scorer, 
     assert found.final == scores.final
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(TOKENS, max_size=40))
 def test_every_surprise_is_to_the_bit_the_one_that_the_score_was_made_of(
     checkpoint: Checkpoint, scorer: Scorer, tokens: list[int]
@@ -63,7 +63,7 @@ def test_every_surprise_is_to_the_bit_the_one_that_the_score_was_made_of(
     assert scorer.explain(encoded(tokens)).surprises.tobytes() == measured.surprises.tobytes()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(TOKENS, max_size=40))
 def test_the_probability_of_what_came_is_what_its_surprise_says(scorer: Scorer, tokens: list[int]) -> None:
     found = scorer.explain(encoded(tokens), k=EVERY)

@@ -121,7 +121,7 @@ def test_a_tail_of_few_or_equal_values_is_still_an_increasing_map(values: list[f
     assert levels[-1] == MAX_LEVEL
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.floats(0, 60), min_size=1, max_size=80),
     st.lists(st.floats(0, 500), min_size=1, max_size=40),

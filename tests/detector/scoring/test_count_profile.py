@@ -107,7 +107,7 @@ def test_equal_sessions_may_come_one_by_one_or_counted() -> None:
 EVENTS = st.lists(st.sampled_from([OPEN, WRITE, CLOSE, READ, RETRY, SLOW, 11, UNK, -7]), max_size=14)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(EVENTS, min_size=1, max_size=6))
 def test_a_session_is_judged_alike_alone_and_among_others(sessions: list[list[int]]) -> None:
     together = NORMALS.judge(*packed(sessions))
@@ -118,14 +118,14 @@ def test_a_session_is_judged_alike_alone_and_among_others(sessions: list[list[in
         assert np.array_equal(alone.running, together.running[bounds[index] : bounds[index + 1]])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(EVENTS)
 def test_the_order_of_events_changes_nothing_of_the_complete_session(events: list[int]) -> None:
     shuffled = np.random.default_rng(len(events)).permutation(np.array(events, np.int64))
     assert NORMALS.judge(*packed([events])).final == NORMALS.judge(*packed([shuffled.tolist()])).final
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(EVENTS)
 def test_what_is_unusual_before_the_end_stays_so_and_does_not_depend_on_what_follows(events: list[int]) -> None:
     judged = NORMALS.judge(*packed([events]))

@@ -42,7 +42,7 @@ def alone(scorer: Scorer, tokens: list[int]) -> EventScores:
     return scorer.score([encoded(tokens)])[0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sequences=SEQUENCES, batch_tokens=st.integers(1, 120), data=st.data())
 def test_scores_are_the_same_bits_for_any_split_order_and_cache(
     checkpoint: Checkpoint,
@@ -62,7 +62,7 @@ def test_scores_are_the_same_bits_for_any_split_order_and_cache(
             assert [bits(scores) for scores in results] == [expected[index] for index in part]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tokens=st.lists(TOKENS, min_size=1, max_size=90), data=st.data())
 def test_scores_of_a_prefix_are_the_leading_scores_of_the_longer_sequence(
     uncached: Scorer, tokens: list[int], data: st.DataObject

@@ -17,8 +17,8 @@ from detector.checkpoint import demo_checkpoint
 from detector.errors import InputFileError
 from detector.text.vocabulary import Vocabulary
 from tests.detector.small_models import random_checkpoint, save_random
+from tests.worker.command_line import logmamba
 from tests.worker.small_worker import ODD, VOCABULARY, OddScorer, settings
-from tests.worker.test_cli import logmamba
 from worker.commands.evaluate import evaluate_checkpoint
 from worker.commands.evaluation.examples import EXAMPLES
 from worker.commands.evaluation.sessions import read_evaluated_sessions, score_sequences

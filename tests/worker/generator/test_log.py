@@ -56,7 +56,7 @@ def test_the_same_arguments_give_the_same_log_and_another_seed_another() -> None
     assert list(GeneratedLog(lines=2_000, seed=5)) != list(GeneratedLog(lines=2_000, seed=6))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 300), st.integers(0, 50))
 def test_a_log_has_exactly_as_many_lines_as_asked_for(lines: int, seed: int) -> None:
     log = GeneratedLog(lines=lines, seed=seed)

@@ -114,7 +114,7 @@ def asked_by_calm_blocks() -> list[Thresholds]:
     return asked
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 13 * BLOCK), st.integers(1, 3 * BLOCK), st.floats(0.5, 1))
 def test_a_burst_takes_no_threshold_above_what_a_block_without_it_asks_for(
     begin: int, sessions: int, score: float
@@ -144,7 +144,7 @@ def test_what_is_new_and_stays_is_followed_and_what_was_is_forgotten() -> None:
 scores_of_streams = st.lists(st.sampled_from([0.0, 0.3, 0.55, 0.8, 0.9, 0.96, 0.999, 1.0]), min_size=1, max_size=40)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(scores_of_streams, st.sets(st.integers(0, 1200), max_size=6))
 def test_thresholds_that_are_saved_and_restored_anywhere_are_those_of_an_unbroken_run(
     pattern: list[float], cuts: set[int]

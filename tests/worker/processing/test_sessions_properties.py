@@ -106,7 +106,7 @@ def batches(events: list[Event], cuts: list[int]) -> Iterator[list[Event]]:
         yield events[begin:stop]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(rules=session_rules, events=streams())
 def test_the_rules_are_those_of_the_plain_model(rules: SessionRules, events: list[Event]) -> None:
     sessions = Sessions(rules)
@@ -116,7 +116,7 @@ def test_the_rules_are_those_of_the_plain_model(rules: SessionRules, events: lis
     assert (sessions.late_events, sessions.skewed_events) == (model.late, model.skewed)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rules=session_rules, events=streams(), cuts=st.lists(st.integers(0, 100), max_size=20))
 def test_any_split_into_batches_gives_the_same_outputs(
     rules: SessionRules, events: list[Event], cuts: list[int]
@@ -126,7 +126,7 @@ def test_any_split_into_batches_gives_the_same_outputs(
     assert outputs + finish(sessions, events) == expected(rules, events).outputs
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rules=session_rules,
     partitions=st.tuples(streams(), streams()),
@@ -204,7 +204,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(rules=session_rules, events=streams(), course=actions)
 def test_any_course_of_commits_snapshots_and_crashes_publishes_every_output_once(
     rules: SessionRules, events: list[Event], course: list[int | Literal["commit", "snapshot", "crash"]]
@@ -223,7 +223,7 @@ def test_any_course_of_commits_snapshots_and_crashes_publishes_every_output_once
     assert worker.published + finish(worker.sessions, events) == expected(rules, events).outputs
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(rules=session_rules, events=streams(), at=st.integers(0, 60), until=st.integers(0, 60))
 def test_a_snapshot_anywhere_then_a_silent_replay_gives_the_outputs_of_an_unbroken_run(
     rules: SessionRules, events: list[Event], at: int, until: int
@@ -243,7 +243,7 @@ def test_a_snapshot_anywhere_then_a_silent_replay_gives_the_outputs_of_an_unbrok
     assert before + after == expected(rules, events).outputs
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rules=session_rules,
     events=streams(),

@@ -27,7 +27,7 @@ def layouts(draw: st.DrawFn) -> str:
     return "".join(each + draw(literals) for each in dict.fromkeys(chosen))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.data(), layouts())
 def test_a_text_has_the_time_that_strptime_reads_in_it(data: st.DataObject, layout: str) -> None:
     try:
