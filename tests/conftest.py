@@ -22,7 +22,7 @@ settings.load_profile("untimed")
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """When tests run in several processes, those of the one broker keep to one, which starts it."""
-    if "broker" in getattr(item, "fixturenames", ()):
+    if item.path.parent.name in ("broker", "faults") and "broker" in getattr(item, "fixturenames", ()):
         item.add_marker(pytest.mark.xdist_group("broker"))
 
 
