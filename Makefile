@@ -7,8 +7,8 @@ READY := $(VENV)/.ready
 KAFKA := .kafka/libs/.ready
 MVN ?= mvn
 LOWEST := .venv-lowest
-# A process a core; tests of the one broker of a run keep to one process, as they wait more than they compute.
-PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadgroup
+# A process a core; tests/conftest.py says which tests keep to one process.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadscope
 CHECKED := kernels detector worker tests benchmarks checkpoints
 
 .DEFAULT_GOAL := help

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,10 +20,19 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """When tests run in several processes, those of the one broker keep to one, which starts it."""
-    if item.path.parent.name in ("broker", "faults") and "broker" in getattr(item, "fixturenames", ()):
-        item.add_marker(pytest.mark.xdist_group("broker"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """When tests run in several processes, a file keeps to one, which makes its fixtures once, and so do all the tests
+    of the folders that share the broker."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixtures(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.split("::")[0]
+            folder = path.rpartition("/")[0]
+            return "broker" if folder in ("tests/broker", "tests/faults") else path
+
+    return ByFixtures(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,6 @@ from tests.benchmarks.sessions import blocks
 from tests.shared import needs_shared
 
 DATA = blocks(200, 60)
-pytestmark = pytest.mark.xdist_group("test_accuracy_ablations")
 OPTIONS = TrainingOptions(next_token_steps=12, classifier_steps=12, passes=0, batch_tokens=512, validations=2, cuts=50)
 CONFIG = ModelConfig(8, d_model=16, n_layers=1, d_state=4, headdim=8, mimo_rank=2)
 SESSIONS = ([BOS, 3, 4, 5, 3, EOS], [BOS, 7, EOS], [BOS, EOS], [BOS, 6, 6, 4, EOS])

@@ -18,7 +18,6 @@ from benchmarks.accuracy.tasks import Task
 from detector.training.train import TrainingOptions
 from tests.benchmarks.sessions import blocks
 
-pytestmark = pytest.mark.xdist_group("test_accuracy_results")
 DATA = blocks(800, 60)
 PROTOCOLS = {
     "with": Protocol("With labels", lambda: DATA, random_split, labelled=True),

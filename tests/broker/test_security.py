@@ -20,7 +20,6 @@ from tests.broker.kafka import KafkaBroker, Secured, require_kafka
 from tests.faults.report import FaultReport
 from tests.faults.stream import Stream
 
-pytestmark = pytest.mark.xdist_group("test_security")
 USERNAME, PASSWORD = "alice", "correct-horse-battery"  # two words, neither of which a log would say by chance
 LINES = 5_000
 

@@ -61,14 +61,18 @@ def test_an_unreachable_broker_gives_a_message_and_exit_code_1_within_15_seconds
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
         config = tmp_path / "worker.yaml"
         config.write_text(f"kafka: {{bootstrap.servers: '{address}'}}\n")
-        began = time.monotonic()
-        done = process("run", "--config", config, "--set", "observability.log_level=error")
-        took = time.monotonic() - began
-    assert done.returncode == 1
-    [message] = [line for line in done.stderr.splitlines() if line.startswith("logmamba: ")]
+        command = [sys.executable, "-m", "worker", "run", "--config", str(config)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as worker:
+            assert worker.stderr is not None
+            assert "starting" in worker.stderr.readline()
+            began = time.monotonic()  # how long Python takes to start is the machine's
+            lines = worker.stderr.readlines()
+            took = time.monotonic() - began
+    assert worker.returncode == 1
+    [message] = [line for line in lines if line.startswith("logmamba: ")]
     assert f"no Kafka broker answers at {address}" in message
     assert took < 15  # the limit that the message comes within is part of the contract
-    assert "Traceback" not in done.stderr
+    assert not any("Traceback" in line for line in lines)
 
 
 @pytest.mark.parametrize(

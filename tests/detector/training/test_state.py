@@ -47,7 +47,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[T
     return trained.save(tmp_path_factory.mktemp("uninterrupted") / "model"), reports
 
 
-@pytest.mark.xdist_group("uninterrupted training")
 def test_a_training_killed_after_every_validation_ends_with_the_same_checkpoint_and_the_same_losses(
     tmp_path: Path, uninterrupted: tuple[str, list[TrainingProgress]]
 ) -> None:
@@ -122,7 +121,6 @@ training(OPTIONS, Path(sys.argv[1]))
 """
 
 
-@pytest.mark.xdist_group("uninterrupted training")
 def test_a_process_killed_before_its_new_state_is_in_place_is_taken_up_from_the_one_before(
     tmp_path: Path, uninterrupted: tuple[str, list[TrainingProgress]]
 ) -> None:

@@ -67,7 +67,6 @@ def unlabelled() -> Trained:
     return train(data, VOCABULARY, size=SMALL, device="cpu", options=QUICK)
 
 
-@pytest.mark.xdist_group("trained with labels")
 def test_with_labels_faulty_sessions_are_told_from_normal_ones(labelled: Trained, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     fresh = [normal(rng) for _ in range(40)] + [faulty(rng) for _ in range(40)]
@@ -79,7 +78,6 @@ def test_with_labels_faulty_sessions_are_told_from_normal_ones(labelled: Trained
     assert labelled.record.metrics["auprc"] > 0.95
 
 
-@pytest.mark.xdist_group("trained with labels")
 def test_with_labels_a_fault_shows_in_the_early_score_from_its_event_on(labelled: Trained, tmp_path: Path) -> None:
     (scores,) = scored(labelled, tmp_path / "model", [[OPEN, READ, WRITE, FAIL]])
     assert (scores.scores[:3] < 0.7).all()

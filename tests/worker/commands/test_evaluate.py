@@ -26,7 +26,6 @@ from worker.commands.score import score_files
 from worker.errors import RunError
 from worker.processing.scorer import Scorer
 
-pytestmark = pytest.mark.xdist_group("test_evaluate")
 THRESHOLDS = {"warning": 0.7, "critical": 0.95}
 
 
