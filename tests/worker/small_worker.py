@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
