@@ -30,6 +30,7 @@ _FIRST_YEAR = 1969
 """That a year of two digits can mean (POSIX)."""
 
 _MINUTE_MS = 60_000
+_MONTH = np.timedelta64(1, "M")
 _NUMBERS = frozenset("YymdHIMS")
 _RANGES = {"Y": (1, 9999), "m": (1, 12), "H": (0, 23), "I": (1, 12), "M": (0, 59), "S": (0, 59)}
 
@@ -153,7 +154,7 @@ def _days(
         years = _FIRST_YEAR + (values["y"] - _FIRST_YEAR) % 100
     month = values.get("m", np.int64(_MONTH_NUMBERS[parts["b"].text.lower()] if "b" in parts else 1))
     months = np.asarray((years - 1970) * 12 + month - 1).astype("datetime64[M]")
-    first, next_first = (each.astype("datetime64[D]").astype(np.int64) for each in (months, months + 1))
+    first, next_first = (each.astype("datetime64[D]").astype(np.int64) for each in (months, months + _MONTH))
     days = first + values.get("d", np.int64(1)) - 1
     return days, (first <= days) & (days < next_first)
 
