@@ -57,6 +57,17 @@ DENIED = frozenset(
     }
 )
 
+# The broker knows something else of the transaction than the client does, as after a broker's crash. The client may be
+# of no use any more, a new one is.
+_OUT_OF_STEP = frozenset(
+    {
+        KafkaError.INVALID_TXN_STATE,
+        KafkaError.INVALID_PRODUCER_ID_MAPPING,
+        KafkaError.UNKNOWN_PRODUCER_ID,
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+    }
+)
+
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 
 
@@ -74,6 +85,8 @@ def translated(exception: KafkaException, topic: str = "") -> RunError | Transac
             "another worker with the same worker.instance has taken over (each needs its own), or this process stood "
             "still for longer than session.timeout.ms or transaction.timeout.ms"
         )
+    if error.code() in _OUT_OF_STEP:
+        return TransactionAborted(error.str())
     if error.fatal():
         return RunError(f"Kafka: {error.str()}")
     if error.txn_requires_abort() and error.code() not in DENIED:

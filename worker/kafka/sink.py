@@ -29,9 +29,10 @@ fences it from then on. What it had open when its partitions were lost is ended 
 old client could learn that it is fenced, and would not know by whom.
 
 `abort` gives up whatever is open, until the caller's deadline and T have passed. A client that cannot, because one of
-its calls hangs, the broker is away or its commit is undecided, is given up: `settle` replaces it by a new one with the
-same transactional id, and waits as long as the broker is away. Starting, that one fences the old one, ends what it left
-open and waits for what was undecided; only then may the caller read what is committed, and go on from there.
+its calls hangs, the broker is away or has forgotten its transaction in a crash, or its commit is undecided, is given
+up: `settle` replaces it by a new one with the same transactional id, and waits as long as the broker is away. Starting,
+that one fences the old one, ends what it left open and waits for what was undecided; only then may the caller read what
+is committed, and go on from there.
 
 A twin, another live worker with the same id, fences this one, which then stops. It is told from a coordinator that lost
 patience by the time: no call asks for anything after T unless the process itself stood still for so long (SIGSTOP, a
@@ -309,6 +310,7 @@ class TransactionalSink(_KafkaSink):
             try:
                 self._producer.begin_transaction()
             except KafkaException as error:
+                self._stuck = True
                 raise translated(error) from error
             self._open = True
             self._ends = Deadline(self._longest_s)
