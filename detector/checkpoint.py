@@ -29,6 +29,7 @@ from torch import Tensor
 
 from detector.errors import CheckpointError
 from detector.model.model import DetectorModel, ModelConfig
+from detector.reading import ReadingRecord
 from detector.scoring.calibration import Calibration
 from detector.scoring.count_profile import CountProfile
 from detector.text.vocabulary import Vocabulary
@@ -67,7 +68,11 @@ class TrainingRecord:
 
 
 class Manifest(BaseModel):
-    """``manifest.json`` without its own hash."""
+    """``manifest.json`` without its own hash.
+
+    `reading` says how the sessions of raw lines were formed; it is None for parsed ones, and in a checkpoint from
+    before there was such a record.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -77,6 +82,7 @@ class Manifest(BaseModel):
     model: ModelConfig
     calibration: Calibration
     training: TrainingRecord
+    reading: ReadingRecord | None = None
     files: dict[Literal["model.safetensors", "vocabulary.json"], str]
 
 
@@ -113,6 +119,7 @@ def save(
     profile: CountProfile,
     calibration: Calibration,
     training: TrainingRecord,
+    reading: ReadingRecord | None = None,
 ) -> str:
     """Write a checkpoint at `directory`, replacing an older checkpoint there as a whole.
 
@@ -137,6 +144,7 @@ def save(
         model=model.config,
         calibration=calibration,
         training=training,
+        reading=reading,
         files={
             MODEL_FILE: _sha256(contents[MODEL_FILE]),
             VOCABULARY_FILE: _sha256(contents[VOCABULARY_FILE]),

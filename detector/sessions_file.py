@@ -3,8 +3,10 @@
 A sessions file has a header line; its columns are found by name: ``session_id`` or ``block_id``,
 ``events`` (event ids separated by spaces, each its own template), and optionally ``label`` (0 or 1),
 ``order`` (an integer to sort by) and ``count`` (how many equal sessions the row stands for). A labels
-file has a column ``block_id``, ``session_id`` or ``session`` and a column ``label``. Other columns are
-ignored in both; an empty optional value means "not known".
+file has a column ``block_id``, ``session_id`` or ``session`` and a column ``label``. Names are taken
+without regard to case and underscores, and labels as ``Normal`` and ``Anomaly`` too (``BlockId,Label`` of
+public sets). Other columns are ignored in both; an empty optional value means "not known". A byte order
+mark at the beginning is none of the text.
 """
 
 import csv
@@ -13,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ SESSION_COLUMNS = ("session_id", "block_id")
 LABEL_KEY_COLUMNS = ("block_id", "session_id", "session")
 NORMAL, ANOMALOUS, UNLABELLED = 0, 1, -1
 NO_ORDER = -1
+_LABELS = {"0": NORMAL, "normal": NORMAL, "1": ANOMALOUS, "anomaly": ANOMALOUS, "": UNLABELLED}
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -143,7 +147,8 @@ def _lines(path: Path, decode_errors: str = "strict") -> Iterator[Iterator[str]]
             compressed = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             stream = gzip.GzipFile(fileobj=raw) if compressed else raw
-            yield (line.decode("utf-8", decode_errors).rstrip("\r\n") for line in stream)
+            texts = (line.decode("utf-8", decode_errors).rstrip("\r\n") for line in stream)
+            yield chain([next(texts, "").removeprefix("\ufeff")], texts)
     except UnicodeDecodeError as error:
         raise InputFileError(f"{path}: not UTF-8: {error.object[:60]!r}") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -151,20 +156,25 @@ def _lines(path: Path, decode_errors: str = "strict") -> Iterator[Iterator[str]]
 
 
 def _column(path: Path, columns: Sequence[str], names: Sequence[str]) -> int:
-    for name in names:
-        if name in columns:
-            return columns.index(name)
+    plain = [_plain(name) for name in columns]
+    for name in map(_plain, names):
+        if name in plain:
+            return plain.index(name)
     wanted = " or ".join(repr(name) for name in names)
     found = ", ".join(repr(name) for name in columns if name) or "none"
     raise InputFileError(f"{path}, line 1: no column {wanted} in the header; found: {found[:200]}")
 
 
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", "")
+
+
 def _label(path: Path, number: int, value: str) -> int:
-    if value in ("0", "1"):
-        return int(value)
-    if value == "":
-        return UNLABELLED
-    raise InputFileError(f"{path}, line {number}: label {value!r}; allowed: 0 (normal), 1 (anomalous) or empty")
+    label = _LABELS.get(value.lower())
+    if label is None:
+        allowed = "0 or Normal, 1 or Anomaly, or empty"
+        raise InputFileError(f"{path}, line {number}: label {value!r}; allowed: {allowed}")
+    return label
 
 
 def _integer(path: Path, number: int, name: str, value: str, minimum: int, default: int) -> int:

@@ -169,7 +169,7 @@ def score(
 
     settings = _with_checkpoint(_settings(config, overrides), checkpoint)
     with _reading(inputs) as advance:
-        done = score_files(settings, load_scorer(settings), inputs, output, advance)
+        done = score_files(settings, load_scorer(settings), inputs, output, advance, _tell)
     _err.print(
         f"{done.lines:,} lines, {done.sessions:,} sessions: {done.critical:,} critical, {done.warnings:,} warnings, "
         f"{done.refused:,} lines refused. Written to {output}",
@@ -249,7 +249,7 @@ def explain(
 
     settings = _with_checkpoint(_settings(config, overrides), checkpoint)
     with _reading(inputs) as advance:
-        found = explain_sessions(settings, load_scorer(settings), inputs, session, advance)
+        found = explain_sessions(settings, load_scorer(settings), inputs, session, advance, _tell)
     for explained in found:
         if as_json:
             typer.echo(explained.to_json())
@@ -291,6 +291,10 @@ def generate(
                 stopping=stopping,
                 console=_err,
             )
+
+
+def _tell(line: str) -> None:
+    _err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _settings(config: Path | None, overrides: list[str]) -> Settings:

@@ -63,6 +63,7 @@ class Scorer:
     Attributes:
         checkpoint: digest of the checkpoint's manifest, ``sha256:<hex>``.
         vocabulary: its templates.
+        reading: how the sessions that it was trained on came about; None where that is not known.
         cache_hits: sequences answered without the model so far, repeated ones within a call among them.
         cache_misses: sequences the model was run on so far.
         events_scored: events in those.
@@ -87,6 +88,7 @@ class Scorer:
             raise ValueError(f"cache_size is {cache_size}; it must be at least 0")
         self.checkpoint = checkpoint.digest
         self.vocabulary = checkpoint.vocabulary
+        self.reading = checkpoint.manifest.reading
         self.cache_hits = 0
         self.cache_misses = 0
         self.events_scored = 0

@@ -14,6 +14,7 @@ from detector.errors import TrainingError
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
 from detector.quality.metrics import Detection, average_precision
+from detector.reading import ReadingRecord
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
@@ -63,8 +64,12 @@ class Trained:
     record: TrainingRecord
     state: TrainingState | None = None
 
-    def save(self, directory: Path) -> str:
+    def save(self, directory: Path, reading: ReadingRecord | None = None) -> str:
         """Write the checkpoint and return its digest; the training's state is no longer needed and removed.
+
+        Args:
+            directory: where to.
+            reading: how the sessions came about; None for parsed ones.
 
         Raises:
             CheckpointError: as `detector.checkpoint.save`.
@@ -76,6 +81,7 @@ class Trained:
             profile=self.profile,
             calibration=self.calibration,
             training=self.record,
+            reading=reading,
         )
         if self.state is not None:
             self.state.remove()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from detector.reading import ReadingRecord
 from detector.text.vocabulary import Vocabulary
 from worker.delivery.deadline import Deadline
 from worker.delivery.loop import Worker
@@ -42,8 +43,9 @@ class OddScorer:
     checkpoint = "sha256:odd"
     cache_hits = cache_misses = batches_split = 0
 
-    def __init__(self, vocabulary: Vocabulary = VOCABULARY) -> None:
+    def __init__(self, vocabulary: Vocabulary = VOCABULARY, reading: ReadingRecord | None = None) -> None:
         self.vocabulary = vocabulary
+        self.reading = reading
 
     def score(
         self,

@@ -61,8 +61,8 @@ def evaluate_checkpoint(
         console: for the progress and the summary.
 
     Raises:
-        InputFileError: an input or the labels cannot be read.
-        SettingsError: settings that do not fit the checkpoint, or an input of another kind than it was trained on.
+        InputFileError: an input or the labels cannot be read, or the inputs hold no session.
+        SettingsError: settings that do not fit the checkpoint or the input.
         RunError: the report cannot be written.
     """
     known = None if labels is None else read_labels(labels)
@@ -74,7 +74,14 @@ def evaluate_checkpoint(
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         reading = bar.add_task("bytes read", total=sum(path.stat().st_size for path in inputs if path.is_file()))
-        read = read_evaluated_sessions(settings, scorer, inputs, known, lambda count: bar.advance(reading, count))
+        read = read_evaluated_sessions(
+            settings,
+            scorer,
+            inputs,
+            known,
+            lambda count: bar.advance(reading, count),
+            lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+        )
         scoring = bar.add_task("distinct sequences scored", total=len(read.sessions.sequences))
         scores = score_sequences(scorer, read.sessions.sequences, thresholds, lambda count: bar.advance(scoring, count))
     with console.status("figures, bootstrap and baselines"):
@@ -92,7 +99,7 @@ def evaluate_checkpoint(
             "schema": SCHEMA,
             "checkpoint": scorer.checkpoint,
             "vocabulary": scorer.vocabulary.sha256,
-            "inputs": list(read.files),
+            "inputs": list(read.inputs),
             "thresholds": thresholds,
             "normal_weight": normal_weight,
             "seed": seed,
@@ -129,8 +136,6 @@ def _describe(read: ReadSessions, evaluation: Evaluation, console: Console) -> N
         f"sequences",
         highlight=False,
     )
-    if read.refused:
-        console.print(f"{read.refused:,} lines were refused (a worker would send them to the dead-letter topic)")
     if read.unmatched_labels:
         console.print(f"{read.unmatched_labels:,} labels are of sessions that the input does not hold")
     labelled = evaluation.labelled

@@ -7,7 +7,7 @@ its score record is made by the same pipeline. Other sessions are only passed ov
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -24,7 +24,9 @@ from detector.sessions_file import read_sessions
 from detector.text.tokenizer import Tokenizer, event_tokens
 from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
 from worker.errors import RunError
-from worker.files.log_files import check_inputs, closed_sessions, parsed_session, partition_of
+from worker.files.input_files import open_inputs
+from worker.files.log_files import LogStream, closed_sessions, located, parsed_session, partition_of
+from worker.files.refusals import Refusals
 from worker.observability.metrics import Metrics
 from worker.processing.decoder import Decoder
 from worker.processing.pipeline import Pipeline
@@ -156,8 +158,9 @@ def explain_sessions(
     inputs: Sequence[Path],
     key: str,
     progress: Callable[[int], object] = lambda _bytes: None,
+    tell: Callable[[str], object] = lambda _line: None,
 ) -> Iterator[ExplainedSession]:
-    """Every session of a key, in the order of the files and of their closing.
+    """Every session of a key, in the order of their closing.
 
     The files are read to their ends before this returns; the sessions are explained one by one as they are taken.
     Severities are those of the fixed thresholds, also where the settings have adaptive ones.
@@ -165,27 +168,35 @@ def explain_sessions(
     Args:
         settings: of the application.
         scorer: scores event sequences; its vocabulary makes the tokens.
-        inputs: raw logs or parsed sessions.
+        inputs: raw logs, which are one stream, or parsed sessions.
         key: of the session.
         progress: told how many bytes of raw logs were read since the last call.
+        tell: told, before reading, what does not quite fit, and after it which lines were refused, a line each.
 
     Raises:
-        InputFileError: an input cannot be read.
+        InputFileError: an input cannot be read, or the inputs hold no session.
         RunError: no session has that key; names those whose keys are most like it.
-        SettingsError: settings that do not fit the checkpoint, or an input of another kind than it was trained on.
+        SettingsError: settings that do not fit the checkpoint or the input.
     """
-    parsed = check_inputs(inputs)
+    files = open_inputs(settings, inputs)
     scoring = settings.scoring.model_copy(update={"early": False, "adaptive": None})
     output = settings.output.model_copy(update={"include": "all"})
     use = settings.model_copy(update={"scoring": scoring, "output": output})
-    pipeline = Pipeline(use, scorer, Metrics(), parsed=parsed)
+    pipeline = Pipeline(use, scorer, Metrics(), parsed=files.parsed, times=files.times)
+    for note in (*files.notes, *pipeline.misfits):
+        tell(note)
     seen = _Seen()
     found: list[_Found] = []
-    for path in inputs:
-        if parsed:
+    if files.parsed:
+        for path in files.paths:
             found += _parsed(scorer.vocabulary, path, key, seen)
-        else:
-            found += _raw(settings, scorer.vocabulary, path, key, seen, progress)
+    else:
+        stream = files.stream()
+        refusals = Refusals(stream)
+        found += _raw(settings, scorer.vocabulary, stream, key, seen, refusals, progress)
+        refusals.require_events()
+        for line in refusals.described():
+            tell(line)
     if not found:
         raise RunError(_not_found(key, seen))
     adaptive = settings.scoring.adaptive is not None
@@ -197,7 +208,6 @@ class _Seen:
     """What was passed over on the way to a session."""
 
     sessions: int = 0
-    refused: int = 0
     keys: set[str] = field(default_factory=set)
 
 
@@ -223,23 +233,25 @@ class _TextKeeper:
 def _raw(
     settings: Settings,
     vocabulary: Vocabulary,
-    path: Path,
+    stream: LogStream,
     key: str,
     seen: _Seen,
+    refusals: Refusals,
     progress: Callable[[int], object],
 ) -> Iterator[_Found]:
     keeper = _TextKeeper(Tokenizer(vocabulary, unknown=settings.tokenizer.unknown))
     decoder = Decoder(settings.input, settings.sessions, keeper)
-    texts: deque[str] = deque()  # of events whose session is still open
-    for events, closed in closed_sessions(path, decoder, SessionRules.of(settings.sessions, vocabulary), progress):
-        if events is not None:
-            seen.refused += len(events.dead_letters)
-            seen.keys.update(events.keys)
-            texts += (keeper.lines[row].as_py() for row, each in enumerate(events.keys) if each == key)
-        seen.sessions += len(closed)
-        for each in closed:
+    texts: defaultdict[Partition, deque[str]] = defaultdict(deque)  # of events whose session is still open
+    for step in closed_sessions(stream, decoder, SessionRules.of(settings.sessions, vocabulary), progress):
+        refusals.add(step)
+        mine = texts[step.partition]
+        if step.events is not None:
+            seen.keys.update(step.events.keys)
+            mine += (keeper.lines[row].as_py() for row, each in enumerate(step.events.keys) if each == key)
+        seen.sessions += len(step.closed)
+        for each in step.closed:
             if each.session.key == key:
-                yield _Found(partition_of(path), each, [texts.popleft() for _ in range(len(each.session))])
+                yield _Found(*located(stream, step.partition, each), [mine.popleft() for _ in range(len(each.session))])
 
 
 def _parsed(vocabulary: Vocabulary, path: Path, key: str, seen: _Seen) -> Iterator[_Found]:
@@ -295,8 +307,6 @@ def _expected_json(expected: Expected) -> dict[str, object]:
 
 
 def _not_found(key: str, seen: _Seen) -> str:
-    if not seen.sessions:
-        return f"the input holds no session ({seen.refused:,} lines were refused); does sessions.key fit it?"
     # Slips of the fingers leave most of a key's beginning and end as they are, and these are cheap to compare.
     alike = heapq.nlargest(_MOST_COMPARED, sorted(seen.keys), lambda other: _shared_ends(key, other))
     close = ", ".join(map(repr, get_close_matches(key, alike, _CLOSE_KEYS)))

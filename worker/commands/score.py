@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import orjson
 
 from detector.sessions_file import read_sessions
 from detector.text.tokenizer import event_tokens
 from worker.errors import RunError
-from worker.files.log_files import check_inputs, parsed_session, partition_of, read_records
+from worker.files.input_files import open_inputs
+from worker.files.log_files import LogStream, parsed_session, partition_of
+from worker.files.refusals import Refusals
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Output, Pipeline
+from worker.processing.records import Partition
 from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
 
@@ -37,19 +42,30 @@ def score_files(
     inputs: Sequence[Path],
     output: Path,
     progress: Callable[[int], object] = lambda _bytes: None,
+    tell: Callable[[str], object] = lambda _line: None,
 ) -> ScoredFiles:
-    """Score every session of the input files; what is open at the end of a file closes as `end_of_input`.
+    """Score every session of the input files; what is open at the end of the input closes as `end_of_input`.
 
     The records are written beside `output` and renamed when all are there. Early scores are not written.
 
+    Args:
+        settings: of the application.
+        scorer: scores event sequences; its vocabulary makes the tokens.
+        inputs: raw logs, which are one stream, or parsed sessions.
+        output: JSON lines.
+        progress: told how many bytes of raw logs were read since the last call.
+        tell: told, before reading, what does not quite fit, and after it which lines were refused, a line each.
+
     Raises:
-        InputFileError: an input cannot be read.
+        InputFileError: an input cannot be read, or the inputs hold no session.
         RunError: the output cannot be written.
-        SettingsError: settings that do not fit the checkpoint, or an input of another kind than it was trained on.
+        SettingsError: settings that do not fit the checkpoint or the input.
     """
-    parsed = check_inputs(inputs)
+    files = open_inputs(settings, inputs)
     settings = settings.model_copy(update={"scoring": settings.scoring.model_copy(update={"early": False})})
-    pipeline = Pipeline(settings, scorer, Metrics(), parsed=parsed)
+    pipeline = Pipeline(settings, scorer, Metrics(), parsed=files.parsed, times=files.times)
+    for note in (*files.notes, *pipeline.misfits):
+        tell(note)
     done = ScoredFiles()
     try:
         handle, temporary = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
@@ -57,16 +73,16 @@ def score_files(
         raise RunError(f"{output}: cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            for path in inputs:
-                outputs = _parsed(pipeline, scorer, path, done) if parsed else _raw(pipeline, path, done, progress)
-                for each in outputs:
-                    if each.severity is None:
-                        done.refused += 1
-                    else:
-                        file.write((each.value or b"") + b"\n")
-                        done.sessions += 1
-                        done.warnings += each.severity == "warning"
-                        done.critical += each.severity == "critical"
+            scored = (
+                _parsed(pipeline, scorer, files.paths, done)
+                if files.parsed
+                else _raw(pipeline, files.stream(), done, progress, tell)
+            )
+            for value, severity in scored:
+                file.write(value + b"\n")
+                done.sessions += 1
+                done.warnings += severity == "warning"
+                done.critical += severity == "critical"
         Path(temporary).chmod(0o644)
         Path(temporary).replace(output)
     except BaseException:
@@ -75,24 +91,67 @@ def score_files(
     return done
 
 
-def _raw(pipeline: Pipeline, path: Path, done: ScoredFiles, progress: Callable[[int], object]) -> Iterator[Output]:
-    partition = partition_of(path)
-    pipeline.open(partition)
-    for records in read_records(path, progress):
-        done.lines += len(records.offsets)
-        yield from pipeline.process([records])
-    yield from pipeline.flush(partition, pipeline.position(partition), "end_of_input")
-    pipeline.drop(partition)
+_Scored = Iterator[tuple[bytes, str]]  # value and severity
 
 
-def _parsed(pipeline: Pipeline, scorer: Scorer, path: Path, done: ScoredFiles) -> Iterator[Output]:
-    rows = read_sessions(path)
-    sequences = list(event_tokens(scorer.vocabulary, rows.events))
-    partition = partition_of(path)
-    pipeline.open(partition)
-    for first in range(0, len(rows), _PARSED_BATCH):
-        batch = range(first, min(first + _PARSED_BATCH, len(rows)))
-        closed = [parsed_session(rows.sessions[row], sequences[row], row) for row in batch]
-        done.lines += sum(len(sequences[row]) for row in batch)
-        yield from pipeline.score_closed(partition, closed)
-    pipeline.drop(partition)
+def _raw(
+    pipeline: Pipeline,
+    stream: LogStream,
+    done: ScoredFiles,
+    progress: Callable[[int], object],
+    tell: Callable[[str], object],
+) -> _Scored:
+    refusals = Refusals(stream)
+    pipeline.when_decoded = refusals.decoded
+    partitions: dict[Partition, None] = {}
+    for records in stream.read(progress):
+        partition = Partition(records.topic, records.partition)
+        if partition not in partitions:
+            partitions[partition] = None
+            pipeline.open(partition)
+        yield from _records(pipeline.process([records]), stream)
+    for partition in partitions:
+        yield from _records(pipeline.flush(partition, pipeline.position(partition), "end_of_input"), stream)
+        pipeline.drop(partition)
+    done.lines, done.refused = refusals.lines, refusals.count
+    refusals.require_events()
+    for line in refusals.described():
+        tell(line)
+
+
+def _records(outputs: Iterable[Output], stream: LogStream) -> _Scored:
+    for each in outputs:
+        if each.severity is not None:
+            yield _located(each.value or b"", stream), each.severity
+
+
+def _located(value: bytes, stream: LogStream) -> bytes:
+    """A score record with the place of its session in the files, instead of that in the stream."""
+    if not stream.moves:
+        return value
+    record = orjson.loads(value)
+    source = record["source"]
+    origin, start = stream.origin(Partition(source["topic"], source["partition"]), source["first_offset"])
+    record["source"] = {
+        "topic": origin.topic,
+        "partition": origin.partition,
+        **{name: source[name] - start for name in ("first_offset", "last_offset", "cause_offset")},
+    }
+    for event in record["top_events"]:
+        event["offset"] -= start
+    return orjson.dumps(record)
+
+
+def _parsed(pipeline: Pipeline, scorer: Scorer, paths: Sequence[Path], done: ScoredFiles) -> _Scored:
+    for path in paths:
+        rows = read_sessions(path)
+        sequences = list(event_tokens(scorer.vocabulary, rows.events))
+        partition = partition_of(path)
+        pipeline.open(partition)
+        for first in range(0, len(rows), _PARSED_BATCH):
+            batch = range(first, min(first + _PARSED_BATCH, len(rows)))
+            closed = [parsed_session(rows.sessions[row], sequences[row], row) for row in batch]
+            done.lines += sum(len(sequences[row]) for row in batch)
+            for each in pipeline.score_closed(partition, closed):
+                yield each.value or b"", each.severity or ""
+        pipeline.drop(partition)

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from detector.errors import CheckpointError
 from detector.sessions_file import read_labels
+from worker.commands.terminal.stage_lines import StageLines
+from worker.files.input_files import InputFiles, open_inputs
 from worker.files.training_set import TrainingSet, read_training_set
 from worker.settings.document import Settings
 
@@ -46,7 +48,7 @@ def train_checkpoint(
 
     Args:
         settings: `input`, `sessions`, `tokenizer` and, of the model, device, precision and kernels are used.
-        inputs: raw logs or parsed sessions.
+        inputs: raw logs, which are one stream, or parsed sessions.
         labels: CSV of labels; None for those of parsed sessions, or for none.
         output: directory of the checkpoint.
         seed: of weights, order and the validation split.
@@ -58,7 +60,8 @@ def train_checkpoint(
         console: told what is going on.
 
     Raises:
-        InputFileError: an input or the labels cannot be read.
+        InputFileError: an input or the labels cannot be read, or the inputs hold no session.
+        SettingsError: settings that do not fit the input.
         TrainingError: there is too little to learn from, or what a killed training left does not fit.
         DeviceError: device, precision or kernels are not available here.
         CheckpointError: the checkpoint cannot be written.
@@ -68,11 +71,11 @@ def train_checkpoint(
     if restart:
         state.unlink(missing_ok=True)
     known = None if labels is None else read_labels(labels)
-    total = 2 * sum(path.stat().st_size for path in inputs if path.is_file())
-    columns = TextColumn("reading"), BarColumn(), DownloadColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        found = read_training_set(settings, inputs, known, seed, lambda count: bar.advance(task, count))
+    files = open_inputs(settings, inputs)
+    for note in files.notes:
+        _say(console, note)
+    with _reading(files, console) as advance:
+        found = read_training_set(settings, files, known, seed, advance)
     _describe(found, console)
 
     # PyTorch takes seconds to import; a mistake in the input shows before.
@@ -101,11 +104,11 @@ def train_checkpoint(
             highlight=False,
             soft_wrap=True,
         )
-    digest = trained.save(output)
+    digest = trained.save(output, found.reading)
     mode = trained.record.mode.replace("_", " ")
     console.print(f"scores of the sessions to validate ({mode}):", highlight=False)
     console.print(_quality(trained.record))
-    console.print(f"checkpoint {digest} in {output}", highlight=False, markup=False, soft_wrap=True)
+    _say(console, f"checkpoint {digest} in {output}")
 
 
 def _quality(record: TrainingRecord) -> Table:
@@ -127,17 +130,45 @@ def _quality(record: TrainingRecord) -> Table:
     return table
 
 
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _reading(files: InputFiles, console: Console) -> Iterator[Callable[[int], object]]:
+    """Yields what is told how many bytes were read; raw logs are read twice."""
+    total = (1 if files.parsed else 2) * sum(path.stat().st_size for path in files.paths)
+    columns = TextColumn("reading"), BarColumn(), DownloadColumn()
+    lines = StageLines(lambda line: None if console.is_terminal else _say(console, line))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            bar.advance(task, count)
+            lines.at("reading", f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB")
+
+        advance(0)
+        yield advance
+        if files.parsed:
+            advance(total)
+        lines.end()
+
+
 @contextmanager
 def _reporting(log: Path, console: Console, *, resumed: bool) -> Iterator[Callable[[TrainingProgress], None]]:
     """Yields what shows a report and logs it; says at the end what the training took."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}")
     last: TrainingProgress | None = None
     validation = ""
+    stages = StageLines(lambda line: None if console.is_terminal else _say(console, line))
     with (
         _opened(log, resumed=resumed) as lines,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
-        console.print(f"losses as they come: {log}", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"losses as they come: {log}")
 
         def report(at: TrainingProgress) -> None:
             nonlocal last, validation
@@ -153,10 +184,13 @@ def _reporting(log: Path, console: Console, *, resumed: bool) -> Iterator[Callab
             if at.validation_loss is not None:
                 validation = f", validation {at.validation_loss:.3f}"
             rate = f"{at.tokens_per_s:,.0f} tokens/s, {_clock(at.seconds_left)} left"
-            bar.update(bar.task_ids[-1], completed=at.step, state=f"loss {at.loss:.3f}{validation}, {rate}")
+            state = f"loss {at.loss:.3f}{validation}"
+            bar.update(bar.task_ids[-1], completed=at.step, state=f"{state}, {rate}")
+            stages.at(stage, f"step {at.step:,} of at most {at.steps:,}, {state}, {rate}")
             last = at
 
         yield report
+        stages.end()
     if last is not None:
         console.print(
             f"trained in {_clock(last.seconds)}, {last.tokens / last.seconds:,.0f} tokens/s, with at most "
@@ -192,7 +226,7 @@ def _describe(found: TrainingSet, console: Console) -> None:
     )
     if any(anomalous) and sum(sessions) > found.keys:
         console.print("a label is one of a key: it counts for each of the key's sessions", highlight=False)
-    if found.refused:
-        console.print(f"{found.refused:,} lines were refused (a worker would send them to the dead-letter topic)")
+    for line in found.refused:
+        _say(console, line)
     if found.unmatched_labels:
         console.print(f"{found.unmatched_labels:,} labels are of sessions that the input does not hold")

@@ -1,21 +1,28 @@
-"""Log files as records and sessions: a line is a record, the file's name its topic, the line's number its offset.
+"""Log files as one stream of records and its sessions, as a worker sees a topic.
 
-Lines are counted from 0. A row of a file of parsed sessions is a session, and its number the offset of its events.
+A line is a record. Files that are given together are one stream, read one after the other, so that a session may go
+over several (rotated logs). Its topic is the name of the file in which it begins, its partition 0, and offsets are
+numbers of lines from 0 in that file; where the session goes on in the next file, so does the count. Records that say
+where in Kafka they stood (`worker.files.record_files`) keep that place, and every partition is a stream of its own.
+
+A row of a file of parsed sessions is a session, and its number the offset of its events.
 """
 
 from __future__ import annotations
 
-import gzip
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from detector.errors import InputFileError
-from detector.sessions_file import is_sessions_file
+from worker.files.open_files import lines_of
+from worker.files.record_files import has_places, read_record_file
 from worker.formats.times.years import FileYears
 from worker.processing.decoder import Decoder, Events
 from worker.processing.records import Partition, Records
@@ -30,72 +37,164 @@ def partition_of(path: Path) -> Partition:
     return Partition(path.name, 0)
 
 
-def check_inputs(paths: Sequence[Path]) -> bool:
-    """Refuse what would be found out only after long work, or be ambiguous in the output.
-
-    Returns:
-        Whether the files hold parsed sessions (TSV) rather than raw lines.
-
-    Raises:
-        InputFileError: a file is missing or not a file, two have the same name, or raw and parsed ones are mixed.
-    """
-    seen: dict[str, Path] = {}
-    for path in paths:
-        if not path.is_file():
-            raise InputFileError(f"{path}: no such file")
-        if path.name in seen:
-            raise InputFileError(
-                f"{path}: has the same name as {seen[path.name]}; sessions are told apart by the file's name"
-            )
-        seen[path.name] = path
-    parsed = {is_sessions_file(path) for path in paths}
-    if len(parsed) > 1:
-        raise InputFileError("raw logs and parsed sessions (TSV) cannot be mixed in one run")
-    return parsed.pop() if parsed else False
-
-
 def read_records(path: Path, progress: Callable[[int], object] = lambda _bytes: None) -> Iterator[Records]:
-    """The lines of a log file, plain or .gz, in batches.
+    """The lines of a log file, plain or compressed with gzip, in batches.
 
     A line ends at LF; a CR before it is not part of the line. An empty line at the very end is none. Where times lack a
     year, the file's modification says which year its first line is of, unless `input.timestamp.year` does.
 
     Args:
         path: the file.
-        progress: told how many bytes of the file (compressed ones for .gz) were read since the last call.
+        progress: told how many bytes of the file (compressed ones for gzip) were read since the last call.
 
     Raises:
-        InputFileError: the file cannot be read, or is not gzip though its name says so.
+        InputFileError: the file cannot be read.
+    """
+    topic, partition = partition_of(path)
+    years = years_of(path)
+    first = 0
+    for lines in lines_of(path, _BATCH_LINES, progress):
+        yield Records(
+            topic=topic,
+            partition=partition,
+            offsets=list(range(first, first + len(lines))),
+            values=list(lines),
+            keys=None,
+            timestamps=None,
+            headers=None,
+            years=years,
+        )
+        first += len(lines)
+
+
+def years_of(path: Path) -> FileYears:
+    """What finds the years that the times of a file's lines lack.
+
+    Raises:
+        InputFileError: the file is not there.
     """
     try:
-        years = FileYears(path.stat().st_mtime_ns // 1_000_000)
-        with path.open("rb") as file:
-            if path.suffix == ".gz":
-                with gzip.open(file) as lines:
-                    yield from _batches(path.name, years, lines, file, progress)
-            else:
-                yield from _batches(path.name, years, file, file, progress)
-    except (OSError, EOFError) as error:
+        return FileYears(path.stat().st_mtime_ns // 1_000_000)
+    except OSError as error:
         raise InputFileError(f"{path}: cannot be read: {error}") from error
 
 
-def closed_sessions(
-    path: Path, decoder: Decoder, rules: SessionRules, progress: Callable[[int], object] = lambda _bytes: None
-) -> Iterator[tuple[Events | None, list[ClosedSession]]]:
-    """The sessions of a log file by batches of lines: the batch's events and what they closed.
+class LogStream:
+    """Files of log lines, or of records, as one stream.
 
-    At last comes what is open at the file's end and closes with it, beside None.
+    Args:
+        paths: at least one, in the order of their contents.
+        records: they hold records, all with their places or all without.
+
+    Attributes:
+        placed: the records know where in Kafka they stood.
+        moves: whether a session's offsets in the stream may be others than those of its score record.
 
     Raises:
-        InputFileError: as `read_records`.
+        InputFileError: a file cannot be read.
     """
-    sessions = Sessions(rules)
-    end = 0
-    for records in read_records(path, progress):
+
+    def __init__(self, paths: Sequence[Path], *, records: bool = False) -> None:
+        self._paths = paths
+        self._read_file = read_record_file if records else read_records
+        self.placed = records and has_places(paths[0])
+        self.moves = len(paths) > 1 and not self.placed
+        self._starts: list[int] = []  # of the files begun so far, the number of the first line in the stream
+
+    def read(self, progress: Callable[[int], object] = lambda _bytes: None) -> Iterator[Records]:
+        """The records from the first one on, in batches; their offsets are those in the stream (see `origin`).
+
+        Raises:
+            InputFileError: a file cannot be read.
+        """
+        self._starts = []
+        self._years = years_of(self._paths[0])  # the years of one file follow from those of the file before
+        lines = 0
+        for path in self._paths:
+            self._starts.append(lines)
+            for records in self._read_file(path, progress):
+                lines += len(records.offsets)
+                yield records if self.placed else self._moved(records)
+
+    def origin(self, partition: Partition, first_offset: int) -> tuple[Partition, int]:
+        """Where a session of the stream begins: the partition of its score record, and what its offsets are less there.
+
+        Args:
+            partition: of the stream.
+            first_offset: in it, of a record that was read.
+        """
+        if self.placed:
+            return partition, 0
+        file = bisect_right(self._starts, first_offset) - 1
+        return partition_of(self._paths[file]), self._starts[file]
+
+    def place(self, partition: Partition, offset: int) -> str:
+        """Where a record stands, for people."""
+        origin, start = self.origin(partition, offset)
+        return f"{origin}, offset {offset}" if self.placed else f"{origin.topic}, line {offset - start + 1}"
+
+    def _moved(self, records: Records) -> Records:
+        start, topic = self._starts[-1], self._paths[0].name
+        offsets = [start + offset for offset in records.offsets]
+        return replace(records, topic=topic, offsets=offsets, years=None if records.years is None else self._years)
+
+
+class Step(NamedTuple):
+    """What some records of a partition did, or the end of the input.
+
+    Attributes:
+        partition: of the stream.
+        records, events: what was read, and the events in it; None at the end.
+        closed: the sessions that closed, offsets in the stream.
+    """
+
+    partition: Partition
+    records: Records | None
+    events: Events | None
+    closed: list[ClosedSession]
+
+
+def closed_sessions(
+    stream: LogStream, decoder: Decoder, rules: SessionRules, progress: Callable[[int], object] = lambda _bytes: None
+) -> Iterator[Step]:
+    """The sessions of a stream by batches; at last, for each partition, what is open at the end and closes with it.
+
+    Raises:
+        InputFileError: a file cannot be read.
+    """
+    partitions: dict[Partition, Sessions] = {}
+    ends: dict[Partition, int] = {}
+    for records in stream.read(progress):
+        partition = Partition(records.topic, records.partition)
+        sessions = partitions.setdefault(partition, Sessions(rules))
         (events,) = decoder.decode([records])
-        yield events, sessions.process(events.keys, events.tokens, events.times, events.offsets)
-        end = records.offsets[-1] + 1
-    yield None, sessions.flush(end, "end_of_input")
+        yield Step(
+            partition,
+            records,
+            events,
+            sessions.process(events.keys, events.tokens, events.times, events.offsets),
+        )
+        ends[partition] = records.offsets[-1] + 1
+    for partition, sessions in partitions.items():
+        yield Step(partition, None, None, sessions.flush(ends[partition], "end_of_input"))
+
+
+def located(stream: LogStream, partition: Partition, closed: ClosedSession) -> tuple[Partition, ClosedSession]:
+    """A session of a stream with the partition and the offsets of its score record."""
+    session = closed.session
+    origin, start = stream.origin(partition, session.first_offset)
+    if not start:
+        return origin, closed
+    moved = Session.from_columns(
+        key=session.key,
+        tokens=session.tokens,
+        offsets=array("q", [offset - start for offset in session.offsets]),
+        times=session.times,
+        opened_at=session.opened_at,
+        last_at=session.last_at,
+        order=session.order,
+    )
+    return origin, closed._replace(session=moved, cause_offset=closed.cause_offset - start)
 
 
 def parsed_session(key: str, tokens: npt.NDArray[np.int64], row: int) -> ClosedSession:
@@ -110,30 +209,3 @@ def parsed_session(key: str, tokens: npt.NDArray[np.int64], row: int) -> ClosedS
         order=row,
     )
     return ClosedSession(session, row, "end_of_input", RANK_EXPIRED)
-
-
-def _batches(
-    topic: str, years: FileYears, lines: Iterable[bytes], file: BinaryIO, progress: Callable[[int], object]
-) -> Iterator[Records]:
-    first, at = 0, 0
-    while True:
-        values: list[bytes | None] = []
-        for line in lines:
-            values.append(line.removesuffix(b"\n").removesuffix(b"\r"))
-            if len(values) == _BATCH_LINES:
-                break
-        if not values:
-            return
-        yield Records(
-            topic=topic,
-            partition=0,
-            offsets=list(range(first, first + len(values))),
-            values=values,
-            keys=None,
-            timestamps=None,
-            headers=None,
-            years=years,
-        )
-        first += len(values)
-        progress(file.tell() - at)
-        at = file.tell()

@@ -16,14 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from detector.errors import TrainingError
+from detector.reading import ReadingRecord
 from detector.sessions_file import UNLABELLED, read_sessions
 from detector.text.canonical import Mask
 from detector.text.tokenizer import Tokenizer, event_tokens, learn_vocabulary
 from detector.text.vocabulary import Vocabulary
 from detector.training.data import TrainingSessions
-from worker.files.log_files import check_inputs, closed_sessions, read_records
+from worker.files.input_files import InputFiles
+from worker.files.log_files import LogStream, closed_sessions
+from worker.files.refusals import Refusals
 from worker.processing.decoder import Decoder
+from worker.processing.fit import reading_record
 from worker.processing.session_rules import SessionRules
 from worker.processing.sessions import ClosedSession
 from worker.settings.document import Settings
@@ -42,7 +45,8 @@ class TrainingSet:
         training, validation: sessions, split by key.
         keys: how many keys the sessions have, those of both parts.
         unmatched_labels: labels whose session is not in the input.
-        refused: lines that a worker would have sent to the dead-letter topic.
+        refused: what is to be said of lines that a worker would have sent to the dead-letter topic.
+        reading: how the sessions came about; None for parsed ones.
     """
 
     vocabulary: Vocabulary
@@ -50,7 +54,8 @@ class TrainingSet:
     validation: TrainingSessions
     keys: int
     unmatched_labels: int
-    refused: int
+    refused: Sequence[str]
+    reading: ReadingRecord | None
 
 
 def is_validation(key: str, seed: int) -> bool:
@@ -60,7 +65,7 @@ def is_validation(key: str, seed: int) -> bool:
 
 def read_training_set(
     settings: Settings,
-    inputs: Sequence[Path],
+    inputs: InputFiles,
     labels: Mapping[str, int] | None,
     seed: int,
     progress: Callable[[int], object] = lambda _bytes: None,
@@ -69,44 +74,44 @@ def read_training_set(
 
     Args:
         settings: `input`, `sessions` and `tokenizer` are used.
-        inputs: raw logs or parsed sessions.
+        inputs: raw logs, which are one stream, or parsed sessions.
         labels: 1 (anomalous) or 0 by session key; None for the label column of parsed sessions, or for none.
         seed: which keys are kept for validation.
         progress: told how many bytes of the files were read since the last call (raw logs are read twice).
 
     Raises:
-        InputFileError: a file cannot be read.
-        TrainingError: the files hold no session.
+        InputFileError: a file cannot be read, or the files hold no session.
     """
-    if check_inputs(inputs):
-        return _parsed(inputs, labels, seed)
+    if inputs.parsed:
+        return _parsed(inputs.paths, labels, seed)
     masks = tuple(Mask(mask.pattern, mask.name) for mask in settings.tokenizer.masks)
+    stream = inputs.stream()
     # Sessions of every label shape the vocabulary: a template is a fact of the log, not of its labels.
-    vocabulary = learn_vocabulary(_training_lines(settings, inputs, seed, progress), masks)
+    vocabulary = learn_vocabulary(_training_lines(settings, stream, seed, progress), masks)
     tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
     decoder = Decoder(settings.input, settings.sessions, tokenizer)
     rules = SessionRules.of(settings.sessions, vocabulary)
     rows: list[_Row] = []
-    refused = 0
-    for path in inputs:
-        for events, closed in closed_sessions(path, decoder, rules, progress):
-            refused += 0 if events is None else len(events.dead_letters)
-            rows += map(_row, closed)
-    return _split(vocabulary, rows, [1] * len(rows), labels, seed, refused)
+    refusals = Refusals(stream)
+    for step in closed_sessions(stream, decoder, rules, progress):
+        refusals.add(step)
+        rows += map(_row, step.closed)
+    refusals.require_events()
+    reading = reading_record(settings, times=inputs.times)
+    return _split(vocabulary, rows, [1] * len(rows), labels, seed, refusals.described(), reading)
 
 
 def _training_lines(
-    settings: Settings, inputs: Sequence[Path], seed: int, progress: Callable[[int], object]
+    settings: Settings, stream: LogStream, seed: int, progress: Callable[[int], object]
 ) -> Iterator[pa.Array]:
     """The lines of the sessions that are not kept for validation, in order."""
     keeper = _LineKeeper()
     decoder = Decoder(settings.input, settings.sessions, keeper)
-    for path in inputs:
-        for records in read_records(path, progress):
-            (events,) = decoder.decode([records])
-            yield keeper.take(
-                [line for key, line in zip(events.keys, events.tokens, strict=True) if not is_validation(key, seed)]
-            )
+    for records in stream.read(progress):
+        (events,) = decoder.decode([records])
+        yield keeper.take(
+            [line for key, line in zip(events.keys, events.tokens, strict=True) if not is_validation(key, seed)]
+        )
 
 
 class _LineKeeper:
@@ -141,7 +146,7 @@ def _parsed(inputs: Sequence[Path], labels: Mapping[str, int] | None, seed: int)
         labels = {key: label for key, label in zip(keys, own.tolist(), strict=True) if label != UNLABELLED}
     counts = np.concatenate([file.counts for file in files]).tolist()
     rows = list(zip(keys, event_tokens(vocabulary, events), strict=True))
-    return _split(vocabulary, rows, counts, labels, seed, 0)
+    return _split(vocabulary, rows, counts, labels, seed, (), None)
 
 
 def _row(closed: ClosedSession) -> _Row:
@@ -154,10 +159,9 @@ def _split(
     counts: Sequence[int],
     labels: Mapping[str, int] | None,
     seed: int,
-    refused: int,
+    refused: Sequence[str],
+    reading: ReadingRecord | None,
 ) -> TrainingSet:
-    if not rows:
-        raise TrainingError(f"the input holds no session ({refused} lines were refused); does sessions.key fit it?")
     labels = {} if labels is None else labels
     keys = {key for key, _ in rows}
     sides = np.array([is_validation(key, seed) for key, _ in rows])
@@ -171,4 +175,5 @@ def _split(
         keys=len(keys),
         unmatched_labels=len(labels.keys() - keys),
         refused=refused,
+        reading=reading,
     )

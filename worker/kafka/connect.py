@@ -43,6 +43,8 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
     metrics.watch_score_cache(lambda: scorer.cache_hits, lambda: scorer.cache_misses)
     metrics.watch_batches_split(lambda: scorer.batches_split)
     pipeline = Pipeline(settings, scorer, metrics)
+    for difference in pipeline.misfits:
+        _log.warning("checkpoint_trained_otherwise", difference=difference)
     outage = Outage()
     exactly_once = settings.worker.delivery == "exactly_once"
     source = KafkaSource(

@@ -15,13 +15,12 @@ from typing import Literal, NamedTuple, get_args
 
 import structlog
 
-from detector.text.canonical import Mask
 from detector.text.tokenizer import Tokenizer
-from detector.text.vocabulary import Kind as VocabularyKind
-from worker.errors import RunError, SettingsError
+from worker.errors import RunError
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import LOWEST, AdaptiveState, AdaptiveThresholds
 from worker.processing.decoder import Decoder, Events
+from worker.processing.fit import check_fit
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Headers, Kind, ScoreEncoder, Severity, Thresholds, dead_letter
 from worker.processing.scorer import EventScores, Scorer
@@ -91,20 +90,23 @@ class Pipeline:
         scorer: scores event sequences; its vocabulary makes the tokens.
         metrics: what is counted.
         parsed: the sessions are parsed ones, for `score_closed`, instead of those of raw lines.
+        times: the records or their lines have times, as records of Kafka always do.
 
     Attributes:
+        misfits: what differs from the checkpoint's training and shifts scores, a line each (`worker.processing.fit`).
         while_scoring: called every few seconds while sessions are scored, between two forward passes of the model. What
             it raises ends `process` or `flush`, after which partitions have to be opened anew.
+        when_decoded: called with the records of each partition and the events in them.
 
     Raises:
-        SettingsError: the checkpoint was trained on the other kind of input, or `sessions.end_events` or
-            `tokenizer.masks` do not fit it.
+        SettingsError: the settings cannot fit the checkpoint.
     """
 
-    def __init__(self, settings: Settings, scorer: Scorer, metrics: Metrics, *, parsed: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, scorer: Scorer, metrics: Metrics, *, parsed: bool = False, times: bool = True
+    ) -> None:
         vocabulary = scorer.vocabulary
-        _check_kind(settings, vocabulary.kind, "events" if parsed else "lines")
-        _check_masks(settings, vocabulary.masks)
+        self.misfits = check_fit(settings, vocabulary, scorer.reading, parsed=parsed, times=times)
         self._scorer = scorer
         self._metrics = metrics
         metrics.expect(
@@ -131,6 +133,7 @@ class Pipeline:
         )
         self._open: dict[Partition, _Open] = {}
         self.while_scoring: Callable[[], None] = lambda: None
+        self.when_decoded: Callable[[Records, Events], None] = lambda _records, _events: None
 
     # -- partitions ------------------------------------------------------------------------------------------------
 
@@ -203,6 +206,7 @@ class Pipeline:
         jobs = []
         with self._metrics.stage("sessions"):
             for records, events in zip(batch, decoded, strict=True):
+                self.when_decoded(records, events)
                 partition = Partition(records.topic, records.partition)
                 opened = self._open[partition]
                 if records.offsets[0] < opened.position:
@@ -373,26 +377,3 @@ class Pipeline:
         )
         self._metrics.scored(kind, severity)
         return Output(severity, session.key.encode(), value, headers)
-
-
-def _check_kind(settings: Settings, trained_on: VocabularyKind, given: VocabularyKind) -> None:
-    # The one kind's templates are not the other's: every event would be unknown, and nothing would tell.
-    if given != trained_on:
-        named = {"lines": "raw log lines", "events": "parsed sessions"}
-        raise SettingsError(
-            [
-                f"model.checkpoint: {settings.model.checkpoint} was trained on {named[trained_on]}, but the input is "
-                f"{named[given]}; allowed: a checkpoint trained on {named[given]}"
-            ]
-        )
-
-
-def _check_masks(settings: Settings, masks: Sequence[Mask]) -> None:
-    wanted = [(mask.pattern, mask.name) for mask in settings.tokenizer.masks]
-    if wanted and wanted != [(mask.pattern, mask.name) for mask in masks]:
-        raise SettingsError(
-            [
-                "tokenizer.masks: differ from those the checkpoint was trained with; allowed: default (the "
-                "checkpoint's own), or the same list"
-            ]
-        )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import CheckpointError, DeviceError
+from detector.reading import ReadingRecord
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError, SettingsError
 from worker.settings.document import Settings
@@ -43,6 +44,10 @@ class Scorer(Protocol):
     @property
     def vocabulary(self) -> Vocabulary:
         """Of the tokens it scores."""
+
+    @property
+    def reading(self) -> ReadingRecord | None:
+        """How the sessions that the checkpoint was trained on came about; None where that is not known."""
 
     @property
     def cache_hits(self) -> int:

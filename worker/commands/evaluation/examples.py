@@ -84,7 +84,7 @@ def examples(
                 score=float(final[index]),
                 sessions=int(count[index]),
                 keys=list(dict.fromkeys(read.keys[key] for key in sessions.key[mine].tolist()))[:_KEYS_SHOWN],
-                file=read.files[read.file[row]],
+                file=read.places[read.place[row]],
                 first_offset=int(read.first_offset[row]),
                 length=len(tokens),
                 events=_events(scorer, tokens),

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from detector.errors import InputFileError
 from detector.quality.evaluation import EvaluatedSessions, SequenceScores
 from detector.quality.score_curves import NEVER
 from detector.sessions_file import UNLABELLED, read_sessions
 from detector.text.tokenizer import event_tokens
-from worker.files.log_files import check_inputs, closed_sessions, partition_of
+from worker.files.input_files import open_inputs
+from worker.files.log_files import closed_sessions
+from worker.files.refusals import Refusals
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Pipeline
 from worker.processing.score_records import DECIMALS
@@ -33,17 +34,19 @@ class ReadSessions:
     Attributes:
         sessions: rows in the order in which the sessions closed.
         keys: session key by its number in `sessions.key`.
-        files: name of each input file.
-        file: which of them each row is from, (n,).
+        inputs: name of each input file, in the order of reading.
+        places: what offsets count in: names of files, or partitions of records that know their place.
+        place: which of them each row begins in, (n,).
         first_offset: line (from 0) of each row's first event, or the row of a file of parsed sessions, (n,).
-        refused: lines that a worker would have sent to the dead-letter topic.
+        refused: how many lines a worker would have sent to the dead-letter topic.
         unmatched_labels: labels whose session is not in the input.
     """
 
     sessions: EvaluatedSessions
     keys: Sequence[str]
-    files: Sequence[str]
-    file: npt.NDArray[np.int64]
+    inputs: Sequence[str]
+    places: Sequence[str]
+    place: npt.NDArray[np.int64]
     first_offset: npt.NDArray[np.int64]
     refused: int
     unmatched_labels: int
@@ -55,45 +58,53 @@ def read_evaluated_sessions(
     inputs: Sequence[Path],
     labels: Mapping[str, int] | None,
     progress: Callable[[int], object] = lambda _bytes: None,
+    tell: Callable[[str], object] = lambda _line: None,
 ) -> ReadSessions:
     """Read the input files: the same sessions as `logmamba score` makes of them.
 
     Args:
         settings: `input`, `sessions` and `tokenizer` are used.
         scorer: its vocabulary makes the tokens.
-        inputs: raw logs or parsed sessions.
+        inputs: raw logs, which are one stream, or parsed sessions.
         labels: 1 (anomalous) or 0 by session key; None for the label column of parsed sessions, or for none.
         progress: told how many bytes of the files were read since the last call.
+        tell: told, before reading, what does not quite fit, and after it which lines were refused, a line each.
 
     Raises:
         InputFileError: a file cannot be read, or the files hold no session.
-        SettingsError: settings that do not fit the checkpoint, or an input of another kind than it was trained on.
+        SettingsError: settings that do not fit the checkpoint or the input.
     """
     rows = _Rows()
     refused = 0
-    parsed = check_inputs(inputs)
-    # The pipeline also refuses what does not fit the checkpoint.
-    decoder = Pipeline(settings, scorer, Metrics(), parsed=parsed).decoder
-    if parsed:
-        for file, path in enumerate(inputs):
+    files = open_inputs(settings, inputs)
+    pipeline = Pipeline(settings, scorer, Metrics(), parsed=files.parsed, times=files.times)
+    for note in (*files.notes, *pipeline.misfits):
+        tell(note)
+    if files.parsed:
+        for path in files.paths:
             table = read_sessions(path)
             own = table.labels.tolist()
             for row, tokens in enumerate(event_tokens(scorer.vocabulary, table.events)):
                 key = table.sessions[row]
                 label = own[row] if labels is None else labels.get(key, UNLABELLED)
-                rows.add(key, tokens.tobytes(), label, int(table.counts[row]), file, row)
+                rows.add(key, tokens.tobytes(), label, int(table.counts[row]), path.name, row)
             progress(path.stat().st_size)
     else:
         known = {} if labels is None else labels
         rules = SessionRules.of(settings.sessions, scorer.vocabulary)
-        for file, path in enumerate(inputs):
-            for events, closed in closed_sessions(path, decoder, rules, progress):
-                refused += 0 if events is None else len(events.dead_letters)
-                for session in (each.session for each in closed):
-                    label = known.get(session.key, UNLABELLED)
-                    rows.add(session.key, session.tokens.tobytes(), label, 1, file, session.first_offset)
-    if not rows.sequence:
-        raise InputFileError(f"the input holds no session ({refused} lines were refused); does sessions.key fit it?")
+        stream = files.stream()
+        refusals = Refusals(stream)
+        for step in closed_sessions(stream, pipeline.decoder, rules, progress):
+            refusals.add(step)
+            for session in (each.session for each in step.closed):
+                label = known.get(session.key, UNLABELLED)
+                origin, start = stream.origin(step.partition, session.first_offset)
+                name = str(origin) if stream.placed else origin.topic
+                rows.add(session.key, session.tokens.tobytes(), label, 1, name, session.first_offset - start)
+        refusals.require_events()
+        refused = refusals.count
+        for line in refusals.described():
+            tell(line)
     return ReadSessions(
         sessions=EvaluatedSessions(
             sequences=[np.frombuffer(tokens, np.int64) for tokens in rows.sequences],
@@ -103,8 +114,9 @@ def read_evaluated_sessions(
             counts=np.asarray(rows.counts),
         ),
         keys=list(rows.keys),
-        files=[partition_of(path).topic for path in inputs],
-        file=np.asarray(rows.file),
+        inputs=[path.name for path in files.paths],
+        places=list(rows.places),
+        place=np.asarray(rows.place),
         first_offset=np.asarray(rows.first_offset),
         refused=refused,
         unmatched_labels=0 if labels is None else len(labels.keys() - rows.keys.keys()),
@@ -121,15 +133,16 @@ class _Rows:
     key: array[int] = field(default_factory=lambda: array("q"))
     labels: array[int] = field(default_factory=lambda: array("b"))
     counts: array[int] = field(default_factory=lambda: array("q"))
-    file: array[int] = field(default_factory=lambda: array("q"))
+    places: dict[str, int] = field(default_factory=dict)
+    place: array[int] = field(default_factory=lambda: array("q"))
     first_offset: array[int] = field(default_factory=lambda: array("q"))
 
-    def add(self, key: str, tokens: bytes, label: int, count: int, file: int, first_offset: int) -> None:
+    def add(self, key: str, tokens: bytes, label: int, count: int, place: str, first_offset: int) -> None:
         self.sequence.append(self.sequences.setdefault(tokens, len(self.sequences)))
         self.key.append(self.keys.setdefault(key, len(self.keys)))
         self.labels.append(label)
         self.counts.append(count)
-        self.file.append(file)
+        self.place.append(self.places.setdefault(place, len(self.places)))
         self.first_offset.append(first_offset)
 
 

@@ -1,0 +1,155 @@
+"""What the input files of a command hold, in which order they are read, and whether their events have times."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median_low
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from detector.errors import InputFileError
+from detector.sessions_file import is_sessions_file
+from worker.errors import SettingsError
+from worker.files.log_files import LogStream
+from worker.files.open_files import opened
+from worker.files.record_files import has_places, is_record_file
+from worker.files.timestamp_suggestion import suggested_timestamp
+from worker.processing.decoder import Decoder
+from worker.processing.sessions import NO_TIME
+from worker.settings.document import Settings
+
+_SAMPLE_LINES = 1_000
+_FIRST_TIMES = (
+    101  # one wrong clock among them, such as 1970 before the first contact with a time server, changes nothing
+)
+_ROTATED = re.compile(r"(?P<base>.+?)(?:\.(?P<number>\d{1,6}))?(?:\.gz)?")
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """Files that are read together.
+
+    Attributes:
+        paths: in the order of reading.
+        parsed: they hold parsed sessions rather than raw lines or records.
+        times: the events have times.
+        notes: what a user should know before they are read, a line each.
+    """
+
+    paths: tuple[Path, ...]
+    parsed: bool
+    times: bool
+    notes: tuple[str, ...]
+    _records: bool
+
+    def stream(self) -> LogStream:
+        """The raw lines or records as one stream, to be read from its beginning.
+
+        Raises:
+            InputFileError: a file cannot be read.
+        """
+        return LogStream(self.paths, records=self._records)
+
+
+def open_inputs(settings: Settings, paths: Sequence[Path]) -> InputFiles:
+    """Look into the files: refuse what would be found out only after long work, or be ambiguous in the output.
+
+    Raw files are in the order of their times: of the first hundred events of each, the one in the middle. Where not
+    every file tells a time, they are in the order given, but for the parts of a rotated log (app.log.2.gz, app.log.1,
+    app.log), the highest number first.
+
+    Args:
+        settings: `input` and `sessions` are used.
+        paths: the files.
+
+    Raises:
+        InputFileError: a file is missing, not a file, or of a kind that is not read; two have the same name; or kinds
+            are mixed.
+        SettingsError: the session's key is one that lines of a file do not have.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if not path.is_file():
+            raise InputFileError(f"{path}: no such file")
+        if path.name in seen:
+            raise InputFileError(
+                f"{path}: has the same name as {seen[path.name]}; sessions are told apart by the file's name"
+            )
+        seen[path.name] = path
+    if _one_kind("raw logs and parsed sessions (TSV)", [is_sessions_file(path) for path in paths]):
+        return InputFiles(tuple(paths), parsed=True, times=False, notes=(), _records=False)
+    records = _one_kind("raw logs and files of records", [is_record_file(path) for path in paths])
+    if records:
+        _one_kind("records with and without their places in Kafka", [has_places(path) for path in paths])
+    elif settings.sessions.key.source in ("record_key", "header"):
+        wanted = settings.sessions.key.source
+        raise SettingsError(
+            [
+                f"sessions.key: {wanted} {settings.sessions.key.value}".rstrip()
+                + f", but {paths[0]} holds lines, which have none; allowed: a file of records (`logmamba capture` "
+                "writes one), or a key that stands in the line"
+            ]
+        )
+    begins = {path: _begins(settings, path, records=records) for path in paths}
+    told = {path: time for path, time in begins.items() if time is not None}
+    ordered = _rotated(paths)
+    if all(path in told or not path.stat().st_size for path in paths):
+        ordered.sort(key=lambda path: told.get(path, 0))
+    times = bool(told) or settings.input.timestamp is not None
+    notes = () if times else tuple(_no_times(settings, ordered[0]))
+    return InputFiles(tuple(ordered), parsed=False, times=times, notes=notes, _records=records)
+
+
+def _one_kind(what: str, found: Sequence[bool]) -> bool:
+    if any(found) and not all(found):
+        raise InputFileError(f"{what} cannot be mixed in one run")
+    return any(found)
+
+
+class _NoTokens:
+    """Takes the tokenizer's place where only the times of events are looked at."""
+
+    def encode(self, lines: pa.Array) -> npt.NDArray[np.int64]:
+        return np.zeros(len(lines), np.int64)
+
+
+def _begins(settings: Settings, path: Path, *, records: bool) -> int | None:
+    """The time at which a file begins, in ms; None where its first lines tell none."""
+    decoder = Decoder(settings.input, settings.sessions, _NoTokens())
+    for batch in LogStream([path], records=records).read():
+        (events,) = decoder.decode([batch])
+        times = [time for time in events.times if time != NO_TIME]
+        return median_low(times[:_FIRST_TIMES]) if times else None
+    return None
+
+
+def _rotated(paths: Sequence[Path]) -> list[Path]:
+    first: dict[str, int] = {}
+    ranks = {}
+    for at, path in enumerate(paths):
+        found = _ROTATED.fullmatch(path.name)
+        base, number = (found["base"], int(found["number"] or 0)) if found else (path.name, 0)
+        ranks[path] = first.setdefault(base, at), -number
+    return sorted(paths, key=ranks.__getitem__)
+
+
+def _no_times(settings: Settings, path: Path) -> Iterator[str]:
+    sessions = settings.describe()["sessions"]
+    assert isinstance(sessions, dict)
+    rules = " and ".join(f"sessions.{name} {sessions[name]}" for name in ("gap", "max_age") if sessions[name])
+    if not rules:
+        return
+    with opened(path) as (lines, _):
+        sample = list(islice(lines, _SAMPLE_LINES))
+    found = suggested_timestamp(sample, settings.input.format)
+    cure = f"this would read them: input.timestamp: {found}" if found else "where a line has one, input.timestamp names it"
+    yield (
+        f"input.timestamp: null, so the lines of {path.name} have no times, and {rules} end no session here, as they "
+        f"do in a worker; {cure}"
+    )

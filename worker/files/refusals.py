@@ -1,0 +1,78 @@
+"""Lines that could not be read: how many by reason, an example of each, and the setting that is at fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from detector.errors import InputFileError
+from worker.files.log_files import LogStream, Step
+from worker.processing.decoder import Events, Reason
+from worker.processing.records import Partition, Records
+
+_AT_FAULT: Mapping[Reason, str] = {
+    "not_utf8": "the file's encoding, UTF-8 is read",
+    "empty": "a line without text",
+    "null": "a record without a value",
+    "no_key": "sessions.key",
+    "long_key": "sessions.key",
+    "bad_json": "input.format",
+    "no_message": "input.message",
+    "bad_timestamp": "input.timestamp",
+}
+
+
+class Refusals:
+    """Counts the lines of a stream, and those that a worker would have sent to the dead-letter topic.
+
+    Attributes:
+        lines: how many were read.
+    """
+
+    def __init__(self, stream: LogStream) -> None:
+        self.lines = 0
+        self._events = self._ignored = 0
+        self._stream = stream
+        self._counts: Counter[Reason] = Counter()
+        self._examples: dict[Reason, str] = {}
+
+    @property
+    def count(self) -> int:
+        """How many were refused."""
+        return self._counts.total()
+
+    def add(self, step: Step) -> None:
+        """Count what a step of the stream read."""
+        if step.records is not None and step.events is not None:
+            self.decoded(step.records, step.events)
+
+    def decoded(self, records: Records, events: Events) -> None:
+        """These records of the stream were decoded to these events."""
+        self.lines += len(records.offsets)
+        self._events += len(events.keys)
+        self._ignored += events.ignored
+        self._counts.update(letter.reason for letter in events.dead_letters)
+        for letter in events.dead_letters:
+            if letter.reason not in self._examples:
+                place = self._stream.place(Partition(records.topic, records.partition), records.offsets[letter.index])
+                self._examples[letter.reason] = f"{place}: {letter.message}"
+
+    def described(self) -> list[str]:
+        """A line for each reason, the commonest first; of a log line they show what a dead letter's header does."""
+        return [
+            f"{count:,} of {self.lines:,} lines refused: {reason} ({_AT_FAULT[reason]}), as {self._examples[reason]}"
+            for reason, count in self._counts.most_common()
+        ]
+
+    def require_events(self) -> None:
+        """Check that something came of the lines.
+
+        Raises:
+            InputFileError: with the reasons, if nothing did.
+        """
+        if self._events:
+            return
+        why = self.described()
+        if self._ignored:
+            why.append(f"{self._ignored:,} lines have no key (sessions.key) and are left out (sessions.no_key: ignore)")
+        raise InputFileError(f"the input holds no session: {'; '.join(why) or 'it has no lines'}")
