@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from worker.commands.demo import UNSEEN_POOL
+from worker.commands.demo import LINES_SETTINGS, UNSEEN_POOL
 from worker.commands.train import train_checkpoint
 from worker.generator.log import GeneratedLog, write_files
-from worker.settings.document import Settings
+from worker.settings.document import load_settings
 
 _BLOCKS = 12_000
 # Seed 0 for training; `logmamba demo` starts from seed 1.
@@ -30,4 +30,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         lines, labels = Path(folder) / "generated.log", Path(folder) / "labels.csv"
         write_files(log, lines, labels)
-        train_checkpoint(Settings(), [lines], labels, target, seed=_SEED, size="tiny", steps=_STEPS, console=console)
+        settings = load_settings(None, LINES_SETTINGS)
+        train_checkpoint(settings, [lines], labels, target, seed=_SEED, size="tiny", steps=_STEPS, console=console)

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from detector.errors import DetectorError
 from worker.errors import SettingsError, WorkerError
@@ -35,6 +36,8 @@ app = typer.Typer(
 _out = Console()
 _err = Console(stderr=True)
 
+_STATES = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
+
 ConfigOption = Annotated[Path, typer.Option("--config", help="Settings (YAML).", show_default=False)]
 OptionalConfig = Annotated[
     Path | None, typer.Option("--config", help="Settings (YAML); the defaults when not given.", show_default=False)
@@ -45,7 +48,9 @@ SetOption = Annotated[
 InputOption = Annotated[
     list[Path],
     typer.Option(
-        "--input", help="Raw log (plain or .gz) or parsed sessions (TSV); may be repeated.", show_default=False
+        "--input",
+        help="Raw log (plain or .gz), captured records or parsed sessions (TSV); repeated, they are one stream.",
+        show_default=False,
     ),
 ]
 CheckpointOption = Annotated[
@@ -101,14 +106,17 @@ def check(
     config: ConfigOption,
     overrides: SetOption = [],  # noqa: B006
     create_topics: Annotated[bool, typer.Option("--create-topics", help="Create missing output topics.")] = False,
+    sample: Annotated[
+        list[Path], typer.Option("--input", help="Lines or records to try the settings on.", show_default=False)
+    ] = [],  # noqa: B006
 ) -> None:
-    """Check settings, checkpoint, brokers, topics and permissions."""
+    """Check settings, checkpoint, brokers, topics and permissions, and what the settings make of a sample."""
     from worker.commands.check import check_everything
 
-    rows = check_everything(_settings(config, overrides), create_topics=create_topics)
+    rows = check_everything(_settings(config, overrides), create_topics=create_topics, sample=sample)
     table = Table("what", "state", "detail", title=f"logmamba check {config}", title_justify="left")
     for row in rows:
-        table.add_row(row.what, "[green]ok[/]" if row.ok else "[red]failed[/]", row.detail)
+        table.add_row(row.what, _STATES[row.state], Text(row.detail))
     _out.print(table)
     if not all(row.ok for row in rows):
         raise typer.Exit(1)
@@ -231,6 +239,42 @@ def tail(
         tail_scores(
             _settings(config, overrides), stopping, from_beginning=from_beginning, least=severity, out=_out, err=_err
         )
+
+
+@app.command()
+def capture(
+    config: ConfigOption,
+    output: Annotated[
+        Path, typer.Option("--output", help="JSON lines, one record each (plain or .gz).", show_default=False)
+    ],
+    overrides: SetOption = [],  # noqa: B006
+    records: Annotated[
+        int | None, typer.Option(min=1, help="Only the newest so many, of all partitions alike.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only from then on: a time (ISO 8601), or so long ago (2d).", show_default=False)
+    ] = None,
+) -> None:
+    """Write records of the input topics to a file to train on or score, beside every consumer group."""
+    from worker.commands.capture import capture_records, since_ms
+
+    if records is not None and since is not None:
+        raise typer.BadParameter("give either --records or --since")
+    try:
+        time_ms = None if since is None else since_ms(since)
+    except ValueError as error:
+        raise typer.BadParameter(f"--since: {error}") from None
+    settings = _settings(config, overrides)
+    with _err.status("0 records") as status:
+        shown = 0
+
+        def advance(count: int) -> None:
+            nonlocal shown
+            shown += count
+            status.update(f"{shown:,} records")
+
+        done = capture_records(settings, output, records=records, since=time_ms, progress=advance)
+    _tell(f"{done:,} records written to {output}")
 
 
 @app.command()

@@ -22,6 +22,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.shared import shared
+from worker.files.record_files import write_records
+from worker.processing.records import Records
 
 _PATIENCE_S = 90.0  # with what takes a second on a machine that has nothing else to do
 _numbers = itertools.count(1)
@@ -216,6 +218,14 @@ def run_logmamba(*arguments: object, code: int = 0) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stderr
+
+
+def write_partitions(path: Path, parts: Sequence[Sequence[bytes | None]]) -> None:
+    """A file of records that `logmamba score` reads as partitions: those of the n-th part are of the topic n.log."""
+    with path.open("wb") as file:
+        for number, part in enumerate(parts):
+            offsets = list(range(len(part)))
+            write_records(file, Records(f"{number}.log", 0, offsets, list(part), None, None, None))
 
 
 def create_topic(bootstrap: str, name: str, partitions: int) -> None:

@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from detector.checkpoint import demo_checkpoint
-from tests.broker.harness import Application, Record, create_topic, hdfs_lines, keyed_by_block
+from tests.broker.harness import Application, Record, create_topic, hdfs_lines, keyed_by_block, write_partitions
 from tests.broker.kafka import KafkaBroker, require_kafka
 from tests.broker.order import out_of_order
 from tests.faults.stream import PARTITIONS, Follower
@@ -33,17 +33,13 @@ def lines() -> list[Record]:
 
 @pytest.fixture(scope="module")
 def expected(lines: list[Record], checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What `logmamba score` says of the same lines, each partition a file."""
+    """What `logmamba score` says of the same lines, each partition by itself."""
     folder = tmp_path_factory.mktemp("files")
     config = folder / "hdfs.yaml"
     config.write_text(orjson.dumps({"input": _INPUT}).decode())
-    inputs = []
-    for partition in range(PARTITIONS):
-        path = folder / f"{partition}.log"
-        path.write_bytes(b"".join((record.value or b"") + b"\n" for record in lines if record.partition == partition))
-        inputs += ["--input", path]
-    output = folder / "scores.jsonl"
-    scored = logmamba("score", "--checkpoint", checkpoint, "--config", config, *inputs, "--output", output)
+    records, output = folder / "parts.records.jsonl", folder / "scores.jsonl"
+    write_partitions(records, [[each.value for each in lines if each.partition == n] for n in range(PARTITIONS)])
+    scored = logmamba("score", "--checkpoint", checkpoint, "--config", config, "--input", records, "--output", output)
     assert scored.returncode == 0, scored.stderr
     return [orjson.loads(line) for line in output.read_bytes().splitlines()]
 
@@ -52,7 +48,7 @@ _INPUT = {"timestamp": {"pattern": r"^(\d{6} \d{6})", "format": "%y%m%d %H%M%S"}
 
 
 def identity(record: dict[str, Any]) -> tuple[int, int, str]:
-    """What tells sessions apart; a file of the expected scores is named after its partition."""
+    """What tells sessions apart; a topic of the expected scores is named after its partition."""
     source = record["source"]
     partition = source["partition"] or int(source["topic"].removesuffix(".log") if ".log" in source["topic"] else 0)
     return partition, source["first_offset"], record["session"]

@@ -57,6 +57,11 @@ def test_a_checkpoint_loads_exactly_as_it_was_saved(tmp_path: Path) -> None:
     assert loaded.digest == digest == f"sha256:{hashlib.sha256(manifest).hexdigest()}"
 
 
+def test_a_checkpoint_from_before_there_was_a_record_of_its_sessions_is_read_without_one(saved: Path) -> None:
+    reseal(saved, lambda body: body.pop("reading"))
+    assert load(saved).manifest.reading is None
+
+
 def test_the_same_training_gives_the_same_bytes(tmp_path: Path) -> None:
     assert save_random(tmp_path / "a") == save_random(tmp_path / "b")
     for name in FILES:

@@ -27,6 +27,7 @@ from tests.broker.harness import (
     create_topic,
     merged,
     read_all,
+    write_partitions,
 )
 from tests.faults.checker import DeadLetter, Expected, RawRecord, Rules, Score, check, expected_of
 from tests.faults.report import FaultReport
@@ -83,7 +84,7 @@ class Stream:
 
     @classmethod
     def of(cls, records: Sequence[Record], folder: Path, checkpoint: Path, bootstrap: str) -> Stream:
-        """Have records scored, and send them to a topic of the broker. No value may hold the end of a line."""
+        """Have records scored, and send them to a topic of the broker."""
         parts = [[record.value for record in records if record.partition == each] for each in range(PARTITIONS)]
         raw = [RawRecord(each, offset, value) for each, part in enumerate(parts) for offset, value in enumerate(part)]
         values = _scores_of_files(parts, folder, checkpoint)
@@ -125,12 +126,9 @@ def _scores_of_files(
     """What `logmamba score` says of each partition's lines; a file's end closes sessions as an idle end does."""
     config, output = folder / "files.yaml", folder / "scores.jsonl"
     config.write_text(yaml.safe_dump(merged(HDFS_SETTINGS, {"sessions": RULES.as_settings()})))
-    inputs: list[object] = []
-    for number, part in enumerate(parts):
-        path = folder / f"{number}.log"
-        path.write_bytes(b"".join((value or b"") + b"\n" for value in part))
-        inputs += ["--input", path]
-    scored = logmamba("score", "--checkpoint", checkpoint, "--config", config, *inputs, "--output", output)
+    records = folder / "parts.records.jsonl"
+    write_partitions(records, parts)
+    scored = logmamba("score", "--checkpoint", checkpoint, "--config", config, "--input", records, "--output", output)
     assert scored.returncode == 0, scored.stderr
     values: dict[int, list[dict[str, Any]]] = {number: [] for number in range(len(parts))}
     for line in output.read_bytes().splitlines():

@@ -15,6 +15,7 @@ import pytest
 
 from detector.checkpoint import demo_checkpoint
 from tests.worker.command_line import logmamba
+from worker.commands.demo import LINES_SETTINGS
 
 LINE = "081109 203530 147 INFO dfs.DataNode$DataXceiver: Receiving block blk_1 src: /10.0.0.1:1 dest: /10.0.0.2:2\n"
 
@@ -76,7 +77,7 @@ def test_an_unreachable_broker_gives_a_message_and_exit_code_1_within_15_seconds
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "check", "train", "score", "evaluate", "explain", "tail", "generate", "demo"]
+    "command", ["run", "check", "train", "score", "evaluate", "explain", "capture", "tail", "generate", "demo"]
 )
 def test_every_command_has_help(command: str) -> None:
     done = logmamba(command, "--help")
@@ -163,7 +164,8 @@ def test_parsed_sessions_are_trained_on_and_scored(tmp_path: Path) -> None:
 def test_a_checkpoint_is_found_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
     shutil.copytree(demo_checkpoint(), tmp_path / name)
     (tmp_path / "a.log").write_text(LINE)
-    done = logmamba("score", "--checkpoint", name, "--input", "a.log", "--output", "out.jsonl", cwd=tmp_path)
+    files = "--input", "a.log", "--output", "out.jsonl", "--set", *LINES_SETTINGS
+    done = logmamba("score", "--checkpoint", name, *files, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
 

@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+from detector.errors import DetectorError
+from detector.text.vocabulary import Vocabulary
 from worker.errors import SettingsError, WorkerError
+from worker.files.sample import try_sample
 from worker.kafka.clients import ClientProperties
 from worker.kafka.topics import Topic, Topics
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Pipeline
 from worker.processing.scorer import load_scorer
+from worker.settings.advice import advice
 from worker.settings.document import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing that was checked."""
+    """One thing that was checked; `doubtful` if it works and is hardly meant so."""
 
     what: str
     ok: bool
     detail: str
+    doubtful: bool = False
+
+    @property
+    def state(self) -> Literal["ok", "warning", "failed"]:
+        """In a word."""
+        return "failed" if not self.ok else "warning" if self.doubtful else "ok"
 
 
-def check_everything(settings: Settings, *, create_topics: bool) -> list[Row]:
-    """Check the checkpoint, the brokers, the topics and what this client may do with them.
+def check_everything(settings: Settings, *, create_topics: bool, sample: Sequence[Path] = ()) -> list[Row]:
+    """Check the checkpoint, what becomes of a sample, the brokers, the topics and what this client may do with them.
 
     Args:
         settings: valid ones.
         create_topics: create the output topics that are missing.
+        sample: files of lines or records, to see what the settings make of them.
     """
     rows = [Row("settings", ok=True, detail=f"application {settings.application_id}, instance {settings.instance}")]
-    rows.append(_tried("checkpoint", lambda: _checkpoint(settings)))
+    rows += _doubts("settings", advice(settings))
+    vocabulary = None
+    try:
+        scorer = load_scorer(settings)
+        vocabulary = scorer.vocabulary
+        misfits = Pipeline(settings, scorer, Metrics()).misfits  # refuses what cannot fit the checkpoint
+    except WorkerError as error:
+        rows.append(Row("checkpoint", ok=False, detail=_reason(error)))
+    else:
+        of = f"{settings.model.checkpoint}: {len(scorer.vocabulary.templates)} templates, {scorer.checkpoint}"
+        rows += [Row("checkpoint", ok=True, detail=of), *_doubts("checkpoint", misfits)]
+    if sample:
+        rows += _sample(settings, vocabulary, sample)
     try:
         topics = Topics(ClientProperties(settings).admin(), settings)
     except WorkerError as error:
@@ -44,10 +69,25 @@ def check_everything(settings: Settings, *, create_topics: bool) -> list[Row]:
     return rows
 
 
-def _checkpoint(settings: Settings) -> str:
-    scorer = load_scorer(settings)
-    Pipeline(settings, scorer, Metrics())  # refuses what does not fit the checkpoint
-    return f"{settings.model.checkpoint}: {len(scorer.vocabulary.templates)} templates, {scorer.checkpoint}"
+def _sample(settings: Settings, vocabulary: Vocabulary | None, paths: Sequence[Path]) -> Iterator[Row]:
+    try:
+        found = try_sample(settings, vocabulary, paths)
+    except (WorkerError, DetectorError) as error:
+        yield Row("sample", ok=False, detail=_reason(error))
+        return
+    for line in found.told:
+        yield Row("sample", ok=True, detail=line)
+    yield from _doubts("sample", found.doubtful)
+    for line in found.wrong:
+        yield Row("sample", ok=False, detail=line)
+
+
+def _doubts(what: str, lines: Iterable[str]) -> Iterator[Row]:
+    return (Row(what, ok=True, detail=line, doubtful=True) for line in lines)
+
+
+def _reason(error: Exception) -> str:
+    return "; ".join(error.errors) if isinstance(error, SettingsError) else str(error)
 
 
 def _topics(topics: Topics) -> Iterator[Row]:
@@ -64,7 +104,5 @@ def _partitions(topic: Topic, otherwise: str) -> str:
 def _tried(what: str, action: Callable[[], str]) -> Row:
     try:
         return Row(what, ok=True, detail=action())
-    except SettingsError as error:
-        return Row(what, ok=False, detail="; ".join(error.errors))
     except WorkerError as error:
-        return Row(what, ok=False, detail=str(error))
+        return Row(what, ok=False, detail=_reason(error))

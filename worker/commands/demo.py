@@ -36,6 +36,8 @@ from worker.settings.document import Settings, load_settings
 
 # The shipped checkpoint was trained on the other pool, so the demo's unseen lines are unseen.
 UNSEEN_POOL = 1
+# Of generated lines; the shipped checkpoint was trained with them.
+LINES_SETTINGS = (r"input.timestamp={pattern: '^(\d{6} \d{6})', format: '%y%m%d %H%M%S'}",)
 ANOMALY_RATE = 0.03
 _SHOWN_ALERTS = 5
 _TIMEOUT_S = 120.0
@@ -104,6 +106,7 @@ def _settings(broker: MockBroker) -> Settings:
             f"kafka={{bootstrap.servers: '{broker.bootstrap}'}}",
             f"model.checkpoint={demo_checkpoint()}",
             "application_id=logmamba-demo",
+            *LINES_SETTINGS,
             "sessions.idle_flush=1s",
             "observability.port=null",
         ],

@@ -15,6 +15,7 @@ from worker.observability.log import configure_logging
 from worker.observability.memory_trim import freed_memory_given_back
 from worker.observability.metrics import Metrics
 from worker.processing.scorer import load_scorer
+from worker.settings.advice import advice
 from worker.settings.document import Settings
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +31,8 @@ def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
     observed = settings.observability
     configure_logging(observed.log_level, observed.log_format)
     _log.info("starting", settings=settings.describe())
+    for line in advice(settings):
+        _log.warning("settings_doubtful", reason=line)
     # Sessions are many long-lived objects without cycles: walking over them all as often as Python does by default
     # finds nothing.
     gc.set_threshold(100_000, 50, 100)

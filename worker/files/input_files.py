@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median_low
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from detector.errors import InputFileError
 from detector.sessions_file import is_sessions_file
 from worker.errors import SettingsError
-from worker.files.log_files import LogStream
-from worker.files.open_files import opened
+from worker.files.log_files import LogStream, years_of
+from worker.files.open_files import last_lines, opened
 from worker.files.record_files import has_places, is_record_file
-from worker.files.timestamp_suggestion import suggested_timestamp
+from worker.files.timestamp_suggestion import NoTokens, suggested_timestamp
 from worker.processing.decoder import Decoder
+from worker.processing.records import Records
+from worker.processing.score_records import iso_time
 from worker.processing.sessions import NO_TIME
 from worker.settings.document import Settings
 
@@ -61,8 +59,8 @@ def open_inputs(settings: Settings, paths: Sequence[Path]) -> InputFiles:
     """Look into the files: refuse what would be found out only after long work, or be ambiguous in the output.
 
     Raw files are in the order of their times: of the first hundred events of each, the one in the middle. Where not
-    every file tells a time, they are in the order given, but for the parts of a rotated log (app.log.2.gz, app.log.1,
-    app.log), the highest number first.
+    every file tells a time, or `input.timestamp.year` says the year of the first, they are in the order given, but for
+    the parts of a rotated log (app.log.2.gz, app.log.1, app.log), the highest number first.
 
     Args:
         settings: `input` and `sessions` are used.
@@ -99,10 +97,15 @@ def open_inputs(settings: Settings, paths: Sequence[Path]) -> InputFiles:
     begins = {path: _begins(settings, path, records=records) for path in paths}
     told = {path: time for path, time in begins.items() if time is not None}
     ordered = _rotated(paths)
-    if all(path in told or not path.stat().st_size for path in paths):
+    rule = settings.input.timestamp
+    one_year = rule is not None and rule.year is not None  # said of the first file, whichever that is
+    if not one_year and all(path in told or not path.stat().st_size for path in paths):
         ordered.sort(key=lambda path: told.get(path, 0))
     times = bool(told) or settings.input.timestamp is not None
-    notes = () if times else tuple(_no_times(settings, ordered[0]))
+    if not times:
+        notes = tuple(_no_times(settings, ordered[0]))
+    else:
+        notes = () if records else tuple(_overlaps(settings, ordered, told))
     return InputFiles(tuple(ordered), parsed=False, times=times, notes=notes, _records=records)
 
 
@@ -112,21 +115,31 @@ def _one_kind(what: str, found: Sequence[bool]) -> bool:
     return any(found)
 
 
-class _NoTokens:
-    """Takes the tokenizer's place where only the times of events are looked at."""
-
-    def encode(self, lines: pa.Array) -> npt.NDArray[np.int64]:
-        return np.zeros(len(lines), np.int64)
-
-
 def _begins(settings: Settings, path: Path, *, records: bool) -> int | None:
     """The time at which a file begins, in ms; None where its first lines tell none."""
-    decoder = Decoder(settings.input, settings.sessions, _NoTokens())
     for batch in LogStream([path], records=records).read():
-        (events,) = decoder.decode([batch])
-        times = [time for time in events.times if time != NO_TIME]
-        return median_low(times[:_FIRST_TIMES]) if times else None
+        times = _times(settings, batch)[:_FIRST_TIMES]
+        return median_low(times) if times else None
     return None
+
+
+def _times(settings: Settings, records: Records) -> list[int]:
+    (events,) = Decoder(settings.input, settings.sessions, NoTokens()).decode([records])
+    return [time for time in events.times if time != NO_TIME]
+
+
+def _overlaps(settings: Settings, ordered: Sequence[Path], begins: Mapping[Path, int]) -> Iterator[str]:
+    for earlier, later in pairwise(path for path in ordered if path in begins):
+        lines = last_lines(earlier, _FIRST_TIMES)
+        offsets = list(range(len(lines)))
+        records = Records(earlier.name, 0, offsets, list(lines), None, None, None, years_of(earlier))
+        ends = _times(settings, records)
+        if ends and begins[later] < median_low(ends) - settings.sessions.max_future_skew_ms:
+            yield (
+                f"{later.name} begins at {iso_time(begins[later])}, long before {earlier.name} ends "
+                f"({iso_time(median_low(ends))}): files are one stream, read one after the other, so logs that run "
+                "side by side should be given one by one"
+            )
 
 
 def _rotated(paths: Sequence[Path]) -> list[Path]:
@@ -147,8 +160,10 @@ def _no_times(settings: Settings, path: Path) -> Iterator[str]:
         return
     with opened(path) as (lines, _):
         sample = list(islice(lines, _SAMPLE_LINES))
-    found = suggested_timestamp(sample, settings.input.format)
-    cure = f"this would read them: input.timestamp: {found}" if found else "where a line has one, input.timestamp names it"
+    found = suggested_timestamp(sample, settings.input)
+    cure = (
+        f"this would read them: input.timestamp: {found}" if found else "where a line has one, input.timestamp names it"
+    )
     yield (
         f"input.timestamp: null, so the lines of {path.name} have no times, and {rules} end no session here, as they "
         f"do in a worker; {cure}"

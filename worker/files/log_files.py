@@ -108,13 +108,13 @@ class LogStream:
             InputFileError: a file cannot be read.
         """
         self._starts = []
-        self._years = years_of(self._paths[0])  # the years of one file follow from those of the file before
+        years = years_of(self._paths[0])  # the years of one file follow from those of the file before
         lines = 0
         for path in self._paths:
             self._starts.append(lines)
             for records in self._read_file(path, progress):
                 lines += len(records.offsets)
-                yield records if self.placed else self._moved(records)
+                yield records if self.placed else self._moved(records, years)
 
     def origin(self, partition: Partition, first_offset: int) -> tuple[Partition, int]:
         """Where a session of the stream begins: the partition of its score record, and what its offsets are less there.
@@ -133,10 +133,10 @@ class LogStream:
         origin, start = self.origin(partition, offset)
         return f"{origin}, offset {offset}" if self.placed else f"{origin.topic}, line {offset - start + 1}"
 
-    def _moved(self, records: Records) -> Records:
+    def _moved(self, records: Records, years: FileYears) -> Records:
         start, topic = self._starts[-1], self._paths[0].name
-        offsets = [start + offset for offset in records.offsets]
-        return replace(records, topic=topic, offsets=offsets, years=None if records.years is None else self._years)
+        offsets = [start + offset for offset in records.offsets] if start else records.offsets
+        return replace(records, topic=topic, offsets=offsets, years=records.years and years)
 
 
 class Step(NamedTuple):

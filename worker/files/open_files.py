@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import BinaryIO
 
 from detector.errors import InputFileError
 
+_TAIL_BYTES = 256 * 1024
 _GZIP = b"\x1f\x8b"
 _UNREADABLE = {
     b"BZh": "compressed with bzip2",
@@ -74,3 +76,16 @@ def lines_of(
         if batch:
             yield batch
         progress(file.tell() - at)
+
+
+def last_lines(path: Path, count: int) -> list[bytes]:
+    """The last lines of a file, `count` at most; of a plain file those in its last 256 KB.
+
+    Raises:
+        InputFileError: as `opened`.
+    """
+    with opened(path) as (lines, file):
+        if lines is file and (size := path.stat().st_size) > _TAIL_BYTES:
+            file.seek(size - _TAIL_BYTES)
+            file.readline()  # a part of one
+        return [line.removesuffix(b"\n").removesuffix(b"\r") for line in deque(lines, count)]

@@ -3,10 +3,10 @@
     {"topic":"raw-logs","partition":3,"offset":120,"timestamp":1712031512304,"key":"blk_1",
      "headers":[["trace","7f3a"],["id",{"base64":"/w=="}]],"value":"081109 203615 148 INFO …"}
 
-`value` is the record's value. `key`, `headers` and `timestamp` (Kafka's, whole milliseconds since 1970) may be left out
-or null. Bytes that are UTF-8 are written as text, others as `{"base64": …}`; null is null. `headers` is a list of pairs,
-or an object. `topic`, `partition` and `offset` say where the record stood in Kafka: all three in every line of a file,
-or none of them; its lines are then the records of one partition, numbered from 0.
+`value` is the record's value. `key`, `headers` and `timestamp` (Kafka's, whole milliseconds since 1970) may be left
+out or null. Bytes that are UTF-8 are written as text, others as `{"base64": …}`; null is null. `headers` is a list of
+pairs, or an object. `topic`, `partition` and `offset` say where the record stood in Kafka: all three in every line of a
+file, or none of them; its lines are then the records of one partition, numbered from 0.
 
 A file whose name ends in `.records.jsonl` or `.records.jsonl.gz` is one, and so is any whose first line is an object of
 such members, `key` and `value` among them.

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from detector.errors import InputFileError
 from worker.files.log_files import LogStream, Step
-from worker.processing.decoder import Events, Reason
+from worker.processing.decoder import Events
+from worker.processing.lines import Reason
 from worker.processing.records import Partition, Records
 
 _AT_FAULT: Mapping[Reason, str] = {

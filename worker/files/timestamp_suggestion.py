@@ -2,69 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from worker.formats import times
-from worker.formats.patterns import LinePattern
-from worker.formats.times import TimeFormat
+from worker.formats.times.years import FileYears
+from worker.processing.decoder import Decoder
+from worker.processing.records import Records
+from worker.settings.sections import InputSettings, SessionKey, SessionsSettings
 
 _LEAST_SHARE = 0.9  # of the lines: continuation lines and a banner have no time
 _EARLIEST_MS, _LATEST_MS = 631_152_000_000, 4_102_444_800_000  # 1990 and 2100
 
-# A pattern and the format that reads what it finds; the first that reads most lines is taken.
-_TEXT_FORMS = [
-    *(
-        (rf"(\d{{4}}-\d\d-\d\d{between}\d\d:\d\d:\d\d{digits}{zone})", f"%Y-%m-%d{between}%H:%M:%S{fraction}{offset}")
-        for between in ("T", " ")
-        for digits, fraction in ((r"\.\d{1,6}", ".%f"), (r",\d{1,6}", ",%f"), ("", ""))
-        for zone, offset in ((r"(?:Z|[+-]\d\d:?\d\d)", "%z"), (r" [+-]\d\d:?\d\d", " %z"), ("", ""))
-    ),
-    (r"\[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\]", "%d/%b/%Y:%H:%M:%S %z"),
-    (r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d)", "%Y/%m/%d %H:%M:%S"),
-    (r"(\d\d/\d\d/\d\d \d\d:\d\d:\d\d)", "%y/%m/%d %H:%M:%S"),
-    (r"^(\d{6} \d{6})\b", "%y%m%d %H%M%S"),
-    (r"([A-Z][a-z]{2} [A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d \d{4})", "%a %b %d %H:%M:%S %Y"),
-]
+# The first that reads most lines is taken.
+_TEXT_FORMS: Sequence[dict[str, str]] = (
+    {"format": "iso8601"},
+    {"pattern": r"\[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\]", "format": "%d/%b/%Y:%H:%M:%S %z"},
+    {"pattern": r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d)", "format": "%Y/%m/%d %H:%M:%S"},
+    {"pattern": r"(\d\d/\d\d/\d\d \d\d:\d\d:\d\d)", "format": "%y/%m/%d %H:%M:%S"},
+    {"pattern": r"^(\d{6} \d{6})\b", "format": "%y%m%d %H%M%S"},
+    {"pattern": r"([A-Z][a-z]{2} [A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d \d{4})", "format": "%a %b %d %H:%M:%S %Y"},
+    {"format": "syslog"},
+    {"format": "klog"},
+)
 
 
-def suggested_timestamp(lines: Sequence[bytes], input_format: str) -> str | None:
+class NoTokens:
+    """Takes the tokenizer's place where only the times of events are looked at."""
+
+    def encode(self, lines: pa.Array) -> npt.NDArray[np.int64]:
+        """As many tokens as lines."""
+        return np.zeros(len(lines), np.int64)
+
+
+def suggested_timestamp(lines: Sequence[bytes], settings: InputSettings) -> str | None:
     """The setting's value in YAML, None where no usual way of writing a time reads nine lines in ten.
 
     Args:
         lines: a sample.
-        input_format: `input.format`.
+        settings: how they are read otherwise.
     """
-    texts = [text for line in lines if (text := line.decode(errors="replace").strip())]
-    if not texts:
+    values = [stripped for line in lines if (stripped := line.strip())]
+    if not values:
         return None
-    return _pointer(texts) if input_format == "json" else _pattern(texts)
+    candidates: Iterable[object] = _pointers(values) if settings.format == "json" else _TEXT_FORMS
+    found = next((each for each in candidates if _reads_most(each, values, settings)), None)
+    if isinstance(found, dict):
+        quoted = (
+            f"{name}: '{value}'" if "%" in value or name == "pattern" else f"{name}: {value}"
+            for name, value in found.items()
+        )
+        return f"{{{', '.join(quoted)}}}"
+    return None if found is None else str(found)
 
 
-def _pattern(texts: Sequence[str]) -> str | None:
-    column = pa.array(texts, pa.string())
-    for pattern, layout in _TEXT_FORMS:
-        read = TimeFormat(layout).parse_all(LinePattern(pattern).extract(column).to_pylist())
-        if _mostly(sum(time is not None and _likely(time) for time in read), texts):
-            return f"{{pattern: '{pattern}', format: '{layout}'}}"
-    return None
+def _reads_most(timestamp: object, values: Sequence[bytes], settings: InputSettings) -> bool:
+    """Whether a worker with this `input.timestamp` would find likely times in most of the lines."""
+    described = settings.model_dump(mode="json", by_alias=True)
+    use = InputSettings.model_validate({**described, "timestamp": timestamp})
+    decoder = Decoder(use, SessionsSettings(key=SessionKey("partition")), NoTokens())
+    years = FileYears(time.time_ns() // 1_000_000)
+    records = Records("sample", 0, list(range(len(values))), list(values), None, None, None, years)
+    (events,) = decoder.decode([records])
+    likely = {at for at, when in zip(events.offsets, events.times, strict=True) if _EARLIEST_MS <= when < _LATEST_MS}
+    return len(likely) >= _LEAST_SHARE * len(values)
 
 
-def _pointer(texts: Sequence[str]) -> str | None:
-    counts: dict[str, int] = {}
-    for text in texts:
+def _pointers(values: Sequence[bytes]) -> Iterable[str]:
+    """To every member of the first of the objects, in its order."""
+    for value in values:
         try:
-            document = orjson.loads(text)
+            return [pointer for pointer, _ in _members(orjson.loads(value))]
         except orjson.JSONDecodeError:
             continue
-        for pointer, value in _members(document):
-            try:
-                counts[pointer] = counts.get(pointer, 0) + _likely(times.from_json(value))
-            except ValueError:
-                continue
-    return next((pointer for pointer, count in counts.items() if _mostly(count, texts)), None)
+    return []
 
 
 def _members(document: object, above: str = "", depth: int = 2) -> Iterator[tuple[str, object]]:
@@ -74,11 +89,3 @@ def _members(document: object, above: str = "", depth: int = 2) -> Iterator[tupl
             yield pointer, value
             if depth > 1:
                 yield from _members(value, pointer, depth - 1)
-
-
-def _likely(time_ms: int) -> bool:
-    return _EARLIEST_MS <= time_ms < _LATEST_MS
-
-
-def _mostly(count: int, texts: Sequence[str]) -> bool:
-    return count >= _LEAST_SHARE * len(texts)

@@ -350,6 +350,19 @@ class KafkaReader:
 
         return self._answered(ask, f"{partition}: its first and last offsets cannot be read")
 
+    def offset_at(self, partition: Partition, time_ms: int, end: int) -> int:
+        """Offset of the first record whose Kafka timestamp is at or after a time; `end` where there is none.
+
+        Raises:
+            RunError: the brokers do not say.
+        """
+        try:
+            asked = [TopicPartition(*partition, time_ms)]
+            (found,) = self._open().offsets_for_times(asked, timeout=_REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            raise RunError(f"{partition}: its offsets cannot be found by time: {error.args[0].str()}") from error
+        return end if found.offset < 0 else min(found.offset, end)
+
     def read(self, partition: Partition, start: int, end: int, *, committed: bool = True) -> Iterator[Records]:
         if start >= end:
             return

@@ -19,6 +19,7 @@ from detector.text.vocabulary import Vocabulary
 from tests.detector.small_models import random_checkpoint, save_random
 from tests.worker.command_line import logmamba
 from tests.worker.small_worker import ODD, VOCABULARY, OddScorer, settings
+from worker.commands.demo import LINES_SETTINGS
 from worker.commands.evaluate import evaluate_checkpoint
 from worker.commands.evaluation.examples import EXAMPLES
 from worker.commands.evaluation.sessions import read_evaluated_sessions, score_sequences
@@ -49,11 +50,16 @@ def write_labels(path: Path, labels: dict[str, int]) -> Path:
 
 
 def evaluated(
-    report: Path, *inputs: Path, labels: Path | None = None, scorer: Scorer | None = None, normal_weight: float = 1.0
+    report: Path,
+    *inputs: Path,
+    labels: Path | None = None,
+    scorer: Scorer | None = None,
+    normal_weight: float = 1.0,
+    max_events: int = 1024,
 ) -> tuple[dict[str, Any], str]:
     """`metrics.json` and the page."""
     evaluate_checkpoint(
-        settings(),
+        settings(f"sessions.max_events={max_events}"),
         scorer or OddScorer(),
         inputs,
         labels,
@@ -67,7 +73,7 @@ def evaluated(
 
 @pytest.fixture(scope="module")
 def labelled_logs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """Two logs of the same keys, and their labels."""
+    """Two logs of the same keys, which are one stream, and their labels."""
     folder = tmp_path_factory.mktemp("logs")
     write_log(folder / "a.log", 1)
     return folder / "a.log", folder / "b.log", write_labels(folder / "labels.csv", write_log(folder / "b.log", 2))
@@ -75,10 +81,10 @@ def labelled_logs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path,
 
 @pytest.fixture(scope="module")
 def labelled_report(labelled_logs: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report about them, normal sessions weighing double."""
+    """The report about their sessions of four events, normal ones weighing double."""
     *logs, labels = labelled_logs
     report = tmp_path_factory.mktemp("report")
-    evaluated(report, *logs, labels=labels, normal_weight=2.0)
+    evaluated(report, *logs, labels=labels, normal_weight=2.0, max_events=4)
     return report
 
 
@@ -92,9 +98,9 @@ def test_the_sessions_and_scores_are_those_of_logmamba_score(tmp_path: Path) -> 
     read = read_evaluated_sessions(use, OddScorer(), [first, second], None)
     scores = score_sequences(OddScorer(), read.sessions.sequences, THRESHOLDS)
     assert [
-        (read.keys[key], read.files[file], offset, len(read.sessions.sequences[sequence]), scores.final[sequence])
-        for key, file, offset, sequence in zip(
-            read.sessions.key, read.file, read.first_offset, read.sessions.sequence, strict=True
+        (read.keys[key], read.places[place], offset, len(read.sessions.sequences[sequence]), scores.final[sequence])
+        for key, place, offset, sequence in zip(
+            read.sessions.key, read.place, read.first_offset, read.sessions.sequence, strict=True
         )
     ] == [
         (each["session"], each["source"]["topic"], each["source"]["first_offset"], each["events"], each["score"])
@@ -127,7 +133,9 @@ def test_a_label_is_that_of_every_session_of_its_key(tmp_path: Path) -> None:
     assert max(Counter(read.sessions.key.tolist()).values()) > 1
 
 
-def test_the_metrics_file_has_its_documented_names(labelled_report: Path) -> None:
+def test_the_metrics_file_has_its_documented_names(
+    labelled_logs: tuple[Path, Path, Path], labelled_report: Path
+) -> None:
     metrics = json.loads((labelled_report / "metrics.json").read_bytes())
     assert metrics["schema"] == "logmamba.evaluation/1"
     assert list(metrics) == [
@@ -144,7 +152,12 @@ def test_the_metrics_file_has_its_documented_names(labelled_report: Path) -> Non
         ),
     ]
     assert (metrics["inputs"], metrics["normal_weight"], metrics["thresholds"]) == (["a.log", "b.log"], 2.0, THRESHOLDS)
-    assert (metrics["sessions"], metrics["keys"]) == ({"normal": 96, "anomalous": 24}, 60)
+    *logs, _ = labelled_logs
+    events = Counter(line.split()[0] for log in logs for line in log.read_text().splitlines())
+    sessions: Counter[str] = Counter()
+    for key, count in events.items():
+        sessions["normal" if int(key[1:]) % 5 else "anomalous"] += -(-count // 4)
+    assert (metrics["sessions"], metrics["keys"]) == (dict(sessions), 60)
     labelled = metrics["labelled"]
     assert list(labelled) == ["by_session", "by_key", "baselines", "delay", "reliability", "curves"]
     assert list(labelled["by_session"]) == list(labelled["by_key"]) == ["operating", "auprc", "auroc"]
@@ -158,7 +171,7 @@ def test_the_same_input_gives_the_same_bytes(
     labelled_logs: tuple[Path, Path, Path], labelled_report: Path, tmp_path: Path
 ) -> None:
     *logs, labels = labelled_logs
-    evaluated(tmp_path, *logs, labels=labels, normal_weight=2.0)
+    evaluated(tmp_path, *logs, labels=labels, normal_weight=2.0, max_events=4)
     for file in ("metrics.json", "index.html"):
         assert (tmp_path / file).read_bytes() == (labelled_report / file).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "metrics.json"]
@@ -305,7 +318,7 @@ def test_the_command_prints_a_table_and_where_the_report_is(tmp_path: Path) -> N
     log, labels, report = tmp_path / "app.log", tmp_path / "labels.csv", tmp_path / "report"
     logmamba("generate", "--lines", 1500, "--output", log, "--labels", labels, "--anomalies", 0.2)
     done = logmamba(
-        *("evaluate", "--checkpoint", demo_checkpoint(), "--input", log, "--labels", labels),
+        *("evaluate", "--checkpoint", demo_checkpoint(), "--input", log, "--labels", labels, "--set", *LINES_SETTINGS),
         *("--normal-weight", 4, "--set", "scoring.critical=0.9", "--report", report),
     )
     assert done.returncode == 0, done.stderr

@@ -134,7 +134,8 @@ def _at_or_above(axes: Axes, evaluation: Evaluation, thresholds: Mapping[str, fl
         )
     axes.set_xscale("logit")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=min(0.5, axes.get_ylim()[0]), top=1.5)
+    bottom = axes.get_ylim()[0]  # not above 0 where no share is
+    axes.set_ylim(bottom=min(0.5, bottom) if bottom > 0 else 0.5, top=1.5)
     axes.set_xlim(found.scores[0], found.scores[-1])
     axes.xaxis.set_minor_locator(NullLocator())
     ticks = (1e-5, 1e-3, 0.5, 0.999, 0.99999)
