@@ -38,6 +38,11 @@ class Outage:
         """Whether the broker was last found not to answer."""
         return self._since is not None
 
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted; 0 while the broker answers."""
+        return 0.0 if self._since is None else self._clock() - self._since
+
     def noticed(self, reason: str) -> None:
         """The broker was asked and did not answer; it is logged once a minute."""
         now = self._clock()

@@ -356,11 +356,12 @@ class KafkaReader:
         Raises:
             RunError: the brokers do not say.
         """
-        try:
-            asked = [TopicPartition(*partition, time_ms)]
-            (found,) = self._open().offsets_for_times(asked, timeout=_REQUEST_TIMEOUT_S)
-        except KafkaException as error:
-            raise RunError(f"{partition}: its offsets cannot be found by time: {error.args[0].str()}") from error
+
+        def ask(limit_s: float) -> TopicPartition:
+            (found,) = self._open().offsets_for_times([TopicPartition(*partition, time_ms)], timeout=limit_s)
+            return found
+
+        found = self._answered(ask, f"{partition}: its offsets cannot be found by time")
         return end if found.offset < 0 else min(found.offset, end)
 
     def read(self, partition: Partition, start: int, end: int, *, committed: bool = True) -> Iterator[Records]:
