@@ -167,17 +167,21 @@ class KafkaSource:
                 error = error_of(exception)
             if error is None:
                 break
-            if error.code() in AWAY:
+            # The client asks again by itself while they are undecided, until its time is up.
+            asked_in_vain = error.code() == KafkaError._TIMED_OUT and self._unreachable() is None
+            if error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT or asked_in_vain:
+                # A live worker's commit, or a dead one's that could not be ended: at worst for transaction.timeout.ms.
+                self._outage.over()
+                if stopping():
+                    raise TransactionAborted("told to stop while the committed offsets were undecided")
+                if not undecided:
+                    undecided = True
+                    _log.info("committed_offsets_undecided", reason=error.str())
+            elif error.code() in AWAY:
                 ended = False
                 self._outage.wait(f"the committed offsets cannot be read: {error.str()}")
-            elif error.code() != KafkaError.UNSTABLE_OFFSET_COMMIT:
+            else:
                 raise RunError(f"the committed offsets cannot be read: {error.str()}")
-            # A live worker's commit, or a dead one's that could not be ended: at worst for transaction.timeout.ms.
-            elif stopping():
-                raise TransactionAborted("told to stop while the committed offsets were undecided")
-            elif not undecided:
-                undecided = True
-                _log.info("committed_offsets_undecided", reason=error.str())
             time.sleep(_BACKOFF_S)
         self._outage.over()
         if not ended:
@@ -270,14 +274,20 @@ class KafkaSource:
     def _look_for_broker(self) -> None:
         """Whether a broker that seemed to be away is: a connection that was idle for long is closed, too."""
         if self._suspicion is not None or self._outage.lasts:
-            try:
-                topic = self._topics[0]
-                self.consumer.list_topics("" if topic.startswith("^") else topic, timeout=_PROBE_S)
-            except KafkaException as exception:
-                self._outage.noticed(self._suspicion or error_of(exception).str())
+            if reason := self._unreachable():
+                self._outage.noticed(self._suspicion or reason)
             else:
                 self._suspicion = None
                 self._outage.over()
+
+    def _unreachable(self) -> str | None:
+        """Why no broker answers; None when one does."""
+        topic = self._topics[0]
+        try:
+            self.consumer.list_topics("" if topic.startswith("^") else topic, timeout=_PROBE_S)
+        except KafkaException as exception:
+            return error_of(exception).str()
+        return None
 
     def _consume(self, max_records: int, timeout_s: float) -> list[Message]:
         """Records; errors among them are dealt with."""
