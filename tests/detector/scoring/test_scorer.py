@@ -98,7 +98,7 @@ def test_surprise_is_the_negative_log_likelihood_given_the_events_before(checkpo
     assert 0.001 < scores.final < 0.999
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sequences=SEQUENCES, batch_tokens=st.integers(1, 120), data=st.data())
 def test_a_session_asked_for_before_its_end_has_the_same_final_score_when_it_is_complete(
     checkpoint: Checkpoint, uncached: Scorer, sequences: list[list[int]], batch_tokens: int, data: st.DataObject

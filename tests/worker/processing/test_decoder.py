@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.text.tokenizer import Tokenizer
@@ -122,7 +122,6 @@ def test_two_halves_of_a_character_in_neighbouring_records_are_two_dead_letters(
     assert events.offsets == [102]
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=12))
 def test_utf8_is_what_python_says_it_is(value: bytes) -> None:
     events = decode_one(decoder(key="partition"), [b"x", value])
@@ -141,7 +140,6 @@ VALUE = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(VALUE, max_size=15), st.booleans(), st.sampled_from(["dead_letter", "ignore"]), st.data())
 def test_how_records_fall_into_batches_does_not_change_their_events(
     values: list[bytes | None], multiline: bool, no_key: str, data: st.DataObject
@@ -162,7 +160,6 @@ def test_how_records_fall_into_batches_does_not_change_their_events(
         assert [(row, letter.reason) for row, e in enumerate(row_events) for letter in e.dead_letters] == reasons(part)
 
 
-@settings(deadline=None)
 @given(st.integers(256, 300), st.integers(0, 3))
 def test_a_long_line_is_cut_between_characters_and_counted(limit: int, shift: int) -> None:
     line = "a" * shift + "blk_5 " + "😀é한" * 100

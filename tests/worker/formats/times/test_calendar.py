@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.formats.times.reading import at, milliseconds, read
@@ -48,13 +48,11 @@ def iso_texts(draw: st.DrawFn) -> tuple[str, int]:
     return text, milliseconds(time)
 
 
-@settings(deadline=None)
 @given(st.lists(iso_texts(), max_size=12), st.sampled_from(["iso8601", "rfc3339"]))
 def test_every_way_to_write_iso_8601_is_the_moment_it_names(texts: list[tuple[str, int]], name: str) -> None:
     assert read(name, [text for text, _ in texts]) == [time for _, time in texts]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.one_of(iso_texts().map(lambda each: each[0]), st.text("0123456789-:T .+Z", max_size=26)), max_size=8)
 )
@@ -106,7 +104,6 @@ def test_a_zone_after_an_iso_time_counts_where_a_table_explains_it() -> None:
 in_2000 = st.datetimes(datetime(2000, 1, 1), datetime(2000, 12, 31, 23, 59, 59))  # noqa: DTZ001
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(in_2000, st.sampled_from(["{:2}", "{:02}", "{}"])), max_size=10))
 def test_every_day_and_second_of_a_year_is_read_from_syslog(written: list[tuple[datetime, str]]) -> None:
     texts = [f"{MONTHS[t.month - 1][:3].title()} {day.format(t.day)} {t:%H:%M:%S}" for t, day in written]
@@ -115,7 +112,6 @@ def test_every_day_and_second_of_a_year_is_read_from_syslog(written: list[tuple[
     assert read("syslog", texts, reference=at("2000-07-02")) == times
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(in_2000, st.sampled_from(["", "I", "W", "E", "F"])), max_size=10))
 def test_every_moment_of_a_year_is_read_from_klog(written: list[tuple[datetime, str]]) -> None:
     texts = [f"{letter}{t:%m%d %H:%M:%S.%f}" for t, letter in written]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import ROUND_FLOOR, Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.formats.times.reading import at, read
@@ -21,7 +21,6 @@ def test_the_magnitude_tells_the_unit(text: str) -> None:
     assert read("epoch", [text]) == [at("2023-11-14T22:13:20" + (".123" if "123" in text else ""))]
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["s", "ms", "us", "ns"]),
     st.lists(
@@ -39,7 +38,6 @@ def test_a_number_of_a_unit_is_its_milliseconds_rounded_down(unit: str, numbers:
     assert read(f"epoch_{unit}", texts) == expected
 
 
-@settings(deadline=None)
 @given(st.integers(-(10**17), 9 * 10**18))
 def test_epoch_is_the_unit_that_fits_the_number(number: int) -> None:
     size = abs(number)

@@ -112,7 +112,6 @@ def test_as_a_fraction_the_same_digits_are_tenths() -> None:
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 23), st.integers(0, 59), st.integers(0, 999)), max_size=20), st.booleans())
 def test_numbers_may_lack_their_zeros(clocks: list[tuple[int, int, int]], written_in_full: bool) -> None:
     texts = [f"2024/{h:02}:{m:02}.{ms:03}" if written_in_full else f"2024/{h}:{m}.{ms}" for h, m, ms in clocks]

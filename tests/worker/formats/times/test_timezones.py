@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.formats.times.reading import at, milliseconds
@@ -19,14 +19,12 @@ moments = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29))  # noqa: DTZ00
 recent = st.datetimes(datetime(1880, 1, 1), datetime(2040, 1, 1))  # noqa: DTZ001
 
 
-@settings(deadline=None)
 @given(names, st.lists(st.one_of(moments, recent), min_size=1, max_size=20))
 def test_a_local_time_is_the_moment_that_zoneinfo_says(name: str, times: list[datetime]) -> None:
     expected = [milliseconds(time.replace(tzinfo=ZoneInfo(name))) for time in times]
     assert Timezone(name).utc(np.array([milliseconds(time) for time in times])).tolist() == expected
 
 
-@settings(deadline=None)
 @given(names, st.lists(st.one_of(moments, recent), min_size=1, max_size=20))
 def test_a_moment_is_shown_by_clocks_as_zoneinfo_says(name: str, times: list[datetime]) -> None:
     shown = [time.replace(tzinfo=UTC).astimezone(ZoneInfo(name)).replace(tzinfo=UTC) for time in times]

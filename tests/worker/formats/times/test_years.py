@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.formats.times.reading import at, milliseconds
@@ -29,7 +29,6 @@ def in_year(time: datetime, year: int) -> list[int]:
         return []
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(moments, moments), min_size=1, max_size=10))
 def test_the_year_is_the_one_that_brings_a_time_nearest_to_its_reference(
     pairs: list[tuple[datetime, datetime]],
@@ -43,7 +42,6 @@ def test_the_year_is_the_one_that_brings_a_time_nearest_to_its_reference(
         assert abs(this - milliseconds(reference)) == min(abs(each - milliseconds(reference)) for each in candidates)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(moments, st.integers(-180 * 86_400_000, 180 * 86_400_000)), min_size=1, max_size=10))
 def test_a_time_within_half_a_year_of_its_reference_is_itself(pairs: list[tuple[datetime, int]]) -> None:
     expected = [milliseconds(time) for time, _ in pairs]
@@ -68,7 +66,6 @@ def test_new_year_and_leap_days(time: str, reference: str, expected: str) -> Non
     assert nearest_years(np.array([at(time)]), np.array([at(reference)])).tolist() == [at(expected)]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 86_399_999), moments), min_size=1, max_size=10))
 def test_the_day_of_a_time_of_day_is_the_nearest(pairs: list[tuple[int, datetime]]) -> None:
     references = np.array([milliseconds(reference) for _, reference in pairs])
@@ -93,7 +90,6 @@ def followed(years: FileYears, times: list[datetime], first_year: int | None = N
 steps = st.lists(st.integers(-3 * 86_400_000, 170 * 86_400_000), min_size=1, max_size=40)
 
 
-@settings(deadline=None)
 @given(st.datetimes(datetime(1970, 2, 1), datetime(2060, 1, 1), timezones=st.just(UTC)), steps, st.data())  # noqa: DTZ001
 def test_in_a_file_years_follow_the_order_of_lines_however_it_is_read(
     first: datetime, steps: list[int], data: st.DataObject
