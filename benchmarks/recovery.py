@@ -45,10 +45,12 @@ from worker.kafka.sink import TransactionalSink
 from worker.kafka.source import KafkaReader
 from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics
+from worker.processing.clock import ClockState
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
 from worker.processing.scorer import load_scorer
-from worker.processing.sessions import Sessions, SessionsState
+from worker.processing.session_state import SessionsState
+from worker.processing.sessions import Sessions
 from worker.settings.document import load_settings
 
 EVENTS_PER_SESSION = 19
@@ -107,7 +109,7 @@ def state_of(sessions: int, stream_time: int, seed: int = 0) -> SessionsState:
     last_at = stream_time - rng.integers(0, GAP_MS, sessions)
     times = np.repeat(last_at - offsets[ends - 1], lengths) + offsets
     return SessionsState(
-        stream_time=stream_time,
+        clock=ClockState(stream_time),
         keys=[f"blk_{number}" for number in rng.integers(10**18, 9 * 10**18, sessions).tolist()],
         lengths=lengths,
         opened_at=np.sort(times[ends - lengths]),

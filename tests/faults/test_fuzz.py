@@ -17,10 +17,10 @@ from detector.text.vocabulary import Vocabulary
 from tests.faults.conftest import Size
 from tests.faults.hostile import HostileInputs
 from tests.faults.report import FaultReport
+from worker.processing.clock import NO_TIME
 from worker.processing.decoder import MAX_KEY_CHARACTERS, Decoder, Events
 from worker.processing.records import Records
 from worker.processing.score_records import dead_letter
-from worker.processing.sessions import NO_TIME
 from worker.settings.document import load_settings
 
 BATCH = 100

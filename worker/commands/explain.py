@@ -7,7 +7,7 @@ its score record is made by the same pipeline. Other sessions are only passed ov
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -28,12 +28,13 @@ from worker.files.input_files import open_inputs
 from worker.files.log_files import LogStream, closed_sessions, located, parsed_session, partition_of
 from worker.files.refusals import Refusals
 from worker.observability.metrics import Metrics
+from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
 from worker.processing.score_records import DECIMALS, iso_time
 from worker.processing.session_rules import SessionRules
-from worker.processing.sessions import NO_TIME, ClosedSession
+from worker.processing.sessions import ClosedSession
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
@@ -241,17 +242,23 @@ def _raw(
 ) -> Iterator[_Found]:
     keeper = _TextKeeper(Tokenizer(vocabulary, unknown=settings.tokenizer.unknown))
     decoder = Decoder(settings.input, settings.sessions, keeper)
-    texts: defaultdict[Partition, deque[str]] = defaultdict(deque)  # of events whose session is still open
+    # By partition and offset, of events whose session is still open.
+    texts: defaultdict[tuple[Partition, int], list[str]] = defaultdict(list)
     for step in closed_sessions(stream, decoder, SessionRules.of(settings.sessions, vocabulary), progress):
         refusals.add(step)
-        mine = texts[step.partition]
         if step.events is not None:
             seen.keys.update(step.events.keys)
-            mine += (keeper.lines[row].as_py() for row, each in enumerate(step.events.keys) if each == key)
+            for row, found in enumerate(step.events.keys):
+                if found == key:
+                    texts[step.partition, step.events.offsets[row]].append(keeper.lines[row].as_py())
         seen.sessions += len(step.closed)
         for each in step.closed:
             if each.session.key == key:
-                yield _Found(*located(stream, step.partition, each), [mine.popleft() for _ in range(len(each.session))])
+                places = [(step.partition, offset) for offset in each.session.offsets]
+                yield _Found(*located(stream, step.partition, each), [texts[place].pop(0) for place in places])
+                for place in {*places}:
+                    if not texts[place]:
+                        del texts[place]
 
 
 def _parsed(vocabulary: Vocabulary, path: Path, key: str, seen: _Seen) -> Iterator[_Found]:

@@ -42,8 +42,10 @@ from worker.delivery.snapshots import SnapshotPointer
 from worker.errors import TransactionAborted
 from worker.observability.metrics import Metrics
 from worker.observability.status import PartitionStatus, WorkerStatus
+from worker.processing.clock import Move
 from worker.processing.pipeline import Output, Pipeline
 from worker.processing.records import Partition
+from worker.processing.score_records import iso_time
 from worker.settings.document import Settings
 
 _BATCH_TARGET_S = 1.0
@@ -128,6 +130,7 @@ class Worker:
         sink.while_waiting = self._keep_alive
         pipeline.while_scoring = self._while_scoring
         outage.while_away = self._while_away
+        pipeline.time_moved = _log_move
 
     def status(self) -> WorkerStatus:
         """The state as of about a second ago; safe to call from other threads."""
@@ -275,7 +278,7 @@ class Worker:
             if partition not in self._progress:
                 continue
             self._pipeline.reached_end(partition, end)
-            if self._pipeline.open_sessions(partition) and self._is_idle(partition, end):
+            if self._pipeline.unfinished(partition) and self._is_idle(partition, end):
                 self._sent = self._positions()
                 self._send(self._pipeline.flush(partition, end, "idle"))
                 self._progress[partition].pointer = None  # the position may be the old snapshot's, its sessions are not
@@ -489,3 +492,8 @@ class Worker:
             self._pipeline.drop(partition)
             self._progress.pop(partition, None)
         self._source.forget(partitions)
+
+
+def _log_move(partition: Partition, move: Move) -> None:
+    event = "stream_time_jumped" if move.jumped else "stream_time_fell"
+    _log.info(event, partition=str(partition), **{"from": iso_time(move.before), "to": iso_time(move.after)})

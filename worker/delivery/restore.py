@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import structlog
@@ -18,9 +22,10 @@ from worker.delivery.protocols import Committed, Message, TopicReader
 from worker.delivery.snapshots import Snapshot, SnapshotPointer, decode, encode, same_snapshot
 from worker.errors import RunError, SnapshotError
 from worker.processing.adaptive import AdaptiveState
+from worker.processing.clock import Event
 from worker.processing.decoder import Decoder
 from worker.processing.records import Partition
-from worker.processing.sessions import SessionsState
+from worker.processing.session_state import SessionsState
 from worker.settings.document import Settings
 
 # What a record's key, headers and batch take of message.max.bytes, generously.
@@ -46,6 +51,14 @@ class Start:
     sessions: SessionsState | None = None
     thresholds: AdaptiveState | None = None
     pointer: SnapshotPointer | None = None
+
+
+class _Reread(NamedTuple):
+    """An event of a key that is read again."""
+
+    offset: int
+    time: int
+    token: int
 
 
 class StateStore:
@@ -138,6 +151,7 @@ class StateStore:
             committed=committed.offset,
             snapshot=pointer.position,
             open_sessions=len(sessions.keys),
+            waiting_events=len(sessions.clock.waiting),
             seconds=round(time.monotonic() - began, 3),
         )
         return Start(pointer.position, committed.offset, sessions, snapshot.thresholds, pointer)
@@ -177,38 +191,52 @@ class StateStore:
         return snapshot
 
     def _with_our_tokens(self, partition: Partition, snapshot: Snapshot, low: int) -> SessionsState:
-        """The snapshot's sessions, tokenised anew if their vocabulary is not one that ours only adds to.
+        """The snapshot's sessions and waiting events, tokenised anew if their vocabulary is not one ours only adds to.
 
         A session is open without a break, so its raw records are those of its key from its first offset on.
         """
-        state = snapshot.sessions
+        state, waiting = snapshot.sessions, snapshot.sessions.clock.waiting
         same = (
             snapshot.n_templates <= len(self._vocabulary.templates)
             and self._vocabulary.truncated(snapshot.n_templates).sha256 == snapshot.vocabulary
         )
-        if same or not state.keys:
+        if same or not (state.keys or waiting):
             return state
-        ends, first = state.ends(), int(state.offsets[0])  # sessions are in the order of their opening
-        was = snapshot.vocabulary
+        ends, was = state.ends(), snapshot.vocabulary
+        begun: dict[str, int] = {}  # offset of the first record of each key that is needed
+        if state.keys:
+            least = np.minimum.reduceat(state.offsets, ends - state.lengths)
+            begun = dict(zip(state.keys, least.tolist(), strict=True))
+        for each in waiting:
+            begun[each.key] = min(each.offset, begun.get(each.key, each.offset))
+        first = min(begun.values())
         _log.info("vocabulary_changed", partition=str(partition), rereads_from=first, to=snapshot.position, was=was)
         if first < low:
             raise SnapshotError(
                 f"another vocabulary made it, and the raw records from offset {first} are deleted (oldest: {low})"
             )
-        begun = dict(zip(state.keys, state.offsets[ends - state.lengths].tolist(), strict=True))
-        found: dict[str, list[tuple[int, int]]] = {key: [] for key in state.keys}
+        found: dict[str, list[_Reread]] = {key: [] for key in begun}
         for records in self._reader.read(partition, first, snapshot.position):
             (events,) = self._decoder.decode([records])
-            for key, token, offset in zip(events.keys, events.tokens, events.offsets, strict=True):
-                if offset >= begun.get(key, snapshot.position):
-                    found[key].append((token, offset))
-        # The record of several lines that began a session may have ended the one before it: the latest events count.
-        latest = [found[key][-length:] for key, length in zip(state.keys, state.lengths.tolist(), strict=True)]
-        for key, events_of_key, begin, end in zip(state.keys, latest, ends - state.lengths, ends, strict=True):
-            if [offset for _, offset in events_of_key] != state.offsets[begin:end].tolist():
-                raise SnapshotError(f"another vocabulary made it, and raw records of session {key} have changed")
-        tokens = np.array([token for events_of_key in latest for token, _ in events_of_key], np.int64)
-        return replace(state, tokens=tokens)
+            for key, *event in zip(events.keys, events.offsets, events.times, events.tokens, strict=True):
+                if event[0] >= begun.get(key, snapshot.position):
+                    found[key].append(_Reread(*event))
+        tokens = [
+            _tokens_again(key, found[key], state.offsets[begin:end].tolist(), state.times[begin:end].tolist())
+            for key, begin, end in zip(state.keys, (ends - state.lengths).tolist(), ends.tolist(), strict=True)
+        ]
+        of_key: defaultdict[str, list[Event]] = defaultdict(list)
+        for each in waiting:
+            of_key[each.key].append(each)
+        again = {
+            key: iter(_tokens_again(key, found[key], [each.offset for each in own], [each.time for each in own]))
+            for key, own in of_key.items()
+        }
+        return replace(
+            state,
+            clock=replace(state.clock, waiting=tuple(each._replace(token=next(again[each.key])) for each in waiting)),
+            tokens=np.array([*chain.from_iterable(tokens)], np.int64),
+        )
 
     def _find_parts(self, partition: Partition) -> int:
         """How many parts of the partition's snapshots compaction would leave in the state topic."""
@@ -234,3 +262,33 @@ class StateStore:
             if not self._partitions:
                 raise RunError(f"state.topic: {self._topic} does not exist")
         return self._partitions[zlib.crc32(str(partition).encode()) % len(self._partitions)]
+
+
+def _tokens_again(key: str, found: list[_Reread], offsets: list[int], times: list[int]) -> list[int]:
+    """Tokens of a key's events with these offsets and times, out of all that were read again.
+
+    Others of the key may lie between: such that wait, or belonged to a session that ended meanwhile.
+
+    Raises:
+        SnapshotError: the records no longer hold these events.
+    """
+    latest = found[-len(offsets) :]
+    if [each.offset for each in latest] == offsets and [each.time for each in latest] == times:
+        return [each.token for each in latest]
+    of_record: defaultdict[int, list[_Reread]] = defaultdict(list)
+    for each in found:
+        of_record[each.offset].append(each)
+    wanted: defaultdict[int, list[int]] = defaultdict(list)
+    for offset, its_time in zip(offsets, times, strict=True):
+        wanted[offset].append(its_time)
+    tokens: dict[int, Iterator[int]] = {}
+    for offset, its_times in wanted.items():
+        lines = of_record[offset]
+        if len(lines) > len(its_times):
+            # A record of several lines: those of another time had another fate. Where the settings now read other
+            # times, and among lines of one time, the latest count: earlier ones may have ended the session before.
+            lines = [line for line in lines if line.time in its_times] or lines
+        if len(lines) < len(its_times):
+            raise SnapshotError(f"another vocabulary made it, and raw records of session {key} have changed")
+        tokens[offset] = iter([line.token for line in lines[-len(its_times) :]])
+    return [next(tokens[offset]) for offset in offsets]

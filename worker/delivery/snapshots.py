@@ -1,4 +1,4 @@
-"""A partition's open sessions as bytes, and the pointer to them that a committed offset carries.
+"""A partition's clock and open sessions as bytes, and the pointer to them that a committed offset carries.
 
 A snapshot is an Arrow IPC stream with one row a session, its buffers compressed by zstd, cut into parts that
 fit a Kafka record. A column of integers holds their distances from the least of them, in the fewest bytes that fit:
@@ -7,8 +7,11 @@ same header but for its own number, so that damage, a missing part and a part of
 
     magic 8 bytes | format version uint16 | part uint32 | parts uint32 | SHA-256 of the whole stream 32 bytes
 
-Integers are big-endian. What is not a column (position, stream time, vocabulary, and what adaptive thresholds have
-learnt, where the partition has some) is metadata of the schema.
+Integers are big-endian. What is not a column (position, stream time, how many events in a row were behind it and the
+greatest of their times, vocabulary, and what adaptive thresholds have learnt, where the partition has some) is metadata
+of the schema. Where events wait, a second Arrow IPC stream follows the first, with one row a waiting event.
+
+Format 2 is read as well: it knew no waiting events, so nothing was behind and nothing waited.
 """
 
 from __future__ import annotations
@@ -26,9 +29,11 @@ from pydantic import ValidationError
 
 from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
-from worker.processing.sessions import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
+from worker.processing.clock import NO_TIME, ClockState, Event
+from worker.processing.session_state import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
+_WITHOUT_WAITING: Final = 2  # the format before waiting events, which is still read
 POINTER_VERSION: Final = 2  # version 1 did not name the worker
 
 _MAGIC: Final = b"logmamba"
@@ -41,7 +46,11 @@ _COLUMNS: Final = {  # with the types that each may have
     **dict.fromkeys(EVENT_COLUMNS, tuple(map(pa.large_list, _INTEGERS))),
 }
 _LEAST: Final = b"least"  # in a field's metadata: what is to be added to its integers
+_WAITING: Final = pa.schema(
+    [pa.field(name, pa.large_string() if name == "key" else pa.int64(), nullable=False) for name in Event._fields]
+)
 _METADATA: Final = ("position", "stream_time", "vocabulary", "n_templates")
+_BEHIND: Final = ("behind", "behind_time")  # in the metadata from format 3 on
 _THRESHOLDS: Final = "thresholds"  # in the metadata of a partition with adaptive thresholds
 
 
@@ -151,24 +160,27 @@ def decode(parts: Sequence[bytes]) -> Snapshot:
     """
     if not parts:
         raise SnapshotError("snapshot has no parts")
-    digests = set()
+    found = set()  # format versions and digests
     for number, part in enumerate(parts):
         place = f"snapshot part {number + 1} of {len(parts)}"
         if len(part) < _HEADER.size or not part.startswith(_MAGIC):
             raise SnapshotError(f"{place} is not a part of a snapshot")
         _, version, found_number, found_parts, digest = _HEADER.unpack_from(part)
-        if version != FORMAT_VERSION:
-            raise SnapshotError(f"{place} has format version {version}, this worker reads {FORMAT_VERSION}")
+        if version not in (_WITHOUT_WAITING, FORMAT_VERSION):
+            raise SnapshotError(
+                f"{place} has format version {version}, this worker reads {_WITHOUT_WAITING} and {FORMAT_VERSION}"
+            )
         if (found_number, found_parts) != (number, len(parts)):
             raise SnapshotError(f"{place} is part {found_number + 1} of {found_parts} by its header")
-        digests.add(digest)
-    if len(digests) > 1:
+        found.add((version, digest))
+    if len(found) > 1:
         raise SnapshotError(f"the {len(parts)} snapshot parts belong to different snapshots")
     stream = b"".join([memoryview(part)[_HEADER.size :] for part in parts])
-    if hashlib.sha256(stream).digest() != digests.pop():
+    version, digest = found.pop()
+    if hashlib.sha256(stream).digest() != digest:
         raise SnapshotError(f"snapshot is damaged: the SHA-256 of its {len(stream)} bytes does not match")
     try:
-        return _from_stream(stream)
+        return _from_stream(stream, with_waiting=version != _WITHOUT_WAITING)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise SnapshotError(f"snapshot cannot be read: {error}") from error
 
@@ -189,27 +201,45 @@ def _to_stream(snapshot: Snapshot) -> pa.Buffer:
         "stream_time": "" if state.stream_time is None else str(state.stream_time),
         "vocabulary": snapshot.vocabulary,
         "n_templates": str(snapshot.n_templates),
+        "behind": str(state.clock.behind),
+        "behind_time": str(state.clock.behind_time),
     }
     if snapshot.thresholds is not None:
         metadata[_THRESHOLDS] = snapshot.thresholds.model_dump_json()
     batch = pa.record_batch(columns, schema=pa.schema(fields, metadata))
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_batch(batch)
+    _write(sink, batch)
+    if state.clock.waiting:
+        rows = [event._asdict() for event in state.clock.waiting]
+        _write(sink, pa.RecordBatch.from_pylist(rows, schema=_WAITING))
     return sink.getvalue()
 
 
-def _from_stream(stream: bytes) -> Snapshot:
-    with pa.ipc.open_stream(stream) as reader:
-        schema, batches = reader.schema, list(reader)
+def _write(sink: pa.BufferOutputStream, batch: pa.RecordBatch) -> None:
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(batch)
+
+
+def _read(source: pa.BufferReader) -> pa.RecordBatch:
+    with pa.ipc.open_stream(source) as reader:
+        batches = list(reader)
     if len(batches) != 1:
         raise ValueError(f"it holds {len(batches)} batches, expected 1")
-    (batch,) = batches
+    return batches[0]
+
+
+def _from_stream(stream: bytes, *, with_waiting: bool) -> Snapshot:
+    source = pa.BufferReader(stream)
+    batch = _read(source)
+    schema = batch.schema
     if schema.names != list(_COLUMNS) or any(field.type not in _COLUMNS[field.name] for field in schema):
         raise ValueError(f"its columns are {', '.join(f'{field.name} {field.type}' for field in schema)}")
     batch.validate(full=True)
     metadata = {name.decode(): value.decode() for name, value in (schema.metadata or {}).items()}
-    if missing := [name for name in _METADATA if name not in metadata]:
+    wanted = (*_METADATA, *(_BEHIND if with_waiting else ()))
+    if surplus := [name for name in _BEHIND if name in metadata and name not in wanted]:
+        raise ValueError(f"its metadata has {', '.join(surplus)}, which its format does not know")
+    if missing := [name for name in wanted if name not in metadata]:
         raise ValueError(f"its metadata lacks {', '.join(missing)}")
     lengths = [np.diff(batch[name].offsets) for name in EVENT_COLUMNS]
     if any(not np.array_equal(lengths[0], each) for each in lengths[1:]):
@@ -222,7 +252,12 @@ def _from_stream(stream: bytes) -> Snapshot:
         return widened
 
     state = SessionsState(
-        stream_time=int(metadata["stream_time"]) if metadata["stream_time"] else None,
+        clock=ClockState(
+            stream_time=int(metadata["stream_time"]) if metadata["stream_time"] else None,
+            waiting=_waiting(source) if with_waiting else (),
+            behind=int(metadata.get("behind", 0)),
+            behind_time=int(metadata.get("behind_time", NO_TIME)),
+        ),
         keys=batch["keys"].to_pylist(),
         lengths=lengths[0],
         **{name: integers(name) for name in (*SESSION_COLUMNS, *EVENT_COLUMNS)},
@@ -234,6 +269,16 @@ def _from_stream(stream: bytes) -> Snapshot:
         sessions=state,
         thresholds=_thresholds(metadata.get(_THRESHOLDS)),
     )
+
+
+def _waiting(source: pa.BufferReader) -> tuple[Event, ...]:
+    if source.tell() == source.size():
+        return ()
+    batch = _read(source)
+    if not batch.schema.equals(_WAITING):
+        raise ValueError(f"the columns of its waiting events are {', '.join(map(str, batch.schema))}")
+    batch.validate(full=True)
+    return tuple(Event(**row) for row in batch.to_pylist())
 
 
 def _thresholds(written: str | None) -> AdaptiveState | None:

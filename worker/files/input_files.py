@@ -16,10 +16,10 @@ from worker.files.log_files import LogStream, years_of
 from worker.files.open_files import last_lines, opened
 from worker.files.record_files import has_places, is_record_file
 from worker.files.timestamp_suggestion import NoTokens, suggested_timestamp
+from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder
 from worker.processing.records import Records
 from worker.processing.score_records import iso_time
-from worker.processing.sessions import NO_TIME
 from worker.settings.document import Settings
 
 _SAMPLE_LINES = 1_000

@@ -24,10 +24,12 @@ from detector.errors import InputFileError
 from worker.files.open_files import lines_of
 from worker.files.record_files import has_places, read_record_file
 from worker.formats.times.years import FileYears
+from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder, Events
 from worker.processing.records import Partition, Records
 from worker.processing.session_rules import SessionRules
-from worker.processing.sessions import NO_TIME, RANK_EXPIRED, ClosedSession, Session, Sessions
+from worker.processing.session_state import Session
+from worker.processing.sessions import RANK_EXPIRED, ClosedSession, Sessions
 
 _BATCH_LINES = 20_000
 
@@ -157,7 +159,7 @@ class Step(NamedTuple):
 def closed_sessions(
     stream: LogStream, decoder: Decoder, rules: SessionRules, progress: Callable[[int], object] = lambda _bytes: None
 ) -> Iterator[Step]:
-    """The sessions of a stream by batches; at last, for each partition, what is open at the end and closes with it.
+    """The sessions of a stream by batches; at last, for each partition, what its end closes: it ends every wait.
 
     Raises:
         InputFileError: a file cannot be read.

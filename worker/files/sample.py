@@ -15,10 +15,10 @@ from worker.errors import SettingsError
 from worker.files.input_files import open_inputs
 from worker.files.log_files import closed_sessions
 from worker.files.refusals import Refusals
+from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder
 from worker.processing.score_records import iso_time
 from worker.processing.session_rules import SessionRules
-from worker.processing.sessions import NO_TIME
 from worker.settings.document import Settings
 
 _EARLIEST_MS = 631_152_000_000  # 1990; a log's clock that was never set says 1970, a format without a year 1900

@@ -48,7 +48,9 @@ class Metrics:
             "logmamba_unknown_event_share", "Share of the latest events that no template matches", registry=registry
         )
         self._late = counter("late_events", "Events older than the stream time of their partition")
-        self._skewed = counter("skewed_events", "Events too far in the future to move stream time")
+        self._skewed = counter("skewed_events", "Events that waited, too far in the future, and were contradicted")
+        self._jumps = counter("stream_time_jumps", "Jumps of stream time over a pause")
+        self._falls = counter("stream_time_falls", "Falls of stream time, from a wrong clock that had been believed")
         self._closed = counter("sessions_closed", "Sessions closed, by what closed them", "closed_by")
         self._scores = counter("scores", "Score records made", "kind", "severity")
         self._replayed = counter("replayed_records", "Records read again after a restart or an abort")
@@ -61,6 +63,9 @@ class Metrics:
         )
         partition = ("topic", "partition")
         self._open = Gauge("logmamba_open_sessions", "Open sessions", partition, registry=registry)
+        self._waiting = Gauge(
+            "logmamba_waiting_events", "Events too far in the future to be processed yet", partition, registry=registry
+        )
         self._lag = Gauge(
             "logmamba_consumer_lag", "Records of a partition still to be read", partition, registry=registry
         )
@@ -113,7 +118,17 @@ class Metrics:
             self._dead_letters.labels(reason).inc(count)
 
     def sessions(
-        self, topic: str, partition: int, *, open_sessions: int, closed: Mapping[str, int], late: int, skewed: int
+        self,
+        topic: str,
+        partition: int,
+        *,
+        open_sessions: int,
+        waiting: int,
+        closed: Mapping[str, int],
+        late: int,
+        skewed: int,
+        jumps: int,
+        falls: int,
     ) -> None:
         """Events joined a partition's sessions.
 
@@ -121,15 +136,21 @@ class Metrics:
             topic: of the partition.
             partition: its number.
             open_sessions: how many there are now.
+            waiting: events that wait now, since they are too far in the future.
             closed: those that closed, by what closed them.
             late: events older than stream time.
-            skewed: events too far in the future to move it.
+            skewed: events that waited and were contradicted.
+            jumps: of stream time, over a pause.
+            falls: of stream time, from a wrong clock that had been believed.
         """
         self._open.labels(topic, partition).set(open_sessions)
+        self._waiting.labels(topic, partition).set(waiting)
         for closed_by, count in closed.items():
             self._closed.labels(closed_by).inc(count)
         self._late.inc(late)
         self._skewed.inc(skewed)
+        self._jumps.inc(jumps)
+        self._falls.inc(falls)
 
     def scored(self, kind: str, severity: str) -> None:
         """A score record was made."""
@@ -163,7 +184,7 @@ class Metrics:
 
     def forget(self, topic: str, partition: int) -> None:
         """A partition is another worker's now."""
-        for gauge in (self._open, self._lag):
+        for gauge in (self._open, self._waiting, self._lag):
             gauge.remove_by_labels({"topic": topic, "partition": str(partition)})
 
     def watch_score_cache(self, hits: Callable[[], int], misses: Callable[[], int]) -> None:

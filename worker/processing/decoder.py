@@ -30,7 +30,7 @@ class Events:
     Attributes:
         keys: session keys.
         tokens: of the vocabulary; negative ones carry the text of an unknown line.
-        times: event times in ms; all NO_TIME where the input has none.
+        times: event times in ms; NO_TIME for events that have none.
         offsets: of the record; the lines of a multi-line record share theirs.
         dead_letters: records that could not be read, by row.
         cut: lines that were longer than `input.max_line_bytes`.

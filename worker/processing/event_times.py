@@ -15,8 +15,8 @@ from worker.formats.pointers import MISSING, JsonPointer
 from worker.formats.times.columns import COMPLETE, TextTimes
 from worker.formats.times.reader import TimeReader
 from worker.formats.times.shapes import text_ends
+from worker.processing.clock import NO_TIME
 from worker.processing.lines import Batch, Flags, Lines, Rows, nearest_line
-from worker.processing.sessions import NO_TIME
 from worker.settings.timestamps import TimestampRule
 
 

@@ -19,13 +19,15 @@ from detector.text.tokenizer import Tokenizer
 from worker.errors import RunError
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import LOWEST, AdaptiveState, AdaptiveThresholds
+from worker.processing.clock import Move
 from worker.processing.decoder import Decoder, Events
 from worker.processing.fit import check_fit
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Headers, Kind, ScoreEncoder, Severity, Thresholds, dead_letter
 from worker.processing.scorer import EventScores, Scorer
 from worker.processing.session_rules import SessionRules
-from worker.processing.sessions import ClosedBy, ClosedSession, Session, Sessions, SessionsState
+from worker.processing.session_state import Session, SessionsState
+from worker.processing.sessions import ClosedBy, ClosedSession, Sessions, SharedCause
 from worker.processing.unknown_events import UnknownEvents
 from worker.settings.document import Settings
 
@@ -74,6 +76,9 @@ class _Job:
     opened: _Open
     closed: list[ClosedSession]
     touched: list[Session] = field(default_factory=list)  # open ones with new events that may cross a threshold
+    # By offset and time, the events of which several have the same record as their cause: it ended a wait. Events that
+    # have both in common share the cause, too.
+    shared: dict[tuple[int, int], SharedCause] = field(default_factory=dict)
 
 
 # What may become a score record: a closed session, or an event that may take an open one across a threshold.
@@ -97,6 +102,7 @@ class Pipeline:
         while_scoring: called every few seconds while sessions are scored, between two forward passes of the model. What
             it raises ends `process` or `flush`, after which partitions have to be opened anew.
         when_decoded: called with the records of each partition and the events in them.
+        time_moved: told of each jump and fall of a partition's stream time, but for those that are only replayed.
 
     Raises:
         SettingsError: the settings cannot fit the checkpoint.
@@ -134,6 +140,7 @@ class Pipeline:
         self._open: dict[Partition, _Open] = {}
         self.while_scoring: Callable[[], None] = lambda: None
         self.when_decoded: Callable[[Records, Events], None] = lambda _records, _events: None
+        self.time_moved: Callable[[Partition, Move], None] = lambda _partition, _move: None
 
     # -- partitions ------------------------------------------------------------------------------------------------
 
@@ -177,6 +184,11 @@ class Pipeline:
     def unknown_share(self) -> float | None:
         """Share of unknown ones among the latest thousand events or more; None before the first thousand."""
         return self._unknown.share
+
+    def unfinished(self, partition: Partition) -> bool:
+        """Whether `flush` would have anything to close: an open session, or an event that waits."""
+        sessions = self._open[partition].sessions
+        return bool(len(sessions) or sessions.clock.waiting)
 
     def state(self, partition: Partition) -> tuple[SessionsState, AdaptiveState | None]:
         """What a snapshot of the partition at its position holds: `open` goes on from it."""
@@ -262,22 +274,33 @@ class Pipeline:
         return decoded
 
     def _count(self, partition: Partition, opened: _Open, closed: Sequence[ClosedSession]) -> None:
-        sessions = opened.sessions
+        sessions, clock = opened.sessions, opened.sessions.clock
+        moves = [move for move in clock.moves if move.cause_offset >= opened.live_from]
+        for move in moves:
+            self.time_moved(partition, move)
         self._metrics.sessions(
             *partition,
             open_sessions=len(sessions),
+            waiting=clock.waiting,
             closed=Counter(each.closed_by for each in closed),
-            late=sessions.late_events - opened.late_events,
-            skewed=sessions.skewed_events - opened.skewed_events,
+            late=clock.late_events - opened.late_events,
+            skewed=clock.skewed_events - opened.skewed_events,
+            jumps=sum(move.jumped for move in moves),
+            falls=sum(not move.jumped for move in moves),
         )
-        opened.late_events, opened.skewed_events = sessions.late_events, sessions.skewed_events
+        opened.late_events, opened.skewed_events = clock.late_events, clock.skewed_events
 
     def _job(self, partition: Partition, opened: _Open, closed: list[ClosedSession], keys: Iterable[str]) -> _Job:
+        all_closed = len(closed)
         if opened.adaptive is None:  # else what is already published counts too
             closed = [each for each in closed if each.cause_offset >= opened.live_from]
         job = _Job(partition, opened, closed)
         if self._early:
-            for session in map(opened.sessions.get, dict.fromkeys(keys)):
+            shared = opened.sessions.shared_causes
+            for each in shared:
+                place = each._replace(after=each.after - all_closed + len(closed))
+                job.shared.setdefault((each.offset, each.time), place)
+            for session in map(opened.sessions.get, dict.fromkeys((*keys, *(each.key for each in shared)))):
                 if session is None:
                     continue
                 if session.alerted & _ALARMED:
@@ -305,13 +328,16 @@ class Pipeline:
             outputs: list[Output] = []
             for job in jobs:
                 rows: list[_Row] = []
+                shared = {each.cause_offset for each in job.shared.values()}
                 for number, (session, cause, closed_by, rank) in enumerate(job.closed):
                     each = next(of_closed)
                     if self._early:
-                        rows += self._crossings(session, each)
-                    rows.append((cause, rank, number, len(session), session, each, closed_by))
+                        rows += self._crossings(session, each, job.shared)
+                    # Of several events with one cause, some may come before what the cause closed and some after it.
+                    place = 2 * number + 1 if cause in shared else rank
+                    rows.append((cause, place, number, len(session), session, each, closed_by))
                 for session in job.touched:
-                    rows += self._crossings(session, next(of_touched))
+                    rows += self._crossings(session, next(of_touched), job.shared)
                 rows.sort()
                 judged = (self._judged(job.partition, job.opened, row, headers) for row in rows)
                 outputs += [output for output in judged if output is not None]
@@ -329,18 +355,23 @@ class Pipeline:
 
         return passed
 
-    def _crossings(self, session: Session, scores: EventScores) -> list[_Row]:
+    def _crossings(
+        self, session: Session, scores: EventScores, shared: Mapping[tuple[int, int], SharedCause]
+    ) -> list[_Row]:
         """The events not looked at before that may take an open session across a threshold."""
         begun, session.evaluated = session.evaluated, len(session)
         new = scores.scores[begun:]
         if session.alerted & _ALARMED or not new.size or new.max() < self._least_alert:
             return []
-        offsets = session.offsets
-        return [
-            (offsets[at], _RANK_EARLY, session.order, at + 1, session, scores, None)
-            for at, score in enumerate(new.tolist(), begun)
-            if score >= self._least_alert
-        ]
+        offsets, times = session.offsets, session.times
+        rows: list[_Row] = []
+        for at, score in enumerate(new.tolist(), begun):
+            if score >= self._least_alert:
+                cause, place = offsets[at], _RANK_EARLY
+                if (waited := shared.get((cause, times[at]))) is not None:
+                    cause, place = waited.cause_offset, 2 * waited.after
+                rows.append((cause, place, session.order, at + 1, session, scores, None))
+        return rows
 
     def _judged(self, partition: Partition, opened: _Open, row: _Row, headers: Headers) -> Output | None:
         """The record that a row gives, if any; the rows come in the order of a partition's outputs."""

@@ -15,10 +15,12 @@ from typing import Any, Final, Literal, NamedTuple
 import orjson
 
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
+from worker.processing.clock import NO_TIME
 from worker.processing.lines import DeadLetter
 from worker.processing.records import Partition, Records
 from worker.processing.scorer import EventScores
-from worker.processing.sessions import NO_TIME, ClosedBy, Session
+from worker.processing.session_state import Session
+from worker.processing.sessions import ClosedBy
 
 SCHEMA = "logmamba.score/1"
 

@@ -18,7 +18,7 @@ class SessionRules:
     max_age_ms: int | None  # since the session's first event; None = none
     max_events: int
     max_open: int
-    max_future_skew_ms: int  # an event further ahead of stream time leaves it alone
+    max_future_skew_ms: int  # an event further ahead of stream time waits
     end_tokens: frozenset[int]
 
     @classmethod

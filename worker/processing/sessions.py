@@ -2,12 +2,14 @@
 
 A session's boundaries depend only on the events of its own partition, in offset order: never on batch
 sizes, other partitions or the wall clock. So the same events give the same closings with the same causes,
-however they were split over polls and wherever a replay began.
+however they were split over polls and wherever a replay began. At which stream time each event is processed, and in
+which order, `worker.processing.clock` says.
 
-Stream time never goes back, which keeps the cost of an event constant: sessions in the order of their
-opening are also in the order of `first_offset` and of `opened_at`, sessions in the order of their latest
-event are also in the order of `last_at`, and one number, a lower bound on the stream time at which any of
-them can expire, tells when to look at the heads of the two orders.
+What keeps the cost of an event constant: sessions in the order of their opening are also in the order of `opened_at`,
+sessions in the order of their latest event are also in the order of `last_at`, and one number, a lower bound on the
+stream time at which any of them can expire, tells when to look at the heads of the two orders. When stream time falls,
+`opened_at` and `last_at` are cut down to it, which leaves both orders as they are. In the order of `first_offset` they
+are but for a few sessions, which opened when a record waited that came before theirs; those are kept track of.
 
 What a restored state holds stays in its columns: a session is made of its row only when it gets an event or closes, so
 that a restart does not wait for a million objects of which most are not touched for minutes.
@@ -18,21 +20,19 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from heapq import heappop, heappush
-from itertools import chain
 from operator import attrgetter
-from typing import Final, Literal, NamedTuple, final
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from worker.processing.clock import NO_TIME, Clock, ClockState, Step
 from worker.processing.session_rules import SessionRules
+from worker.processing.session_state import FIELDS, Column, Session, SessionsState
 
-NO_TIME: Final = -(2**63)  # the event time of every event of an input without timestamps
 NEVER: Final = 2**63  # later than any stream time
 
-Column = NDArray[np.int64]
 ClosedBy = Literal["gap", "max_age", "end_event", "max_events", "max_open", "idle", "end_of_input"]
 
 # Outputs of one event are published in the order of their ranks. Rank 1 is an early score: after the sessions
@@ -41,74 +41,15 @@ RANK_EXPIRED: Final = 0
 RANK_ENDED: Final = 2
 RANK_EVICTED: Final = 3
 
-SESSION_COLUMNS: Final = ("opened_at", "last_at", "alerted", "evaluated")
-EVENT_COLUMNS: Final = ("tokens", "offsets", "times")
 
-# Token, offset and time of an event lie side by side: an event then touches one array, which is where most of
-# the time goes when many sessions are open.
-_FIELDS: Final = 3
-
-
-@final
-@dataclass(slots=True, eq=False)
-class Session:
-    """The events of one key, from its first to its latest, and what the scorer remembers about them."""
+class SharedCause(NamedTuple):
+    """An event whose cause is a record that ended a wait, its own or that of an event before it."""
 
     key: str
-    events: array[int]  # int64: token, offset, time of the first event, then of the second, ...
-    opened_at: int  # stream time in ms at which the first event was processed
-    last_at: int  # stream time in ms at which the latest event was processed
-    order: int  # grows with each opening; sessions that one record opened have the same first offset
-    alerted: int = 0  # bit mask of the severities already alerted
-    evaluated: int = 0  # how many events were already looked at for early scores
-
-    @classmethod
-    def from_columns(
-        cls,
-        key: str,
-        *,
-        tokens: array[int],
-        offsets: array[int],
-        times: array[int],
-        opened_at: int,
-        last_at: int,
-        order: int,
-        alerted: int = 0,
-        evaluated: int = 0,
-    ) -> Session:
-        """A session of events whose tokens, offsets and times lie in one array each.
-
-        Raises:
-            ValueError: If the three differ in length.
-        """
-        if not len(tokens) == len(offsets) == len(times):
-            raise ValueError(f"tokens, offsets and times differ in length: {len(tokens)}, {len(offsets)}, {len(times)}")
-        events = array("q", bytes(_FIELDS * len(tokens) * tokens.itemsize))
-        events[0::_FIELDS], events[1::_FIELDS], events[2::_FIELDS] = tokens, offsets, times
-        return cls(key, events, opened_at, last_at, order, alerted, evaluated)
-
-    def __len__(self) -> int:
-        return len(self.events) // _FIELDS
-
-    @property
-    def first_offset(self) -> int:
-        """Offset of the first event; with topic and partition it identifies the session."""
-        return self.events[1]
-
-    @property
-    def tokens(self) -> array[int]:
-        """Token of each event; a copy."""
-        return self.events[0::_FIELDS]
-
-    @property
-    def offsets(self) -> array[int]:
-        """Offset of each event's record; the events of a multi-line record share theirs. A copy."""
-        return self.events[1::_FIELDS]
-
-    @property
-    def times(self) -> array[int]:
-        """Event time of each event in ms, or NO_TIME; a copy."""
-        return self.events[2::_FIELDS]
+    offset: int  # of its own record
+    time: int
+    cause_offset: int
+    after: int  # how many sessions the same call had closed before the event joined its own
 
 
 class ClosedSession(NamedTuple):
@@ -118,78 +59,6 @@ class ClosedSession(NamedTuple):
     cause_offset: int
     closed_by: ClosedBy
     rank: int  # orders the outputs of one event: RANK_EXPIRED, RANK_ENDED, RANK_EVICTED
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SessionsState:
-    """Open sessions as columns, in the order of their opening; a copy that later events do not change.
-
-    `tokens`, `offsets` and `times` have one item an event, session after session; the other columns have one a
-    session. Event times are NO_TIME where the input has none.
-    """
-
-    stream_time: int | None
-    keys: list[str]
-    lengths: Column  # events of each session, at least 1
-    opened_at: Column
-    last_at: Column
-    alerted: Column
-    evaluated: Column
-    tokens: Column
-    offsets: Column
-    times: Column
-
-    @classmethod
-    def empty(cls, stream_time: int | None = None) -> SessionsState:
-        """No open session."""
-        return cls(stream_time, [], *(np.empty(0, np.int64) for _ in range(8)))
-
-    @classmethod
-    def of(cls, stream_time: int | None, sessions: Sequence[Session]) -> SessionsState:
-        """These sessions, which are in the order of their opening."""
-        each_events = [session.events for session in sessions]
-        events = np.frombuffer(b"".join(each_events), np.int64).reshape(-1, _FIELDS)
-        rows = chain.from_iterable(map(attrgetter(*SESSION_COLUMNS), sessions))
-        return cls(
-            stream_time,
-            [session.key for session in sessions],
-            np.fromiter(map(len, each_events), np.int64, len(sessions)) // _FIELDS,
-            *np.fromiter(rows, np.int64).reshape(-1, len(SESSION_COLUMNS)).T,
-            *events.T,
-        )
-
-    @classmethod
-    def of_rows(cls, stream_time: int | None, states: Sequence[SessionsState], rows: Column) -> SessionsState:
-        """Some of the sessions of these states, whose rows are numbered through; it shares nothing with them."""
-
-        def picked(names: Sequence[str], places: Column) -> dict[str, Column]:
-            return {name: np.concatenate([getattr(state, name) for state in states])[places] for name in names}
-
-        lengths = np.concatenate([state.lengths for state in states])
-        begins, lengths = (np.cumsum(lengths) - lengths)[rows], lengths[rows]
-        events = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-        keys = list(chain.from_iterable(state.keys for state in states))
-        return cls(
-            stream_time=stream_time,
-            keys=[keys[row] for row in rows.tolist()],
-            lengths=lengths,
-            **picked(SESSION_COLUMNS, rows),
-            **picked(EVENT_COLUMNS, events),
-        )
-
-    def ends(self) -> Column:
-        """Where the events of each session end in the columns of events; those of the first begin at 0."""
-        return np.cumsum(self.lengths)
-
-    __hash__ = None  # type: ignore[assignment]  # no more than its columns have one
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SessionsState):
-            return NotImplemented
-        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
-        return all(
-            np.array_equal(mine, theirs) if isinstance(mine, np.ndarray) else mine == theirs for mine, theirs in pairs
-        )
 
 
 class _Rows:
@@ -237,7 +106,7 @@ class _Rows:
         """
         if 2 * self._in_use <= self._held > 0:
             rows = np.fromiter(self.left.values(), np.int64, len(self.left))
-            self._hold(SessionsState.of_rows(self._state.stream_time, [self._state], rows), self._orders[rows])
+            self._hold(SessionsState.of_rows(self._state.clock, [self._state], rows), self._orders[rows])
 
     def quietest(self) -> tuple[str, int] | None:
         """Key and `last_at` of the row left whose latest event is the longest ago."""
@@ -259,40 +128,51 @@ class _Rows:
         self._opened_first = len(self._state.keys)
         return None
 
-    def merged(self, made: Sequence[Session], stream_time: int | None) -> SessionsState:
+    def set_to(self, stream_time: int) -> None:
+        """Bring the rows' times to one that was set or fell (`_set_to`), which leaves their orders as they are."""
+        opened_at, last_at = (
+            np.where(column == NO_TIME, stream_time, np.minimum(column, stream_time))
+            for column in (self._state.opened_at, self._state.last_at)
+        )
+        self._state = replace(self._state, opened_at=opened_at, last_at=last_at)
+
+    def merged(self, made: Sequence[Session], clock: ClockState) -> SessionsState:
         """The state of the rows left and of sessions that were made of others or opened since."""
-        old, new = self._state, SessionsState.of(stream_time, made)
+        old, new = self._state, SessionsState.of(clock, made)
         rows = np.fromiter(self.left.values(), np.int64, len(self.left))
         order = np.concatenate((self._orders[rows], np.fromiter(map(attrgetter("order"), made), np.int64, len(made))))
         places = np.concatenate((rows, len(old.keys) + np.arange(len(made))))[np.argsort(order)]
-        return SessionsState.of_rows(stream_time, [old, new], places)
+        return SessionsState.of_rows(clock, [old, new], places)
 
 
 class Sessions:
     """The open sessions of one partition.
 
     Attributes:
-        stream_time: The partition's stream time in ms; None before its first event.
-        late_events: Events older than stream time that `process` has seen.
-        skewed_events: Events more than `max_future_skew_ms` ahead of stream time that `process` has seen.
+        clock: says when an event is processed; what it counts and tells is of the events that came here.
+        shared_causes: the events, in order, of which the latest call processed several with one record as their cause.
     """
 
     def __init__(self, rules: SessionRules, state: SessionsState | None = None) -> None:
-        self.stream_time: int | None = None
-        self.late_events = 0
-        self.skewed_events = 0
+        state = SessionsState.empty() if state is None else state
+        self.clock = Clock(rules.max_future_skew_ms, state.clock)
+        self.shared_causes: list[SharedCause] = []
         self._rules = rules
-        # By opening: by first offset, by opened_at. As long as rows are left, the sessions made of others stand
-        # anywhere; these have a heap of their own, in which some are already closed.
+        # By opening: by opened_at. As long as rows are left, the sessions made of others stand anywhere; these have a
+        # heap of their own, in which some are already closed.
         self._open: OrderedDict[str, Session] = OrderedDict()
         self._made: list[tuple[int, str]] = []
         # Only of those in _open; the rows left are the quieter ones, since they had no event since the restore.
         self._by_last_at: OrderedDict[Session, None] = OrderedDict()
-        self._rows = _Rows(SessionsState.empty() if state is None else state)
+        self._rows = _Rows(state)
         self._opened = len(self._rows.left)  # sessions opened so far
         self._next_expiry = -NEVER  # no session expires before this stream time
-        if state is not None:
-            self.stream_time = state.stream_time
+        # First offset and order, by key, of sessions that opened after one with a greater first offset.
+        self._overtaken: dict[str, tuple[int, int]] = {}
+        first_offsets = state.first_offsets()
+        self._newest = int(first_offsets.max(initial=-1))  # the greatest first offset so far
+        for row in np.flatnonzero(first_offsets < np.maximum.accumulate(first_offsets)).tolist():
+            self._overtaken[state.keys[row]] = int(first_offsets[row]), row + 1
 
     def __len__(self) -> int:
         return len(self._open) + len(self._rows.left)
@@ -301,19 +181,25 @@ class Sessions:
         """The open session of a key; None also for a restored one that had no event since."""
         return self._open.get(key)
 
+    @property
+    def stream_time(self) -> int | None:
+        """The partition's stream time in ms; None while it is not set."""
+        return self.clock.stream_time
+
     def process(
         self, keys: Sequence[str], tokens: Sequence[int], times: Sequence[int], offsets: Sequence[int]
     ) -> list[ClosedSession]:
         """Take in events and return the sessions they close, in the order of their causes.
 
-        Each event in turn: stream time moves; sessions that reached the gap, then those that reached the
-        greatest age, close, each group by first offset; the event joins its session or opens one; an end
-        event, or one that fills the session, closes it; above `max_open` the oldest session closes.
+        Each event in turn, at the stream time and in the order that the clock gives: sessions that reached the gap,
+        then those that reached the greatest age, close, each group by first offset; the event joins its session or
+        opens one; an end event, or one that fills the session, closes it; above `max_open` the session with the
+        smallest first offset closes.
 
         Args:
             keys: Session key of each event.
             tokens: Template token of each event (int64).
-            times: Event time of each event in ms; NO_TIME for all of them when the input has no timestamps.
+            times: Event time of each event in ms; NO_TIME for one that has none.
             offsets: Offset of each event's record, never falling, also from one call to the next.
 
         Raises:
@@ -325,28 +211,59 @@ class Sessions:
                 f"{len(keys)}, {len(tokens)}, {len(times)}, {len(offsets)}"
             )
         closed: list[ClosedSession] = []
-        if not keys:
-            return closed
+        self._process(self.clock.take(keys, tokens, times, offsets), closed)
+        return closed
+
+    def flush(self, cause_offset: int, closed_by: Literal["idle", "end_of_input"]) -> list[ClosedSession]:
+        """Believe what waits, then close every session, by first offset."""
+        closed: list[ClosedSession] = []
+        self._process(self.clock.confirm(cause_offset), closed)
+        sessions = [*map(self._rows.make, list(self._rows.left)), *self._open.values()]
+        for session in self._by_first_offset(sessions):
+            self._close(session, cause_offset, closed_by, RANK_EXPIRED, closed)
+        self._let_go()
+        return closed
+
+    def state(self) -> SessionsState:
+        """What a snapshot holds: `Sessions(rules, state)` goes on exactly where this one stands."""
+        sessions, clock = list(self._open.values()), self.clock.state()
+        return self._rows.merged(sessions, clock) if self._rows.left else SessionsState.of(clock, sessions)
+
+    def _process(self, steps: Sequence[Step], closed: list[ClosedSession]) -> None:
+        self.shared_causes = []
+        for step in steps:
+            if step.set_to is not None:
+                self._set_to(step.set_to)
+            before = len(closed)
+            self._take(step, closed)
+            if step.shared:
+                after = before + sum(each.rank == RANK_EXPIRED for each in closed[before:])
+                event = step.keys[0], step.offsets[0], step.times[0], step.causes[0]
+                self.shared_causes.append(SharedCause(*event, after))
+        self._let_go()
+
+    def _set_to(self, stream_time: int) -> None:
+        """Stream time is set, or falls: no session was opened or touched later, nor before there was any."""
+        self._rows.set_to(stream_time)
+        for session in self._open.values():
+            for name in ("opened_at", "last_at"):
+                at = getattr(session, name)
+                setattr(session, name, stream_time if at == NO_TIME else min(at, stream_time))
+        self._next_expiry = -NEVER
+
+    def _take(self, step: Step, closed: list[ClosedSession]) -> None:
         rules = self._rules
-        skew, end_tokens = rules.max_future_skew_ms, rules.end_tokens
-        full, max_open = rules.max_events * _FIELDS, rules.max_open
+        end_tokens = rules.end_tokens
+        full, max_open = rules.max_events * FIELDS, rules.max_open
         open_sessions, by_last_at, rows_left = self._open, self._by_last_at, self._rows.left
         find, touch = open_sessions.get, by_last_at.move_to_end
-        stream_time = times[0] if self.stream_time is None else self.stream_time
         next_expiry = self._next_expiry
-        late = skewed = 0
         crowded = len(self) > max_open  # a restored state may come from rules with a larger one
-        for key, token, time, offset in zip(keys, tokens, times, offsets, strict=True):
-            if time > stream_time:
-                if time - stream_time > skew:
-                    skewed += 1
-                else:
-                    stream_time = time
-            elif time < stream_time:
-                late += 1
-
+        for key, token, time, offset, stream_time, cause in zip(
+            step.keys, step.tokens, step.times, step.offsets, step.stream_times, step.causes, strict=True
+        ):
             if stream_time >= next_expiry:
-                self._expire(stream_time, offset, closed)
+                self._expire(stream_time, cause, closed)
                 next_expiry = self._next_expiry
 
             session = find(key)
@@ -361,6 +278,10 @@ class Sessions:
                 crowded = len(open_sessions) + len(rows_left) >= max_open
                 open_sessions[key] = session
                 by_last_at[session] = None
+                if offset < self._newest:
+                    self._overtaken[key] = offset, self._opened
+                else:
+                    self._newest = offset
             else:
                 session.events.fromlist([token, offset, time])
                 if session.last_at != stream_time:
@@ -368,35 +289,13 @@ class Sessions:
                     touch(session)
 
             if token in end_tokens:
-                self._close(session, offset, "end_event", RANK_ENDED, closed)
+                self._close(session, cause, "end_event", RANK_ENDED, closed)
             elif len(session.events) >= full:
-                self._close(session, offset, "max_events", RANK_ENDED, closed)
+                self._close(session, cause, "max_events", RANK_ENDED, closed)
             if crowded:
                 crowded = False
                 while len(self) > max_open:
-                    oldest, _ = self._oldest()
-                    self._close(self._session(oldest), offset, "max_open", RANK_EVICTED, closed)
-        self.stream_time = stream_time
-        self.late_events += late
-        self.skewed_events += skewed
-        self._let_go()
-        return closed
-
-    def flush(self, cause_offset: int, closed_by: Literal["idle", "end_of_input"]) -> list[ClosedSession]:
-        """Close every session, by first offset; stream time stays."""
-        sessions = [*map(self._rows.make, list(self._rows.left)), *self._open.values()]
-        sessions.sort(key=attrgetter("order"))
-        self._open.clear()
-        self._by_last_at.clear()
-        self._let_go()
-        return [ClosedSession(session, cause_offset, closed_by, RANK_EXPIRED) for session in sessions]
-
-    def state(self) -> SessionsState:
-        """What a snapshot holds: `Sessions(rules, state)` goes on exactly where this one stands."""
-        sessions = list(self._open.values())
-        if not self._rows.left:
-            return SessionsState.of(self.stream_time, sessions)
-        return self._rows.merged(sessions, self.stream_time)
+                    self._close(self._session(self._first()), cause, "max_open", RANK_EVICTED, closed)
 
     def _expire(self, stream_time: int, cause_offset: int, closed: list[ClosedSession]) -> None:
         gap, max_age = self._rules.gap_ms, self._rules.max_age_ms
@@ -416,17 +315,21 @@ class Sessions:
                         oldest = session.last_at
                         break
                     expired.append(session)
-            for session in sorted(expired, key=attrgetter("order")):
+            for session in self._by_first_offset(expired):
                 self._close(session, cause_offset, "gap", RANK_EXPIRED, closed)
             next_expiry = oldest + gap
         if max_age is not None:
             oldest = stream_time
+            aged: list[ClosedSession] = []
             while len(self):
                 key, opened_at = self._oldest()
                 if stream_time - opened_at < max_age:
                     oldest = opened_at
                     break
-                self._close(self._session(key), cause_offset, "max_age", RANK_EXPIRED, closed)
+                self._close(self._session(key), cause_offset, "max_age", RANK_EXPIRED, aged)
+            if len(aged) > 1:
+                aged.sort(key=lambda each: (each.session.first_offset, each.session.order))
+            closed += aged
             next_expiry = min(next_expiry, oldest + max_age)
         self._next_expiry = next_expiry
 
@@ -443,6 +346,33 @@ class Sessions:
             return row[0], row[2]
         key, session = next(iter(self._open.items()))
         return key, session.opened_at
+
+    def _first(self) -> str:
+        """Key of the session with the smallest first offset."""
+        if not self._overtaken:
+            return self._oldest()[0]
+        self._make_left()
+        # The others are in the order of their first offsets as they are in that of their opening.
+        usual = next((session for session in self._open.values() if session.key not in self._overtaken), None)
+        first = {} if usual is None else {usual.key: (usual.first_offset, usual.order)}
+        candidates = self._overtaken | first
+        return min(candidates, key=candidates.__getitem__)
+
+    def _make_left(self) -> None:
+        """Make the sessions of all rows that are left; then all sessions stand in the order of their opening."""
+        if not (self._rows.left or self._made):
+            return
+        for session in sorted(map(self._rows.make, list(self._rows.left)), key=attrgetter("last_at"), reverse=True):
+            self._open[session.key] = session
+            self._by_last_at[session] = None
+            self._by_last_at.move_to_end(session, last=False)
+        self._made = []
+        for session in sorted(self._open.values(), key=attrgetter("order")):
+            self._open.move_to_end(session.key)
+
+    def _by_first_offset(self, sessions: list[Session]) -> list[Session]:
+        # Usually the order of opening, which costs less to compare.
+        return sorted(sessions, key=attrgetter("first_offset", "order") if self._overtaken else attrgetter("order"))
 
     def _session(self, key: str) -> Session:
         return self._rows.make(key) if key in self._rows.left else self._open[key]
@@ -468,4 +398,6 @@ class Sessions:
     ) -> None:
         self._open.pop(session.key, None)  # a session that was made only to be closed is in neither
         self._by_last_at.pop(session, None)
+        if self._overtaken:
+            self._overtaken.pop(session.key, None)
         closed.append(ClosedSession(session, cause_offset, closed_by, rank))

@@ -318,3 +318,18 @@ def test_the_command_prints_json_that_can_be_piped_and_fails_with_one_line(
     [message] = filter(None, err.splitlines())  # the progress bar leaves an empty line
     assert out == ""
     assert message.startswith(f"logmamba: no session '{key[:-1]}' among the 2 of the input; close keys: '{key}'")
+
+
+def test_a_line_that_waited_for_its_clock_to_be_borne_out_stands_beside_its_own_event(
+    scorer: Scorer, tmp_path: Path
+) -> None:
+    path = tmp_path / "app.log"
+    path.write_text("12:00 a one\n12:00 b x\n12:01 b x\n20:00 a two\n23:30 a three\n20:01 a four\n20:02 a five\n")
+    overrides = [
+        r"input.timestamp={pattern: '^\S+', format: '%H:%M'}", r"sessions.key={regex: '^\S+ (\S+)'}", "sessions.gap=1h"
+    ]  # fmt: skip
+    found = explained(load_settings(None, overrides), scorer, [path], "a")
+    assert [[(event.offset, event.text) for event in each.events] for each in found] == [
+        [(0, "12:00 a one"), (4, "23:30 a three")],
+        [(3, "20:00 a two"), (5, "20:01 a four"), (6, "20:02 a five")],
+    ]

@@ -29,11 +29,12 @@ from worker.delivery.restore import StateStore
 from worker.errors import RunError, TransactionAborted
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import AdaptiveState
+from worker.processing.clock import ClockState
 from worker.processing.decoder import Decoder
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
 from worker.processing.scorer import EventScores
-from worker.processing.sessions import SessionsState
+from worker.processing.session_state import SessionsState
 
 P0 = Partition(INPUT, 0)
 
@@ -302,7 +303,7 @@ def noisy_sessions(seed: int) -> SessionsState:
     n, rng = 8_000, np.random.default_rng(seed)
     zeros, tokens = np.zeros(n, np.int64), rng.integers(N_SPECIAL, N_SPECIAL + len(VOCABULARY.templates), n)
     return SessionsState(
-        stream_time=0,
+        clock=ClockState(0),
         keys=[f"{seed}_{number}" for number in rng.integers(0, 2**60, n)],
         lengths=zeros + 1,
         opened_at=zeros,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.delivery.snapshots import Snapshot, SnapshotPointer, committer, decode, encode
 from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
-from worker.processing.sessions import NO_TIME, Column, SessionsState
+from worker.processing.clock import NO_TIME, ClockState, Event
+from worker.processing.session_state import Column, SessionsState
 
 HEADER_BYTES = 50
 VOCABULARY = "sha256:" + "ab" * 32
@@ -24,6 +27,17 @@ int64 = st.integers(-(2**63), 2**63 - 1)
 
 def column(*values: int) -> Column:
     return np.array(values, np.int64)
+
+
+clocks = st.builds(
+    ClockState,
+    stream_time=st.none() | int64,
+    waiting=st.lists(
+        st.builds(Event, st.text(st.characters(exclude_categories=["Cs"])), int64, int64, int64), max_size=4
+    ).map(tuple),
+    behind=st.integers(0, 999),
+    behind_time=int64,
+)
 
 
 @st.composite
@@ -37,7 +51,7 @@ def states(draw: st.DrawFn) -> SessionsState:
         return column(*draw(st.lists(near, min_size=size, max_size=size)))
 
     return SessionsState(
-        stream_time=draw(st.none() | int64),
+        clock=draw(clocks),
         keys=keys,
         lengths=column(*lengths),
         opened_at=drawn(len(keys)),
@@ -60,7 +74,7 @@ def example(sessions: int = 40, position: int = 4711) -> Snapshot:
         vocabulary=VOCABULARY,
         n_templates=30,
         sessions=SessionsState(
-            stream_time=1_226_262_975_000,
+            clock=ClockState(1_226_262_975_000, (Event("blk_9", 4, 1_226_300_000_000, 4_710),), 3, 1_226_000_000_000),
             keys=[f"blk_{number}" for number in range(sessions)],
             lengths=column(*lengths),
             opened_at=per_session,
@@ -85,6 +99,7 @@ adaptive = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     sessions=states(),
     position=st.integers(0, 2**63 - 1),
@@ -180,8 +195,19 @@ def test_what_is_no_snapshot_at_all_is_refused(value: bytes) -> None:
 def test_a_snapshot_of_another_format_version_is_refused() -> None:
     (whole,) = encode(example(), 1_000_000)
     older = whole[:8] + (1).to_bytes(2) + whole[10:]
-    with pytest.raises(SnapshotError, match="has format version 1, this worker reads 2"):
+    with pytest.raises(SnapshotError, match="has format version 1, this worker reads 2 and 3"):
         decode([older])
+
+
+def test_a_snapshot_of_the_format_before_is_read_as_one_in_which_nothing_waits() -> None:
+    snapshot = decode([(Path(__file__).parent / "snapshot-format-2.bin").read_bytes()])
+    assert (snapshot.position, snapshot.vocabulary, snapshot.n_templates) == (104, VOCABULARY, 40)
+    state = snapshot.sessions
+    assert state.clock == ClockState(1_700_000_002_000)
+    assert state.keys == ["blk_1", "blk_2"]
+    assert state.tokens.tolist() == [3, 5, 4]
+    assert state.offsets.tolist() == [100, 103, 101]
+    assert state.opened_at.tolist() == [1_700_000_000_000, 1_700_000_001_000]
 
 
 def resealed(stream: bytes) -> bytes:
@@ -202,19 +228,26 @@ def test_a_snapshot_whose_content_was_written_wrongly_is_refused() -> None:
     (whole,) = encode(example(), 1_000_000)
     with pa.ipc.open_stream(whole[HEADER_BYTES:]) as reader:
         batch = reader.read_next_batch()
-    assert decode([resealed(stream_of(batch))]) == example()
+    nothing_waits = replace(example().sessions, clock=replace(example().sessions.clock, waiting=()))
+    assert decode([resealed(stream_of(batch))]) == replace(example(), sessions=nothing_waits)
 
     without_vocabulary = {key: value for key, value in batch.schema.metadata.items() if key != b"vocabulary"}
+    without_behind = {key: value for key, value in batch.schema.metadata.items() if key != b"behind"}
     no_thresholds = batch.schema.metadata | {b"thresholds": b'{"checkpoint": 1}'}
     shorter = pa.array([tokens[:1] for tokens in batch["tokens"].to_pylist()], pa.large_list(pa.int64()))
     damaged = {
         "IpcMessage|continuation|Invalid|read": b"x" * 100,
-        "body": whole[HEADER_BYTES:-500],
+        "body": stream_of(batch)[:-500],
+        "metadata bytes": whole[HEADER_BYTES:-500],
         "0 batches, expected 1": stream_of(batch.slice(0, 0), write=False),
         "its columns are keys large_string$": stream_of(batch.select(["keys"])),
         "its metadata lacks vocabulary": stream_of(batch.replace_schema_metadata(without_vocabulary)),
         "not there": stream_of(batch.set_column(1, batch.schema.field("opened_at").remove_metadata(), batch[1])),
         "its thresholds.checkpoint: .*valid string": stream_of(batch.replace_schema_metadata(no_thresholds)),
+        "its metadata lacks behind": stream_of(batch.replace_schema_metadata(without_behind)),
+        "the columns of its waiting events are .*offset: int64": stream_of(batch)
+        + stream_of(pa.record_batch([pa.array([1])], schema=pa.schema([pa.field("offset", pa.int64())]))),
+        "Invalid|read|metadata": stream_of(batch) + b"x" * 100,
         "invalid literal": stream_of(batch.replace_schema_metadata(batch.schema.metadata | {b"position": b"?"})),
         "not as many tokens as offsets as times": stream_of(batch.set_column(5, batch.schema.field("tokens"), shorter)),
     }

@@ -26,15 +26,19 @@ def test_decoded_records_are_counted_with_all_that_was_not_usual() -> None:
 
 def test_sessions_and_their_closings_are_counted() -> None:
     metrics = Metrics()
-    metrics.sessions(*PARTITION, open_sessions=1, closed={"gap": 2}, late=1, skewed=0)
-    metrics.sessions(*PARTITION, open_sessions=3, closed={}, late=1, skewed=4)
+    metrics.sessions(*PARTITION, open_sessions=1, waiting=2, closed={"gap": 2}, late=1, skewed=0, jumps=1, falls=0)
+    metrics.sessions(*PARTITION, open_sessions=3, waiting=0, closed={}, late=1, skewed=4, jumps=1, falls=1)
     labels = {"topic": "raw", "partition": "3"}
     assert sample(metrics, "logmamba_open_sessions", **labels) == 3
     assert sample(metrics, "logmamba_sessions_closed_total", closed_by="gap") == 2
     assert sample(metrics, "logmamba_late_events_total") == 2
     assert sample(metrics, "logmamba_skewed_events_total") == 4
+    assert sample(metrics, "logmamba_waiting_events", **labels) == 0
+    assert sample(metrics, "logmamba_stream_time_jumps_total") == 2
+    assert sample(metrics, "logmamba_stream_time_falls_total") == 1
     metrics.forget(*PARTITION)
     assert sample(metrics, "logmamba_open_sessions", **labels) is None
+    assert sample(metrics, "logmamba_waiting_events", **labels) is None
     metrics.forget(*PARTITION)
 
 

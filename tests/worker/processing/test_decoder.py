@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import UNK, Vocabulary
+from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder, Events
 from worker.processing.lines import DeadLetter
 from worker.processing.records import Records
-from worker.processing.sessions import NO_TIME
 from worker.settings.sections import InputSettings, SessionsSettings
 
 VOCABULARY = Vocabulary(("open <*>", "read <*>", "close <*>"))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tests.worker.formats.times.reading import at
 from worker.formats.times.years import FileYears
+from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder, Events
 from worker.processing.records import Records
-from worker.processing.sessions import NO_TIME
 from worker.settings.sections import InputSettings, SessionsSettings
 
 

@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
+from worker.processing.clock import NO_TIME
 from worker.processing.decoder import MAX_KEY_CHARACTERS, DeadLetter
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Thresholds, dead_letter, iso_time
 from worker.processing.session_rules import SessionRules
-from worker.processing.sessions import NO_TIME, ClosedBy, Session, Sessions
+from worker.processing.session_state import Session, SessionsState
+from worker.processing.sessions import ClosedBy, Sessions
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "config" / "score-record.schema.json").read_text(encoding="utf-8"))
 VOCABULARY = Vocabulary(("opened <*>", "closed <*>"))
@@ -26,7 +28,7 @@ CHECKPOINT = f"sha256:{'c' * 64}"
 PARTITION = Partition("raw-logs", 3)
 THRESHOLDS = Thresholds(warning=0.7, critical=0.95)
 RULES = SessionRules(
-    gap_ms=None, max_age_ms=None, max_events=10**6, max_open=10, max_future_skew_ms=0, end_tokens=frozenset()
+    gap_ms=None, max_age_ms=None, max_events=10**6, max_open=10, max_future_skew_ms=10**15, end_tokens=frozenset()
 )
 
 
@@ -41,7 +43,7 @@ def scores_of(*surprises: float) -> Scores:
 
 
 def session_of(tokens: list[int], offsets: list[int], times: list[int], key: str = "blk_-1") -> Session:
-    sessions = Sessions(RULES)
+    sessions = Sessions(RULES, SessionsState.empty(0))
     sessions.process([key] * len(tokens), tokens, times, offsets)
     session = sessions.get(key)
     assert session is not None

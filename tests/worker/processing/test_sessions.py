@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from worker.processing.clock import NO_TIME
 from worker.processing.session_rules import SessionRules
-from worker.processing.sessions import NO_TIME, ClosedSession, Session, Sessions, SessionsState
+from worker.processing.session_state import Session, SessionsState
+from worker.processing.sessions import ClosedSession, Sessions
 
 END = 99
 UNBOUNDED = SessionRules(
@@ -31,6 +33,11 @@ def rules(**changes: Any) -> SessionRules:
     return replace(UNBOUNDED, **changes)
 
 
+def begun(rules: SessionRules, stream_time: int = 0) -> Sessions:
+    """Sessions of a partition whose stream time is set."""
+    return Sessions(rules, SessionsState.empty(stream_time))
+
+
 def feed(sessions: Sessions, *events: tuple[str, int, int] | tuple[str, int, int, int]) -> list[ClosedSession]:
     """Process events (key, time, offset, token = 5) in one call."""
     keys, times, offsets, tokens = zip(*((*event, 5)[:4] for event in events), strict=True)
@@ -41,60 +48,96 @@ def told(closed: list[ClosedSession]) -> list[tuple[str, str, int]]:
     return [(each.session.key, each.closed_by, each.cause_offset) for each in closed]
 
 
-# (a) stream time
+# (a) stream time: see test_clock.py; here, what it does to sessions
 
 
-def test_the_first_event_sets_stream_time_however_far_ahead_it_is() -> None:
-    sessions = Sessions(rules(max_future_skew_ms=5))
-    feed(sessions, ("a", 1_000_000, 0))
-    assert sessions.stream_time == 1_000_000
-    assert sessions.skewed_events == 0
+def test_what_a_waiting_event_closes_is_caused_by_the_record_that_ends_its_wait() -> None:
+    sessions = begun(rules(gap_ms=100, max_events=2))
+    assert feed(sessions, ("a", 0, 0), ("b", 20_000, 1), ("b", 20_001, 2)) == []
+    assert told(feed(sessions, ("c", 20_002, 3))) == [("a", "gap", 3), ("b", "max_events", 3)]
+    waited = sessions.flush(4, "idle")
+    assert told(waited) == [("c", "idle", 4)]
+    assert waited[0].session.offsets == array("q", [3])
 
 
-def test_stream_time_is_the_latest_event_time() -> None:
-    sessions = Sessions(UNBOUNDED)
-    feed(sessions, ("a", 100, 0), ("b", 300, 1), ("a", 200, 2))
-    assert sessions.stream_time == 300
-
-
-def test_an_event_beyond_the_skew_leaves_stream_time_alone_and_is_counted() -> None:
+def test_a_contradicted_event_joins_its_session_at_stream_time_as_it_was() -> None:
     two_days = 2 * 86_400_000
-    sessions = Sessions(rules(gap_ms=100, max_future_skew_ms=3_600_000))
+    sessions = begun(rules(gap_ms=100))
     assert feed(sessions, ("a", 0, 0), ("b", two_days, 1), ("a", 50, 2)) == []
-    assert sessions.stream_time == 50
-    assert sessions.skewed_events == 1
     skewed = sessions.get("b")
     assert skewed is not None
     assert (skewed.opened_at, skewed.last_at, skewed.times[0]) == (0, 0, two_days)
 
 
-def test_an_event_exactly_at_the_skew_moves_stream_time() -> None:
-    sessions = Sessions(rules(max_future_skew_ms=1000))
-    feed(sessions, ("a", 5, 0), ("a", 1005, 1))
-    assert (sessions.stream_time, sessions.skewed_events) == (1005, 0)
-    feed(sessions, ("a", 2006, 2))
-    assert (sessions.stream_time, sessions.skewed_events) == (1005, 1)
+def test_a_fall_of_stream_time_cuts_down_the_times_of_open_sessions_and_closes_none() -> None:
+    for restored in (False, True):
+        sessions = begun(rules(gap_ms=1_000, max_age_ms=1_000, max_events=10_000), 50_000)
+        feed(sessions, ("a", 50_000, 0), ("b", 50_900, 1))
+        if restored:
+            sessions = Sessions(rules(gap_ms=1_000, max_age_ms=1_000, max_events=10_000), sessions.state())
+        assert feed(sessions, *[("a", 7, 2 + at) for at in range(999)], ("b", 8, 1_001)) == []
+        assert sessions.stream_time == 8
+        state = sessions.state()
+        assert (state.opened_at.tolist(), state.last_at.tolist()) == ([8, 8], [8, 8])
+        assert told(feed(sessions, ("c", 1_007, 1_002))) == []
+        assert told(feed(sessions, ("c", 1_008, 1_003))) == [("a", "gap", 1_003), ("b", "gap", 1_003)]
 
 
-def test_events_an_hour_late_are_counted_and_leave_stream_time_alone() -> None:
-    sessions = Sessions(rules(gap_ms=600_000))
-    assert feed(sessions, ("a", 7_200_000, 0), ("a", 3_600_000, 1), ("b", 3_600_000, 2), ("c", 7_200_000, 3)) == []
-    assert sessions.late_events == 2
-    assert sessions.stream_time == 7_200_000
+def test_a_session_from_before_stream_time_was_set_counts_from_then() -> None:
+    for restored in (False, True):
+        sessions = Sessions(rules(gap_ms=100))
+        feed(sessions, ("a", NO_TIME, 0))
+        if restored:
+            sessions = Sessions(rules(gap_ms=100), sessions.state())
+        assert feed(sessions, *[("b", 1_000, at) for at in (1, 2, 3)], ("b", 1_099, 4)) == []
+        assert told(feed(sessions, ("c", 1_100, 5))) == [("a", "gap", 5)]
+
+
+def overtaken(**changes: Any) -> Sessions:
+    """Sessions of which that of the smaller offset opened later: a, of offset 1, waited while b was contradicted."""
+    sessions = begun(rules(**changes))
+    feed(sessions, ("a", 20_000, 1), ("b", 90_000, 2), ("c", 20_000, 3), ("c", 20_001, 4))
+    assert sessions.state().keys == ["b", "a", "c"]
+    return sessions
+
+
+def test_max_open_closes_the_smallest_first_offset_though_it_opened_later() -> None:
+    live, restored = overtaken(max_open=3), Sessions(rules(max_open=3), overtaken().state())
+    for sessions in (live, restored):
+        assert told(feed(sessions, ("d", 20_002, 5))) == [("a", "max_open", 5)]
+        assert told(feed(sessions, ("e", 20_002, 6))) == [("b", "max_open", 6)]
+        assert told(feed(sessions, ("f", 20_002, 7))) == [("c", "max_open", 7)]
+
+
+def test_sessions_that_close_together_come_by_first_offset_though_they_opened_otherwise() -> None:
+    sessions = overtaken()
+    assert [each.session.key for each in sessions.flush(5, "idle")] == ["a", "b", "c"]
+    for limit in ({"gap_ms": 100_000}, {"max_age_ms": 100_000}):
+        sessions = overtaken(**limit)
+        feed(sessions, *[("d", 120_100, 5 + at) for at in range(2)])
+        assert [key for key, _, _ in told(feed(sessions, ("d", 120_100, 7)))] == ["a", "b", "c"]
+
+
+def test_a_file_of_two_events_has_both_in_their_sessions_and_a_pause_between_them_counts() -> None:
+    sessions = Sessions(rules(gap_ms=100))
+    assert feed(sessions, ("a", 50, 0), ("a", 50_000, 1)) == []
+    closed = sessions.flush(2, "end_of_input")
+    assert told(closed) == [("a", "gap", 2), ("a", "end_of_input", 2)]
+    assert [each.session.offsets.tolist() for each in closed] == [[0], [1]]
 
 
 # (b) gap and max_age
 
 
 def test_a_session_closes_when_stream_time_reaches_its_gap_and_not_before() -> None:
-    sessions = Sessions(rules(gap_ms=100))
+    sessions = begun(rules(gap_ms=100))
     assert feed(sessions, ("a", 0, 0), ("b", 99, 1)) == []
     assert told(feed(sessions, ("c", 100, 2))) == [("a", "gap", 2)]
     assert told(feed(sessions, ("c", 199, 3))) == [("b", "gap", 3)]
 
 
 def test_a_session_closes_when_it_reaches_the_greatest_age_however_lively_it_is() -> None:
-    sessions = Sessions(rules(gap_ms=100, max_age_ms=150))
+    sessions = begun(rules(gap_ms=100, max_age_ms=150))
     closed = feed(sessions, ("a", 0, 0), ("a", 70, 1), ("a", 140, 2), ("b", 149, 3), ("b", 150, 4))
     assert told(closed) == [("a", "max_age", 4)]
     assert closed[0].session.offsets == array("q", [0, 1, 2])
@@ -102,7 +145,7 @@ def test_a_session_closes_when_it_reaches_the_greatest_age_however_lively_it_is(
 
 def test_expired_sessions_close_before_the_record_joins_so_its_key_begins_a_new_session() -> None:
     for limit in ({"gap_ms": 100}, {"max_age_ms": 100}):
-        sessions = Sessions(rules(**limit))
+        sessions = begun(rules(**limit))
         closed = feed(sessions, ("a", 0, 0), ("a", 100, 1))
         assert [each.session.offsets.tolist() for each in closed] == [[0]]
         reopened = sessions.get("a")
@@ -112,7 +155,7 @@ def test_expired_sessions_close_before_the_record_joins_so_its_key_begins_a_new_
 
 
 def test_one_record_closes_idle_sessions_first_then_old_ones_each_group_by_first_offset() -> None:
-    sessions = Sessions(rules(gap_ms=100, max_age_ms=150))
+    sessions = begun(rules(gap_ms=100, max_age_ms=150))
     opening = [("old1", 0, 0), ("idle1", 1, 1), ("old2", 2, 2), ("idle2", 3, 3)]
     # The idle ones are touched in the other order: it is the first offset that counts.
     touching = [("idle2", 50, 4), ("idle1", 51, 5), ("old2", 95, 6), ("old1", 96, 7)]
@@ -123,12 +166,12 @@ def test_one_record_closes_idle_sessions_first_then_old_ones_each_group_by_first
 
 
 def test_a_session_that_reached_both_limits_closes_by_its_gap() -> None:
-    sessions = Sessions(rules(gap_ms=100, max_age_ms=100))
+    sessions = begun(rules(gap_ms=100, max_age_ms=100))
     assert told(feed(sessions, ("a", 0, 0), ("b", 100, 1))) == [("a", "gap", 1)]
 
 
 def test_an_age_that_is_reached_before_any_gap_closes_on_time() -> None:
-    sessions = Sessions(rules(gap_ms=1000, max_age_ms=10))
+    sessions = begun(rules(gap_ms=1000, max_age_ms=10))
     assert told(feed(sessions, ("a", 0, 0), ("b", 9, 1), ("b", 10, 2), ("b", 19, 3))) == [
         ("a", "max_age", 2),
         ("b", "max_age", 3),
@@ -136,7 +179,7 @@ def test_an_age_that_is_reached_before_any_gap_closes_on_time() -> None:
 
 
 def test_without_gap_and_max_age_time_closes_nothing() -> None:
-    sessions = Sessions(rules(max_future_skew_ms=10**12))
+    sessions = begun(rules(max_future_skew_ms=10**12))
     assert feed(sessions, ("a", 0, 0), ("b", 10**12, 1)) == []
     assert len(sessions) == 2
 
@@ -145,7 +188,7 @@ def test_without_gap_and_max_age_time_closes_nothing() -> None:
 
 
 def test_a_late_record_keeps_its_session_alive() -> None:
-    sessions = Sessions(rules(gap_ms=100))
+    sessions = begun(rules(gap_ms=100))
     assert feed(sessions, ("a", 1000, 0), ("b", 1090, 1), ("a", 900, 2), ("b", 1150, 3)) == []
     late = sessions.get("a")
     assert late is not None
@@ -155,13 +198,13 @@ def test_a_late_record_keeps_its_session_alive() -> None:
 
 
 def test_a_session_opened_by_a_late_record_does_not_expire_at_once() -> None:
-    sessions = Sessions(rules(gap_ms=100, max_age_ms=100))
+    sessions = begun(rules(gap_ms=100, max_age_ms=100))
     assert feed(sessions, ("a", 1000, 0), ("b", 0, 1), ("a", 1001, 2)) == []
     assert told(feed(sessions, ("a", 1100, 3))) == [("b", "gap", 3), ("a", "max_age", 3)]
 
 
 def test_a_session_keeps_every_token_and_offset_in_order() -> None:
-    sessions = Sessions(UNBOUNDED)
+    sessions = begun(UNBOUNDED)
     feed(sessions, ("a", 0, 10, 7), ("b", 0, 11, 8), ("a", 0, 12, -(2**62)), ("a", 0, 12, 9))
     session = sessions.get("a")
     assert session is not None
@@ -176,7 +219,7 @@ def test_a_session_keeps_every_token_and_offset_in_order() -> None:
 
 
 def test_an_end_event_closes_its_session_and_belongs_to_it() -> None:
-    sessions = Sessions(UNBOUNDED)
+    sessions = begun(UNBOUNDED)
     closed = feed(sessions, ("a", 0, 0), ("b", 0, 1), ("a", 1, 2, END), ("a", 2, 3))
     assert told(closed) == [("a", "end_event", 2)]
     assert closed[0].session.tokens == array("q", [5, END])
@@ -186,25 +229,25 @@ def test_an_end_event_closes_its_session_and_belongs_to_it() -> None:
 
 
 def test_an_end_event_alone_is_a_session() -> None:
-    closed = feed(Sessions(UNBOUNDED), ("a", 0, 0, END))
+    closed = feed(begun(UNBOUNDED), ("a", 0, 0, END))
     assert told(closed) == [("a", "end_event", 0)]
 
 
 def test_a_session_closes_with_its_last_allowed_event() -> None:
-    sessions = Sessions(rules(max_events=3))
+    sessions = begun(rules(max_events=3))
     closed = feed(sessions, *[("a", 0, offset) for offset in range(7)])
     assert told(closed) == [("a", "max_events", 2), ("a", "max_events", 5)]
     assert len(closed[0].session.tokens) == 3
 
 
 def test_a_session_of_one_event_closes_at_once_when_no_more_are_allowed() -> None:
-    sessions = Sessions(rules(max_events=1))
+    sessions = begun(rules(max_events=1))
     assert told(feed(sessions, ("a", 0, 0), ("a", 0, 1))) == [("a", "max_events", 0), ("a", "max_events", 1)]
     assert len(sessions) == 0
 
 
 def test_an_end_event_that_fills_its_session_counts_as_end_event() -> None:
-    closed = feed(Sessions(rules(max_events=2)), ("a", 0, 0), ("a", 0, 1, END))
+    closed = feed(begun(rules(max_events=2)), ("a", 0, 0), ("a", 0, 1, END))
     assert told(closed) == [("a", "end_event", 1)]
 
 
@@ -212,24 +255,24 @@ def test_an_end_event_that_fills_its_session_counts_as_end_event() -> None:
 
 
 def test_above_max_open_the_session_with_the_smallest_first_offset_closes() -> None:
-    sessions = Sessions(rules(max_open=2))
+    sessions = begun(rules(max_open=2))
     assert told(feed(sessions, ("a", 0, 0), ("b", 0, 1), ("a", 5, 2), ("c", 5, 3))) == [("a", "max_open", 3)]
     assert len(sessions) == 2
 
 
 def test_a_session_that_ends_with_its_first_event_evicts_no_other() -> None:
-    sessions = Sessions(rules(max_open=1))
+    sessions = begun(rules(max_open=1))
     assert told(feed(sessions, ("a", 0, 0), ("b", 0, 1, END))) == [("b", "end_event", 1)]
     assert sessions.get("a") is not None
 
 
 def test_an_expiry_makes_room_before_max_open_is_looked_at() -> None:
-    sessions = Sessions(rules(max_open=1, gap_ms=10))
+    sessions = begun(rules(max_open=1, gap_ms=10))
     assert told(feed(sessions, ("a", 0, 0), ("b", 10, 1))) == [("a", "gap", 1)]
 
 
 def test_a_smaller_max_open_after_a_restart_closes_the_surplus_with_the_next_record() -> None:
-    before = Sessions(UNBOUNDED)
+    before = begun(UNBOUNDED)
     feed(before, ("a", 0, 0), ("b", 0, 1), ("c", 0, 2))
     after = Sessions(rules(max_open=1), before.state())
     closed = feed(after, ("a", 0, 3))
@@ -241,7 +284,7 @@ def test_a_smaller_max_open_after_a_restart_closes_the_surplus_with_the_next_rec
 
 
 def test_the_closings_of_one_record_come_in_the_order_of_the_rules() -> None:
-    before = Sessions(UNBOUNDED)
+    before = begun(UNBOUNDED)
     feed(before, ("aged", 0, 0), ("idle", 10, 1), ("young", 90, 2), ("aged", 90, 3), ("full", 95, 4))
     sessions = Sessions(rules(gap_ms=100, max_age_ms=150, max_events=2, max_open=1), before.state())
     closed = feed(sessions, ("full", 150, 5), ("new", 150, 6))
@@ -254,13 +297,13 @@ def test_the_closings_of_one_record_come_in_the_order_of_the_rules() -> None:
 
 
 def test_sessions_that_one_record_opened_close_in_the_order_of_their_opening() -> None:
-    sessions = Sessions(rules(gap_ms=100))
+    sessions = begun(rules(gap_ms=100))
     feed(sessions, ("b", 0, 7), ("a", 0, 7), ("b", 1, 8))
     assert told(feed(sessions, ("z", 200, 9))) == [("b", "gap", 9), ("a", "gap", 9)]
 
 
 def test_flush_closes_every_session_by_first_offset_and_keeps_stream_time() -> None:
-    sessions = Sessions(rules(gap_ms=100))
+    sessions = begun(rules(gap_ms=100))
     feed(sessions, ("b", 50, 3), ("a", 60, 4), ("b", 70, 5))
     closed = sessions.flush(6, "idle")
     assert told(closed) == [("b", "idle", 6), ("a", "idle", 6)]
@@ -269,7 +312,7 @@ def test_flush_closes_every_session_by_first_offset_and_keeps_stream_time() -> N
     assert sessions.flush(6, "end_of_input") == []
     assert sessions.stream_time == 70
     assert feed(sessions, ("b", 60, 6)) == []
-    assert sessions.late_events == 1
+    assert sessions.clock.late_events == 1
     assert told(feed(sessions, ("a", 170, 7))) == [("b", "gap", 7)]
 
 
@@ -294,7 +337,7 @@ def test_no_events_change_nothing() -> None:
 
 
 def test_a_state_is_a_copy_that_later_events_do_not_change() -> None:
-    sessions = Sessions(UNBOUNDED)
+    sessions = begun(UNBOUNDED)
     feed(sessions, ("a", 0, 0))
     state, again = sessions.state(), sessions.state()
     feed(sessions, ("a", 1, 1), ("b", 2, 2))
@@ -306,7 +349,7 @@ def test_a_state_is_a_copy_that_later_events_do_not_change() -> None:
 
 
 def test_a_restored_session_keeps_what_the_scorer_noted() -> None:
-    sessions = Sessions(UNBOUNDED)
+    sessions = begun(UNBOUNDED)
     feed(sessions, ("a", 0, 0), ("b", 0, 1))
     noted = sessions.get("b")
     assert noted is not None
@@ -322,7 +365,7 @@ def test_a_restored_session_keeps_what_the_scorer_noted() -> None:
 
 @pytest.mark.parametrize("ending", ["an event each", "closed"])
 def test_what_was_restored_is_let_go_as_soon_as_it_is_no_longer_needed(ending: str) -> None:
-    before = Sessions(UNBOUNDED)
+    before = begun(UNBOUNDED)
     feed(before, ("a", 0, 0), ("b", 0, 1))
     state = before.state()
     columns = [weakref.ref(column) for column in (state.tokens, state.offsets, state.times)]
@@ -371,7 +414,7 @@ def test_what_is_held_of_a_restored_state_falls_with_the_sessions_left_of_it(end
 
 
 def test_a_smaller_gap_after_a_restart_holds_from_the_next_record_on() -> None:
-    before = Sessions(rules(gap_ms=1000))
+    before = begun(rules(gap_ms=1000))
     feed(before, ("a", 0, 0), ("b", 500, 1))
     assert told(feed(Sessions(rules(gap_ms=100), before.state()), ("b", 500, 2))) == [("a", "gap", 2)]
 
@@ -383,7 +426,7 @@ def test_columns_of_different_lengths_are_refused() -> None:
 
 def test_closed_sessions_leave_nothing_behind() -> None:
     # Time stands still, so nothing expires: what is closed in other ways must go as well.
-    sessions = Sessions(rules(gap_ms=100, max_age_ms=100, max_open=3))
+    sessions = begun(rules(gap_ms=100, max_age_ms=100, max_open=3))
     for offset in range(200):
         feed(sessions, (f"ended {offset}", 0, offset, END), (f"evicted {offset}", 0, offset))
     assert len(sessions) == 3

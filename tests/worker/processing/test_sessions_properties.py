@@ -11,10 +11,10 @@ from random import Random
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.worker.processing.session_model import Event, Output, SessionModel
+from tests.worker.processing.session_model import NO_TIME, Event, Output, SessionModel
 from worker.delivery.snapshots import Snapshot, decode, encode
 from worker.processing.session_rules import SessionRules
 from worker.processing.sessions import ClosedSession, Sessions
@@ -33,12 +33,19 @@ session_rules = st.builds(
     end_tokens=st.sampled_from([frozenset(), END_TOKENS]),
 )
 
-# Time of an event relative to the one before it: equal, a little later, late, or far ahead.
-steps = st.one_of(st.just(0), st.integers(0, 5), st.integers(-30, 30), st.integers(-200, 200))
+RULES = SessionRules(
+    gap_ms=50, max_age_ms=150, max_events=600, max_open=20, max_future_skew_ms=50, end_tokens=END_TOKENS
+)
+
+# Time of an event relative to the one before it: equal, a little later, late, or far ahead; None for no time at all.
+steps = st.one_of(st.just(0), st.integers(0, 5), st.integers(-30, 30), st.integers(-200, 200), st.none())
+# As many events as make stream time fall, or as may wait before it is set: all of one time, or each earlier than the
+# one before. How many, and the step of each.
+runs = st.tuples(st.integers(990, 1010), st.sampled_from([0, 0, -1, -70]))
 
 
 @st.composite
-def streams(draw: st.DrawFn, max_size: int = 60) -> list[Event]:
+def streams(draw: st.DrawFn, max_size: int = 60, *, with_run: bool = False) -> list[Event]:
     """Events of one partition; some records hold several events, some offsets do not exist."""
     raw = draw(
         st.lists(
@@ -48,10 +55,17 @@ def streams(draw: st.DrawFn, max_size: int = 60) -> list[Event]:
     )
     events = []
     time, offset = draw(st.integers(-1000, 1000)), draw(st.integers(0, 1000))
-    for key, token, step, gap in raw:
-        time += step
+    run_at, (run, run_step) = (draw(st.integers(0, len(raw))), draw(runs)) if with_run else (-1, (0, 0))
+    for at, (key, token, step, gap) in enumerate(raw):
+        if at == run_at:
+            time -= 100
+            for number in range(run):
+                time += run_step
+                offset += 1
+                events.append(Event("abcdef"[number % 6], 1, time, offset))
         offset += gap
-        events.append(Event(key, token, time, offset))
+        time += step or 0
+        events.append(Event(key, token, NO_TIME if step is None else time, offset))
     return events
 
 
@@ -112,8 +126,29 @@ def test_the_rules_are_those_of_the_plain_model(rules: SessionRules, events: lis
     sessions = Sessions(rules)
     model = expected(rules, events)
     assert process(sessions, events) + finish(sessions, events) == model.outputs
-    assert sessions.stream_time == model.stream_time
-    assert (sessions.late_events, sessions.skewed_events) == (model.late, model.skewed)
+    clock = sessions.clock
+    assert clock.stream_time == model.stream_time
+    assert (clock.late_events, clock.skewed_events) == (model.late, model.skewed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rules=session_rules,
+    events=streams() | streams(with_run=True),
+    cuts=st.lists(st.integers(0, 1100), max_size=20),
+)
+def test_the_clock_moves_as_that_of_the_plain_model(rules: SessionRules, events: list[Event], cuts: list[int]) -> None:
+    sessions, model = Sessions(rules), SessionModel(rules)
+    moves = []
+    for batch in batches(events, cuts):
+        process(sessions, batch)
+        moves += sessions.clock.moves
+        for event in batch:
+            model.take(event)
+        assert sessions.stream_time == model.stream_time
+        assert [(*each,) for each in sessions.clock.state().waiting] == [(*each,) for each in model.waiting]
+        assert sessions.clock.state().behind == len(model.behind)
+    assert [(*each,) for each in moves] == model.moves
 
 
 @settings(max_examples=200)
@@ -225,6 +260,18 @@ def test_any_course_of_commits_snapshots_and_crashes_publishes_every_output_once
 
 @settings(max_examples=300)
 @given(rules=session_rules, events=streams(), at=st.integers(0, 60), until=st.integers(0, 60))
+@example(  # a snapshot in the middle of a row that makes time fall, and a replay over its end
+    rules=RULES,
+    events=[Event("a", 1, 1_000, at) for at in range(3)] + [Event("b", 1, at % 7, 3 + at) for at in range(1_100)],
+    at=700,
+    until=1_010,
+)
+@example(  # a snapshot amid the events that wait before stream time is set
+    rules=RULES,
+    events=[Event("ab"[at % 2], 1, -at * 1_000, at) for at in range(1_100)],
+    at=500,
+    until=1_000,
+)
 def test_a_snapshot_anywhere_then_a_silent_replay_gives_the_outputs_of_an_unbroken_run(
     rules: SessionRules, events: list[Event], at: int, until: int
 ) -> None:
