@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -60,6 +60,8 @@ class Session:
     last_at: int
     offsets: list[int] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
+    causes: list[int] = field(default_factory=list)  # the record that each event was processed with
+    after: list[int] = field(default_factory=list)  # how many sessions had closed before each event joined
     closed_by: str = ""
     cause_offset: int = -1
 
@@ -138,48 +140,140 @@ def expected_of(records: Iterable[RawRecord], rules: Rules) -> Expected:
     return expected
 
 
+class _Line(NamedTuple):
+    key: str
+    time: int
+    offset: int
+
+
+class _Clock:
+    """When each line is processed.
+
+    A line more than the skew ahead of the stream time waits until two more bear it out, a line contradicts it, or the
+    input ends; so does every line before there is a stream time. A thousand lines in a row that are more than the
+    skew behind turn it back.
+    """
+
+    def __init__(self, skew_ms: int, process: Callable[[_Line, int, int], None], turn: Callable[[int], None]) -> None:
+        self._skew = skew_ms
+        self._process = process  # a line, at this stream time, caused by the record of this offset
+        self._turn = turn  # the stream time was turned back to this
+        self._now: int | None = None
+        self._waiting: list[_Line] = []
+        self._behind: list[int] = []
+
+    def read(self, line: _Line) -> None:
+        self._read(line, line.offset)
+
+    def end(self, offset: int) -> None:
+        while self._waiting:
+            self._jump(offset)
+
+    def _refutes(self, line: _Line, earlier: _Line) -> bool:
+        return earlier.time - line.time > self._skew
+
+    def _sound(self) -> list[_Line]:
+        """The waiting lines that no later one refutes."""
+        sound: list[_Line] = []
+        for line in self._waiting:
+            sound = [*(each for each in sound if not self._refutes(line, each)), line]
+        return sound
+
+    def _read(self, line: _Line, cause: int) -> None:
+        if self._now is None:
+            self._waiting.append(line)
+            if len(self._sound()) == 3 or len(self._waiting) == 1_000:
+                self._jump(cause)
+            return
+        refuted = [each for each in self._waiting if self._refutes(line, each)]
+        self._waiting = [each for each in self._waiting if each not in refuted]
+        for each in refuted:
+            self._process(each, self._now, cause)
+        if line.time - self._now > self._skew:
+            self._behind.clear()
+            self._waiting.append(line)
+            if len(self._waiting) == 3:
+                self._jump(cause)
+            return
+        if self._now - line.time > self._skew:
+            self._behind.append(line.time)
+            if len(self._behind) == 1_000:
+                self._now = max(self._behind)
+                self._turn(self._now)
+                self._behind.clear()
+        else:
+            self._behind.clear()
+        # What waits and is not refuted is now within reach.
+        self._now = max(self._now, line.time)
+        within, self._waiting = [*self._waiting, line], []
+        for each in within:
+            self._now = max(self._now, each.time)
+            self._process(each, self._now, cause)
+
+    def _jump(self, cause: int) -> None:
+        sound = self._sound()
+        refuted = [each for each in self._waiting if each not in sound]
+        self._waiting = []
+        self._behind.clear()
+        self._now = min(each.time for each in sound)
+        for each in refuted:
+            self._process(each, self._now, cause)
+        for each in sound:
+            self._read(each, cause)
+
+
 def _follow(records: Sequence[RawRecord], rules: Rules, expected: Expected) -> None:
-    stream_time: int | None = None
-    opened: list[Session] = []  # by first offset
+    opened: list[Session] = []  # in the order in which they opened
 
     def close(session: Session, closed_by: str, cause_offset: int) -> None:
         opened.remove(session)
         session.closed_by, session.cause_offset = closed_by, cause_offset
         expected.sessions.append(session)
 
+    def process(line: _Line, now: int, cause: int) -> None:
+        # (b) sessions whose time is over
+        for session in _by_first_offset(each for each in opened if now - each.last_at >= rules.gap_ms):
+            close(session, "gap", cause)
+        for session in _by_first_offset(each for each in opened if now - each.opened_at >= rules.max_age_ms):
+            close(session, "max_age", cause)
+        # (c) the event joins its session, or opens one
+        own = next((each for each in opened if each.key == line.key), None)
+        if own is None:
+            own = Session(records[0].partition, line.key, now, now)
+            opened.append(own)
+        own.last_at = now
+        own.offsets.append(line.offset)
+        own.times.append(line.time)
+        own.causes.append(cause)
+        own.after.append(len(expected.sessions))
+        # (d) a full session
+        if len(own.offsets) == rules.max_events:
+            close(own, "max_events", cause)
+        # (e) too many sessions
+        while len(opened) > rules.max_open:
+            close(_by_first_offset(opened)[0], "max_open", cause)
+
+    def turn_back(now: int) -> None:
+        for session in opened:
+            session.opened_at, session.last_at = min(session.opened_at, now), min(session.last_at, now)
+
+    # (a) when a line is processed
+    clock = _Clock(rules.max_future_skew_ms, process, turn_back)
     for record in records:
         event = _event(record.value)
         if isinstance(event, str):
             expected.dead_letters.append(DeadLetter(record.partition, record.offset, event))
-            continue
-        key, time = event
-        # (a) time moves on, unless the event is too far in the future
-        moved = stream_time is None or stream_time < time <= stream_time + rules.max_future_skew_ms
-        if stream_time is None or moved:
-            stream_time = time
-        # (b) sessions whose time is over; nothing can be over while time stands still
-        if moved:
-            for session in [each for each in opened if stream_time - each.last_at >= rules.gap_ms]:
-                close(session, "gap", record.offset)
-            for session in [each for each in opened if stream_time - each.opened_at >= rules.max_age_ms]:
-                close(session, "max_age", record.offset)
-        # (c) the event joins its session, or opens one
-        own = next((each for each in opened if each.key == key), None)
-        if own is None:
-            own = Session(record.partition, key, stream_time, stream_time)
-            opened.append(own)
-        own.last_at = stream_time
-        own.offsets.append(record.offset)
-        own.times.append(time)
-        # (d) a full session
-        if len(own.offsets) == rules.max_events:
-            close(own, "max_events", record.offset)
-        # (e) too many sessions
-        while len(opened) > rules.max_open:
-            close(opened[0], "max_open", record.offset)
-    # … and an idle end closes what is left
-    while opened:
-        close(opened[0], "idle", records[-1].offset + 1)
+        else:
+            clock.read(_Line(*event, record.offset))
+    # … and an idle end believes what waits and closes what is left
+    end = records[-1].offset + 1
+    clock.end(end)
+    for session in _by_first_offset(opened):
+        close(session, "idle", end)
+
+
+def _by_first_offset(sessions: Iterable[Session]) -> list[Session]:
+    return sorted(sessions, key=lambda session: session.first_offset)
 
 
 def _event(value: bytes | None) -> tuple[str, int] | str:
@@ -236,10 +330,9 @@ def check(
     for session in expected.sessions:
         name = (session.partition, session.first_offset, session.key)
         wanted[*name, "final"] = session, said.pop(name, None)
-    of_cause = {(each.partition, offset): each for each in expected.sessions for offset in each.offsets}
+    of_name = {(each.partition, each.first_offset, each.key): each for each in expected.sessions}
     for value in early:
-        session = of_cause[value["source"]["partition"], value["source"]["cause_offset"]]
-        wanted[_identity(value)] = session, value
+        wanted[_identity(value)] = of_name[value["source"]["partition"], *_session(value)], value
     verdict.unexpected += [f"logmamba score alone has {name}" for name in said]
 
     found = Counter(_identity(score.content) for score in scores)
@@ -248,7 +341,7 @@ def check(
     verdict.duplicate += [_text(identity) for identity, count in found.items() if count > 1]
 
     place = _places(expected.sessions)
-    latest: dict[tuple[int, int], tuple[int, int, int]] = {}
+    latest: dict[tuple[int, int], tuple[int, float]] = {}
     for score in scores:
         identity = _identity(score.content)
         if identity not in wanted:
@@ -256,9 +349,13 @@ def check(
         session, value = wanted[identity]
         differences = _differences(score.content, session, value, topic)
         verdict.different += [f"{_text(identity)}: {what}" for what in differences]
+        if differences:
+            continue  # it may not say what its place is
         # Of an event: the sessions whose time was over, its own early score, the sessions it ended.
-        rank = 1 if score.content["kind"] == "early" else 0 if session.closed_by in ("gap", "max_age", "idle") else 2
-        order = score.content["source"]["cause_offset"], rank, place[id(session)]
+        at = (
+            session.after[score.content["events"] - 1] - 0.5 if score.content["kind"] == "early" else place[id(session)]
+        )
+        order = score.content["source"]["cause_offset"], at
         route = score.partition, session.partition
         if order < latest.get(route, order):
             verdict.out_of_order.append(f"{_text(identity)} after {latest[route]}")
@@ -276,11 +373,12 @@ def _differences(content: Json, session: Session, value: Json | None, topic: str
     early = content["kind"] == "early"
     cause = content["source"]["cause_offset"]
     if early:
-        events = session.offsets.index(cause) + 1 if cause in session.offsets else 0
+        # Of the events that one record ended the waits of, any may have been the one that crossed the threshold.
+        events = content["events"]
+        if (events, cause) not in enumerate(session.causes, 1):
+            return [f"events is {events!r}, but the cause of that event is not {cause}"]
     else:
         events, cause = len(session.offsets), session.cause_offset
-    if events == 0:
-        return [f"its cause {cause} is no event of the session"]
     must: dict[str, object] = {
         "schema": "logmamba.score/1",
         "session": session.key,

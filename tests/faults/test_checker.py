@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faults.checker import DeadLetter, RawRecord, Rules, Score, Session, Verdict, check, expected_of
@@ -21,7 +21,8 @@ TOPIC = "raw"
 
 
 def line(second: int, block: str) -> bytes:
-    return b"240301 12%02d%02d 7 INFO something about blk_%b" % (*divmod(second, 60), block.encode())
+    hour, rest = divmod(second, 3_600)
+    return b"240301 %02d%02d%02d 7 INFO something about blk_%b" % (12 + hour, *divmod(rest, 60), block.encode())
 
 
 def records(*values: bytes | None, partition: int = 0) -> list[RawRecord]:
@@ -73,9 +74,43 @@ def test_a_full_session_closes_with_its_last_event_and_the_oldest_goes_when_ther
     assert found[0] == ("1", [0], "max_open", 3)
 
 
-def test_a_time_too_far_ahead_moves_no_time_unless_it_is_the_first() -> None:
-    assert closings(line(0, "1"), line(61, "2"), line(9, "1"))[0] == ("1", [0, 2], "idle", 3)
-    assert closings(line(100, "1"), line(0, "2"), line(109, "1"))[0] == ("1", [0, 2], "idle", 3)
+BEGUN = [line(0, "1"), line(0, "1"), line(0, "1")]
+
+
+def test_a_line_too_far_ahead_that_the_next_one_refutes_moves_no_time() -> None:
+    assert closings(*BEGUN, line(61, "2"), line(0, "3")) == [
+        ("1", [0, 1, 2], "idle", 5), ("2", [3], "idle", 5), ("3", [4], "idle", 5)
+    ]  # fmt: skip
+    assert closings(*BEGUN, line(61, "2"), line(0, "3"), line(10, "1"))[:2] == [
+        ("1", [0, 1, 2], "gap", 5), ("2", [3], "gap", 5)
+    ]  # fmt: skip
+
+
+def test_three_lines_too_far_ahead_move_time_and_the_third_is_their_cause() -> None:
+    assert closings(*BEGUN, line(601, "2"), line(600, "3"), line(602, "2")) == [
+        ("1", [0, 1, 2], "gap", 5), ("2", [3, 5], "idle", 6), ("3", [4], "idle", 6)
+    ]  # fmt: skip
+
+
+def test_a_first_line_that_the_others_refute_counts_for_nothing() -> None:
+    for first in (line(3_599, "9"), line(-3_600, "9")):
+        found = closings(first, line(0, "1"), line(1, "1"), line(2, "1"), line(12, "2"))
+        assert found[-2:] == [("1", [1, 2, 3], "gap", 4), ("2", [4], "idle", 5)]
+
+
+def test_a_thousand_lines_behind_turn_time_back() -> None:
+    found = closings(
+        *[line(7_200, "9")] * 3, *[line(0, "1")] * 1_000, line(10, "2"), rules=Rules(10_000, 10**9, 10**6, 9)
+    )
+    assert found == [
+        ("9", [0, 1, 2], "gap", 1_003),
+        ("1", [*range(3, 1_003)], "gap", 1_003),
+        ("2", [1_003], "idle", 1_004),
+    ]
+
+
+def test_what_waits_at_the_end_is_believed() -> None:
+    assert closings(line(0, "1"), line(1_000, "1")) == [("1", [0], "gap", 2), ("1", [1], "idle", 2)]
 
 
 def test_what_is_no_event_is_a_dead_letter_and_touches_no_session() -> None:
@@ -234,7 +269,11 @@ def test_a_moved_cause_is_different() -> None:
     output = Output()
     (early,) = [value for value in output.scores if value["kind"] == "early"]
     early["source"]["cause_offset"] = 99
-    assert "is no event" in output.verdict().different[0]
+    assert "events is 2" in output.verdict().different[0]
+    output = Output()
+    (early,) = [value for value in output.scores if value["kind"] == "early"]
+    early["events"] += 1
+    assert "events is 3" in output.verdict().different[0]
 
 
 def test_a_field_more_or_less_is_different() -> None:
@@ -302,8 +341,11 @@ def test_the_checker_shares_no_code_with_the_worker() -> None:
     assert not any(f"'{name}'" in loaded for name in ("worker", "detector", "kernels"))
 
 
+@settings(deadline=None)
 @given(
-    events=st.lists(st.tuples(st.sampled_from("1234567"), st.integers(-8, 25)), max_size=60),
+    events=st.lists(st.tuples(st.sampled_from("1234567"), st.integers(-8, 25) | st.integers(-90, 90)), max_size=60),
+    run=st.integers(0, 60),
+    turns=st.booleans(),
     rules=st.builds(
         Rules,
         gap_ms=st.integers(1, 30).map(lambda s: s * 1000),
@@ -313,9 +355,14 @@ def test_the_checker_shares_no_code_with_the_worker() -> None:
         max_future_skew_ms=st.integers(0, 20).map(lambda s: s * 1000),
     ),
 )
-def test_the_worker_and_the_checker_see_the_same_sessions(events: list[tuple[str, int]], rules: Rules) -> None:
-    time, lines = 300, []
-    for key, step in events:
+def test_the_worker_and_the_checker_see_the_same_sessions(
+    events: list[tuple[str, int]], run: int, turns: bool, rules: Rules
+) -> None:
+    time, lines = 3_000, []
+    for at, (key, step) in enumerate(events):
+        if turns and at == run:  # as many late lines as turn time back
+            time = max(0, time - 100)
+            lines += [("1234567"[number % 7], time) for number in range(1_000)]
         time = max(0, time + step)
         lines.append((key, time))
     sessions = Sessions(
