@@ -109,10 +109,16 @@ def check(
     sample: Annotated[
         list[Path], typer.Option("--input", help="Lines or records to try the settings on.", show_default=False)
     ] = [],  # noqa: B006
+    show: Annotated[
+        bool, typer.Option("--show", help="Only print all settings, with what input.format stands for spelled out.")
+    ] = False,
 ) -> None:
     """Check settings, checkpoint, brokers, topics and permissions, and what the settings make of a sample."""
-    from worker.commands.check import check_everything
+    from worker.commands.check import check_everything, shown
 
+    if show:
+        typer.echo(shown(_settings(config, overrides)), nl=False)
+        return
     rows = check_everything(_settings(config, overrides), create_topics=create_topics, sample=sample)
     table = Table("what", "state", "detail", title=f"logmamba check {config}", title_justify="left")
     for row in rows:

@@ -284,7 +284,7 @@ def _event(value: bytes | None) -> tuple[str, int] | str:
         line = value.decode()
     except UnicodeDecodeError:
         return "not_utf8"
-    if not line.strip():
+    if not line.strip("\0").strip():
         return "empty"
     block, stamp = _BLOCK.search(line), _STAMP.match(line)
     if block is None:

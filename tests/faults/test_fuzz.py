@@ -18,7 +18,8 @@ from tests.faults.conftest import Size
 from tests.faults.hostile import HostileInputs
 from tests.faults.report import FaultReport
 from worker.processing.clock import NO_TIME
-from worker.processing.decoder import MAX_KEY_CHARACTERS, Decoder, Events
+from worker.processing.decoder import Decoder, Events
+from worker.processing.keys import MAX_KEY_CHARACTERS
 from worker.processing.records import Records
 from worker.processing.score_records import dead_letter
 from worker.settings.document import load_settings
@@ -41,6 +42,17 @@ SETTINGS = {
     "masks that stall": ["sessions.key=partition"],
     "lines as long as can be": ["input.max_line_bytes=16777216", "sessions.key=partition"],
     "json": ["input.format=json", "input.timestamp=/time", "sessions.key={pointer: /key}", "input.multiline=true"],
+    "shapes of json": [
+        *(
+            "input.format=json",
+            "input.message=[/message, /log, /a]",
+            "input.severity=/level",
+            "input.encoding=utf-8-replace",
+        ),
+        *("sessions.key={any_of: [{pointer: /key}, partition]}", "input.only={pointer: /time, matches: '[^x]'}"),
+    ],
+    "batches": ["input.format=json", "input.split=/x/*", "sessions.key=partition"],
+    "events of several lines": ["input.multiline={start: '^(?:x+x+)+y|^[0-9]'}", "sessions.key=partition"],
 }
 
 
@@ -67,6 +79,8 @@ class Kind:
 
     def lines(self, value: bytes | None) -> int:
         """How many lines a record may hold."""
+        if "input.split=/x/*" in self.overrides:
+            return 1 + (value or b"").count(b",")
         return 1 + ((value or b"").count(b"\\n" if self.json else b"\n") if self.multiline else 0)
 
 
@@ -132,12 +146,13 @@ def as_records(values: list[bytes | None]) -> Records:
 
 
 def assert_whole(records: Records, events: Events, vocabulary: Vocabulary) -> None:
-    """Each record became events, or a dead letter that can be written, or is ignored; each event can be scored."""
-    refused = [letter.index for letter in events.dead_letters]
-    assert len(set(refused)) == len(refused)
-    assert not set(refused) & set(events.offsets)
-    gone = set(records.offsets) - set(refused) - set(events.offsets)
-    assert len(gone) <= events.ignored
+    """Each record became events or dead letters that can be written, or is ignored; each event can be scored."""
+    whole = [letter.index for letter in events.dead_letters if letter.item is None]
+    assert len(set(whole)) == len(whole)
+    assert not set(whole) & set(events.offsets)
+    refused = {letter.index for letter in events.dead_letters}
+    gone = set(records.offsets) - refused - set(events.offsets)
+    assert len(gone) <= events.ignored + events.skipped
     for letter in events.dead_letters:
         key, value, headers = dead_letter(records, letter, MESSAGE_BYTES)
         size = len(key or b"") + len(value or b"") + sum(len(name) + len(text) for name, text in headers)
@@ -155,10 +170,13 @@ def assert_alone_is_the_same(kind: Kind, records: Records, together: Events) -> 
     alone = [decoder.decode([as_records_at(records, row)])[0] for row in range(len(records.values))]
     for column in ("keys", "tokens", "times", "offsets"):
         assert getattr(together, column) == [item for events in alone for item in getattr(events, column)]
-    letters = [(row, each.reason, each.message) for row, events in enumerate(alone) for each in events.dead_letters]
-    assert [(each.index, each.reason, each.message) for each in together.dead_letters] == letters
+    letters = [
+        (row, each.reason, each.message, each.item) for row, events in enumerate(alone) for each in events.dead_letters
+    ]
+    assert [(each.index, each.reason, each.message, each.item) for each in together.dead_letters] == letters
     assert together.cut == sum(events.cut for events in alone)
     assert together.ignored == sum(events.ignored for events in alone)
+    assert together.skipped == sum(events.skipped for events in alone)
 
 
 def as_records_at(records: Records, row: int) -> Records:

@@ -68,10 +68,11 @@ POISON = [
     Poison(STAMP + b"blk_7 " + b"x" * 60_000),
     Poison(STAMP + b"x" * 60_000 + MARK),
     Poison(b"", b'{"message": "' + STAMP + MARK, "bad_json"),
-    Poison(b"", b'{"message": "\\ud800 blk_7"}', "bad_json"),
+    Poison(b"", b'{"message": "\\ud800 blk_7"}', "bad_timestamp"),  # read, with U+FFFD; it has no time
     Poison(b"", b"[" * 100_000, "bad_json"),
-    Poison(b"", b"NaN", "bad_json"),
-    Poison(b"", b'{"message": ["blk_7"]}', "no_message"),
+    Poison(b"", b"NaN", "no_message"),
+    Poison(b"", b"\0\0\0\0\x07\x02\x0eblk_7", "bad_json"),
+    Poison(b"", b'{"message": ["blk_7"]}', "bad_timestamp"),
 ]
 HUGE = [
     Poison(STAMP + b"blk_8 " + b"x" * 10 * MEBIBYTE),  # cut, but worked on

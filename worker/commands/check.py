@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
 from detector.errors import DetectorError
 from detector.text.vocabulary import Vocabulary
 from worker.errors import SettingsError, WorkerError
@@ -33,6 +35,11 @@ class Row:
     def state(self) -> Literal["ok", "warning", "failed"]:
         """In a word."""
         return "failed" if not self.ok else "warning" if self.doubtful else "ok"
+
+
+def shown(settings: Settings) -> str:
+    """All settings as a file could say them, secrets hidden; what `input.format` stands for is spelled out."""
+    return str(yaml.safe_dump(settings.describe(), sort_keys=False, allow_unicode=True, width=120))
 
 
 def check_everything(settings: Settings, *, create_topics: bool, sample: Sequence[Path] = ()) -> list[Row]:

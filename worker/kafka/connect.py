@@ -39,7 +39,7 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
     topics.require_inputs()
     for name in topics.create_missing_outputs():
         _log.info("topic_created", topic=name)
-    headers = settings.sessions.key.source == "header"
+    headers = settings.headers_needed
     metrics.watch_score_cache(lambda: scorer.cache_hits, lambda: scorer.cache_misses)
     metrics.watch_batches_split(lambda: scorer.batches_split)
     pipeline = Pipeline(settings, scorer, metrics)

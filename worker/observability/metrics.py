@@ -43,6 +43,7 @@ class Metrics:
         self._dead_letters = counter("dead_letters", "Records that could not be decoded", "reason")
         self._cut = counter("lines_cut", "Lines longer than input.max_line_bytes")
         self._ignored = counter("events_ignored", "Events without a session key that were ignored")
+        self._skipped = counter("records_skipped", "Records, and events within one, that input.only leaves to others")
         self._unknown = counter("unknown_lines", "Lines that no template matches")
         self._unknown_share = Gauge(
             "logmamba_unknown_event_share", "Share of the latest events that no template matches", registry=registry
@@ -97,7 +98,15 @@ class Metrics:
         return self._stages.labels(stage).time()
 
     def decoded(
-        self, *, records: int, events: int, unknown: int, cut: int, ignored: int, dead_letters: Mapping[str, int]
+        self,
+        *,
+        records: int,
+        events: int,
+        unknown: int,
+        cut: int,
+        ignored: int,
+        skipped: int = 0,
+        dead_letters: Mapping[str, int],
     ) -> None:
         """Records were decoded.
 
@@ -107,13 +116,15 @@ class Metrics:
             unknown: of these, lines that no template matches.
             cut: of these, lines longer than `input.max_line_bytes`.
             ignored: lines without a key that were left out.
-            dead_letters: records that could not be read, by reason.
+            skipped: records, and events within one, that are another application's.
+            dead_letters: records, and events within one, that could not be read, by reason.
         """
         self._records.inc(records)
         self._events.inc(events)
         self._unknown.inc(unknown)
         self._cut.inc(cut)
         self._ignored.inc(ignored)
+        self._skipped.inc(skipped)
         for reason, count in dead_letters.items():
             self._dead_letters.labels(reason).inc(count)
 

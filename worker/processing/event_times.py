@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from worker.formats.patterns import LinePattern
-from worker.formats.pointers import MISSING, JsonPointer
+from worker.formats.pointers import MISSING, FirstPointer
 from worker.formats.times.columns import COMPLETE, TextTimes
 from worker.formats.times.reader import TimeReader
 from worker.formats.times.shapes import text_ends
@@ -40,9 +40,9 @@ class EventTimes:
         self._rule = rule
         zones = rule.zone_offsets()
         self._reader = TimeReader(rule.formats, rule.timezone, zones)
-        self._pointer = None if rule.pointer is None else JsonPointer(rule.pointer)
+        self._pointer = FirstPointer(rule.pointers) if rule.pointers else None
         self._searches = [(LinePattern(rule.pattern), self._reader)] if rule.pattern is not None else []
-        if rule.pointer is None and rule.pattern is None:
+        if not rule.pointers and rule.pattern is None:
             # Each format looks for its own shape.
             self._searches = [
                 (LinePattern(each.pattern), TimeReader([each.name], rule.timezone, zones))
@@ -81,41 +81,41 @@ class EventTimes:
         utc, yearless = self._utc(batch, lines.rows, times)
         for line in np.flatnonzero(present & ~times.read).tolist():
             text = _first_text(line, searched)
-            _fault(batch, int(lines.rows[line]), _no_year(text) if yearless[line] else self._reader.why_not(text))
+            _fault(batch, int(lines.items[line]), _no_year(text) if yearless[line] else self._reader.why_not(text))
         if present.all():
             return utc
-        source = nearest_line(present.tolist(), lines.rows)
+        source = nearest_line(present.tolist(), lines.items)
         where = f"format {', '.join(rule.formats)}" if rule.pattern is None else f"pattern {rule.pattern}"
-        for row in lines.rows[source < 0].tolist():
-            _fault(batch, row, f"the record has no timestamp ({where})")
+        for item in lines.items[source < 0].tolist():
+            _fault(batch, item, f"the record has no timestamp ({where})")
         return utc[source]
 
-    def _in_documents(self, pointer: JsonPointer, batch: Batch, lines: Lines) -> Rows:
-        rows = np.unique(lines.rows)
+    def _in_documents(self, pointer: FirstPointer, batch: Batch, lines: Lines) -> Rows:
+        items = np.unique(lines.items)
         told = f"the timestamp at {pointer.pointer}"
         texts: list[str] = []
-        numbers = np.zeros(len(rows), bool)
-        for index, row in enumerate(rows.tolist()):
-            value = pointer.resolve(lines.documents[row])
+        numbers = np.zeros(len(items), bool)
+        for index, item in enumerate(items.tolist()):
+            value = pointer.resolve(lines.documents[item])
             if isinstance(value, int | float) and not isinstance(value, bool):
                 numbers[index] = True
                 value = str(value) if isinstance(value, int) else np.format_float_positional(value, trim="-")
             if value is MISSING:
-                _fault(batch, row, f"{told} is missing")
+                _fault(batch, item, f"{told} is missing")
             elif not isinstance(value, str):
-                _fault(batch, row, f"{told} cannot be read: it is neither text nor a number")
+                _fault(batch, item, f"{told} cannot be read: it is neither text nor a number")
             texts.append(value if isinstance(value, str) else "")
         column = pa.array(texts, pa.string())
-        times = TextTimes.none(len(rows))
+        times = TextTimes.none(len(items))
         for kind in (False, True):
             of_kind = np.flatnonzero(numbers == kind)
             if len(of_kind):
                 times.put(of_kind, self._reader.read(column.take(pa.array(of_kind)), numbers=kind))
-        utc, yearless = self._utc(batch, rows, times)
+        utc, yearless = self._utc(batch, batch.item_rows[items], times)
         for index in np.flatnonzero(~times.read).tolist():
             why = _no_year(texts[index]) if yearless[index] else self._reader.why_not(texts[index])
-            _fault(batch, int(rows[index]), f"{told} cannot be read: {why}")
-        return utc[np.searchsorted(rows, lines.rows)]
+            _fault(batch, int(items[index]), f"{told} cannot be read: {why}")
+        return utc[np.searchsorted(items, lines.items)]
 
     def _utc(self, batch: Batch, rows: Rows, times: TextTimes) -> tuple[Rows, Flags]:
         """Milliseconds since 1970 UTC, and which times lack a year that nothing tells; `rows` ascend."""
@@ -144,9 +144,9 @@ def _is_timestamp(timestamps: Rows) -> Flags:
     return given
 
 
-def _fault(batch: Batch, row: int, message: str) -> None:
-    if row not in batch.ignored:  # what is ignored is not read
-        batch.fault(row, "bad_timestamp", message)
+def _fault(batch: Batch, item: int, message: str) -> None:
+    if item not in batch.ignored:  # what is ignored is not read
+        batch.fault(item, "bad_timestamp", message)
 
 
 def _first_text(line: int, searched: Sequence[tuple[Rows, Rows, pa.StringArray]]) -> str:

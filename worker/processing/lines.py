@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from worker.processing.records import Records
 
-Reason = Literal["not_utf8", "empty", "null", "no_key", "long_key", "bad_json", "no_message", "bad_timestamp"]
+Reason = Literal[
+    "not_utf8", "empty", "null", "no_key", "bad_key", "long_key", "bad_json", "no_message", "bad_timestamp"
+]
 
 Rows = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -21,57 +23,94 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record without events, and why.
+    """A record, or an item of one, that gives no event, and why.
 
     Attributes:
-        index: its row in `Records`.
+        index: the record's row in `Records`.
         reason: for headers and counters.
         message: for people.
+        item: the record with nothing in it but this item; None for a record of one item, which stands for itself.
     """
 
     index: int
     reason: Reason
     message: str
+    item: bytes | None = None
+
+
+class Place(Protocol):
+    """Where in its record an item stands."""
+
+    def __str__(self) -> str: ...
+
+    def alone(self) -> bytes:
+        """The record's value with nothing in it but the item."""
 
 
 class Batch:
     """The records of all parts as one column, and what became of them.
 
+    A record has one item or, where it holds several events, one for each. What becomes of an item is its own affair.
+
     Attributes:
         parts: the records of each partition.
         starts: row of each part's first record; at last, the number of rows.
-        faults: reason and message of the rows that are dead letters.
-        ignored: how many lines of a row are ignored.
+        item_rows: (items,) the row of each item, ascending.
+        places: of the items of records that have several.
+        faults: reason and message of the items that are dead letters.
+        ignored: how many lines of an item are ignored.
+        skipped: items that are another application's.
     """
 
     def __init__(self, parts: Sequence[Records]) -> None:
         self.parts = parts
         self.starts = [0, *accumulate(len(part.offsets) for part in parts)]
+        self.item_rows: Rows = np.arange(self.starts[-1])
+        self.places: dict[int, Place] = {}
         self.faults: dict[int, tuple[Reason, str]] = {}
         self.ignored: Counter[int] = Counter()
+        self.skipped: set[int] = set()
 
     def column(self, values: Iterable[Iterable[int]]) -> Rows:
         """Join a column of each part."""
         return np.fromiter(chain.from_iterable(values), np.int64, self.starts[-1])
 
-    def fault(self, row: int, reason: Reason, message: str) -> None:
-        """Make a row a dead letter, unless it is one already."""
-        self.faults.setdefault(row, (reason, message))
+    def values(self) -> list[bytes | None]:
+        """Return the values of all records."""
+        return [value for part in self.parts for value in part.values]
+
+    def fault(self, item: int, reason: Reason, message: str) -> None:
+        """Make an item a dead letter, unless it is one already."""
+        self.faults.setdefault(item, (reason, message))
 
     def dead_letters(self) -> list[list[DeadLetter]]:
-        """Return the dead letters of each part, by row."""
+        """Return the dead letters of each part, in the order of the items."""
         letters: list[list[DeadLetter]] = [[] for _ in self.parts]
-        for row in sorted(self.faults):
+        for item in sorted(self.faults):
+            row = int(self.item_rows[item])
             part = bisect_right(self.starts, row) - 1
-            letters[part].append(DeadLetter(row - self.starts[part], *self.faults[row]))
+            reason, message = self.faults[item]
+            place = self.places.get(item)
+            letters[part].append(
+                DeadLetter(row - self.starts[part], reason, message)
+                if place is None
+                else DeadLetter(row - self.starts[part], reason, f"{place}: {message}", place.alone())
+            )
         return letters
 
     def ignored_lines(self) -> list[int]:
         """Return the number of ignored lines of each part."""
-        lines = [0 for _ in self.parts]
-        for row, count in self.ignored.items():
-            lines[bisect_right(self.starts, row) - 1] += count
-        return lines
+        return self._of_parts(self.ignored.items())
+
+    def skipped_items(self) -> list[int]:
+        """Return the number of skipped items of each part."""
+        return self._of_parts((item, 1) for item in self.skipped)
+
+    def _of_parts(self, counts: Iterable[tuple[int, int]]) -> list[int]:
+        sums = [0 for _ in self.parts]
+        for item, count in counts:
+            sums[bisect_right(self.starts, int(self.item_rows[item])) - 1] += count
+        return sums
 
 
 @dataclass(frozen=True)
@@ -80,29 +119,42 @@ class Lines:
 
     Attributes:
         texts: (n,) the lines.
+        messages: (n,) what of each line makes its template.
+        items: (n,) the item that each line is of, ascending.
         rows: (n,) the row of each line's record, ascending.
         cut: (n,) whether the line was longer.
-        documents: the parsed value of each row, for JSON.
+        documents: the parsed value of each item, for JSON.
     """
 
     texts: pa.StringArray
+    messages: pa.StringArray
+    items: Rows
     rows: Rows
     cut: Flags
-    documents: dict[int, object]
+    documents: Sequence[object]
 
     def where(self, kept: Flags) -> "Lines":
         """Return some of the lines."""
-        return replace(self, texts=self.texts.filter(pa.array(kept)), rows=self.rows[kept], cut=self.cut[kept])
+        mask = pa.array(kept)
+        texts = self.texts.filter(mask)
+        return replace(
+            self,
+            texts=texts,
+            messages=texts if self.messages is self.texts else self.messages.filter(mask),
+            items=self.items[kept],
+            rows=self.rows[kept],
+            cut=self.cut[kept],
+        )
 
 
-def nearest_line(has: Sequence[bool], rows: Rows) -> Rows:
-    """Return, for each line, the line of the same row that gives it what it lacks, or -1.
+def nearest_line(has: Sequence[bool], items: Rows) -> Rows:
+    """Return, for each line, the line of the same item that gives it what it lacks, or -1.
 
-    That is the line itself, the nearest before it that has it, or the first of its row that has it.
+    That is the line itself, the nearest before it that has it, or the first of its item that has it.
     """
-    index = np.arange(len(rows))
+    index = np.arange(len(items))
     before = np.maximum.accumulate(np.where(has, index, -1))
-    after = np.minimum.accumulate(np.where(has, index, len(rows))[::-1])[::-1]
-    own_before = (before >= 0) & (rows[before] == rows)
-    own_after = (after < len(rows)) & (rows[np.minimum(after, len(rows) - 1)] == rows)
+    after = np.minimum.accumulate(np.where(has, index, len(items))[::-1])[::-1]
+    own_before = (before >= 0) & (items[before] == items)
+    own_after = (after < len(items)) & (items[np.minimum(after, len(items) - 1)] == items)
     return np.where(own_before, before, np.where(own_after, after, -1))

@@ -269,6 +269,7 @@ class Pipeline:
             unknown=unknown,
             cut=sum(events.cut for events in decoded),
             ignored=sum(events.ignored for events in decoded),
+            skipped=sum(events.skipped for events in decoded),
             dead_letters=Counter(letter.reason for events in decoded for letter in events.dead_letters),
         )
         return decoded

@@ -177,12 +177,13 @@ def dead_letter(
 ) -> tuple[bytes | None, bytes | None, Headers]:
     """Key, value and headers of a record that could not be decoded.
 
-    Key and value are as they came, cut where the message would be larger than `max_message_bytes`; the text in
+    Key and value are as they came, the value of an event among several of a record with nothing in it but that event,
+    cut where the message would be larger than `max_message_bytes`; the text in
     the headers says so then.
     """
     row = letter.index
     key = None if records.keys is None else records.keys[row]
-    value = records.values[row]
+    value = records.values[row] if letter.item is None else letter.item
     timestamp = None if records.timestamps is None else records.timestamps[row]
 
     def headers(message: str) -> Headers:

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from worker.errors import SettingsError
 from worker.formats.patterns import matches
+from worker.formats.presets import PRESETS
 from worker.settings.kafka_properties import SHOWN, KafkaProperties, Properties, Rejection
 from worker.settings.sections import (
     InputSettings,
@@ -31,6 +32,7 @@ from worker.settings.sections import (
     TokenizerSettings,
     WorkerSettings,
 )
+from worker.settings.shapes import LinePart
 from worker.settings.tree import SettingsTree, read_settings_tree
 from worker.settings.values import Name
 
@@ -91,9 +93,29 @@ class Settings(Section):
         """The longest transaction: `transaction.timeout.ms`, else the library's default."""
         return self.kafka.whole("transaction.timeout.ms", 60_000)
 
+    @property
+    def headers_needed(self) -> bool:
+        """Whether anything is read from the headers of records."""
+        only = self.input.only
+        return self.sessions.key.uses("header") or (only is not None and only.source == "header")
+
     def describe(self) -> dict[str, object]:
         """Every setting by its name in the file, secrets hidden; a file could say just this."""
         return self.model_dump(mode="json", by_alias=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _key_of_format(cls, given: object) -> object:
+        """Put the session key of the format's preset where the file has none."""
+        source = given.get("input") if isinstance(given, dict) else None
+        name = source.format if isinstance(source, InputSettings) else _member(source, "format")
+        preset = PRESETS.get(name) if isinstance(name, str) else None
+        if preset is None or preset.key is None or not isinstance(given, dict):
+            return given
+        sessions = given.get("sessions")
+        if sessions is None or (isinstance(sessions, dict) and "key" not in sessions):
+            return {**given, "sessions": {**(sessions or {}), "key": preset.key}}
+        return given
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -140,21 +162,17 @@ def load_settings(
     raise SettingsError(list(dict.fromkeys(errors)))
 
 
+def _member(node: object, name: str) -> object:
+    return node.get(name) if isinstance(node, dict) else None
+
+
 _Conflict = tuple[tuple[str, ...], str]
 
 
 def _conflicts(settings: Settings) -> Iterator[_Conflict]:
     """Settings that are fine alone and not together: the paths involved, the sentence."""
     source, sessions, output = settings.input, settings.sessions, settings.output
-    if source.format == "text":
-        if source.timestamp is not None and source.timestamp.pointer is not None:
-            yield ("input.timestamp", "input.format"), "is a JSON pointer, which needs input.format: json"
-        if sessions.key.source == "pointer":
-            yield ("sessions.key", "input.format"), "is a JSON pointer, which needs input.format: json"
-    elif source.timestamp is not None and source.timestamp.pointer is None:
-        what = "has no pointer" if source.timestamp.pattern is None else "is a pattern"
-        text = f"{what}, which needs input.format: text; allowed with json: null or a JSON pointer"
-        yield ("input.timestamp", "input.format"), text
+    yield from _shape_conflicts(source, sessions)
     scoring = settings.scoring
     if scoring.warning >= scoring.critical:
         text = f"is {scoring.warning}, not below scoring.critical ({scoring.critical})"
@@ -183,6 +201,30 @@ def _conflicts(settings: Settings) -> Iterator[_Conflict]:
         )
         yield ("kafka.max.poll.interval.ms", "kafka.transaction.timeout.ms"), text
     yield from _topic_conflicts(source, output, settings.state_topic)
+
+
+def _shape_conflicts(source: InputSettings, sessions: SessionsSettings) -> Iterator[_Conflict]:
+    """Settings of documents beside lines of text, and the other way round."""
+    time = source.timestamp
+    if source.documents:
+        if isinstance(source.message, LinePart):
+            text = "is a pattern, which needs input.format: text; allowed with json: JSON pointers"
+            yield ("input.message", "input.format"), text
+        if time is not None and not time.pointers:
+            what = "has no pointer" if time.pattern is None else "is a pattern"
+            text = f"{what}, which needs input.format: text; allowed with json: null or a JSON pointer"
+            yield ("input.timestamp", "input.format"), text
+        return
+    pointers = {
+        "input.only": source.only is not None and source.only.source == "pointer",
+        "input.split": source.split is not None,
+        "input.severity": source.severity is not None,
+        "input.timestamp": time is not None and bool(time.pointers),
+        "sessions.key": sessions.key.uses("pointer"),
+    }
+    for path, is_pointer in pointers.items():
+        if is_pointer:
+            yield (path, "input.format"), "is a JSON pointer, which needs input.format: json"
 
 
 def _topic_conflicts(source: InputSettings, output: OutputSettings, state_topic: str) -> Iterator[_Conflict]:

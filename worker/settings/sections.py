@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
-from worker.formats.patterns import check_pattern
-from worker.formats.pointers import check_pointer
+from worker.formats.encodings import Encoding
+from worker.formats.presets import PRESETS, Format
+from worker.settings.session_keys import SessionKey, SessionKeySetting
+from worker.settings.shapes import Message, Multiline, OnlySetting, OptionalPointers, OptionalSplit
 from worker.settings.timestamps import Timestamp
 from worker.settings.values import (
     Device,
@@ -20,7 +22,6 @@ from worker.settings.values import (
     OptionalName,
     OptionalTopic,
     Pattern,
-    Pointer,
     Problem,
     Text,
     Topic,
@@ -44,58 +45,34 @@ class InputSettings(Section):
     """Where raw records come from and how an event is read from one."""
 
     topics: Topics = ("raw-logs",)
-    format: Literal["text", "json"] = "text"
-    message: Pointer = "/message"
+    format: Format = "text"
+    only: OnlySetting = None
+    split: OptionalSplit = None
+    message: Message = ("/message",)
+    severity: OptionalPointers = None
     timestamp: Timestamp = None
-    multiline: Flag = False
+    multiline: Multiline = False
+    encoding: Encoding = "utf-8"
     max_line_bytes: Annotated[int, whole(256, 16 * 1024 * 1024)] = 65_536
     start: Literal["earliest", "latest"] = "earliest"
     on_lost_offsets: Literal["fail", "earliest"] = "fail"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, given: object) -> object:
+        """Put what the format's preset says where the file says nothing."""
+        preset = PRESETS.get(name) if isinstance(given, dict) and isinstance(name := given.get("format"), str) else None
+        return given if preset is None or not isinstance(given, dict) else {**preset.input, **given}
+
+    @property
+    def documents(self) -> bool:
+        """Whether values are JSON documents rather than lines of text."""
+        return PRESETS[self.format].base == "json"
 
     @property
     def topics_are_pattern(self) -> bool:
         """Whether `topics` is one pattern (it starts with ^) instead of names."""
         return self.topics[0].startswith("^")
-
-
-@dataclass(frozen=True, slots=True)
-class SessionKey:
-    """Where an event's session key comes from.
-
-    `value` is the pattern, the JSON pointer or the header's name; empty for `record_key` and `partition`.
-    """
-
-    source: Literal["regex", "pointer", "record_key", "header", "partition"]
-    value: str = ""
-
-
-_KEY_FORMS = "{regex: …}, {pointer: /path}, record_key, {header: name} or partition"
-
-
-def _session_key(value: object) -> SessionKey:
-    if isinstance(value, SessionKey):
-        return value
-    if value == "record_key" or value == "partition":
-        return SessionKey(source=value)
-    if not isinstance(value, dict) or len(value) != 1:
-        raise ValueError(f"is not a source of session keys; allowed: one of {_KEY_FORMS}")
-    [(source, where)] = value.items()
-    try:
-        if source == "regex":
-            return SessionKey(source="regex", value=check_pattern(where))
-        if source == "pointer":
-            return SessionKey(source="pointer", value=check_pointer(where))
-    except ValueError as error:
-        refuse(Problem((source,), str(error)))
-    if source == "header":
-        if not isinstance(where, str) or not where:
-            refuse(Problem(("header",), "is not the name of a record header"))
-        return SessionKey(source="header", value=where)
-    raise ValueError(f"is not a source of session keys; allowed: one of {_KEY_FORMS}")
-
-
-def _written_key(key: SessionKey) -> str | dict[str, str]:
-    return {key.source: key.value} if key.value else key.source
 
 
 def _end_events(value: object) -> object:
@@ -105,9 +82,7 @@ def _end_events(value: object) -> object:
 class SessionsSettings(Section):
     """How events form sessions and what ends one."""
 
-    key: Annotated[SessionKey, PlainValidator(_session_key), PlainSerializer(_written_key, when_used="json")] = (
-        SessionKey(source="regex", value=r"blk_-?\d+")
-    )
+    key: SessionKeySetting = SessionKey(source="regex", value=r"blk_-?\d+")
     no_key: Literal["dead_letter", "ignore"] = "dead_letter"
     gap_ms: Annotated[int | None, optional_duration("1ms", "365d"), as_duration] = Field(600_000, alias="gap")
     end_events: Annotated[tuple[Text, ...], BeforeValidator(_end_events)] = ()

@@ -1,17 +1,17 @@
 """The setting `input.timestamp`: where the time of an event stands and how it is written."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import PlainSerializer, PlainValidator
 
 from worker.formats.patterns import check_pattern
-from worker.formats.pointers import check_pointer
+from worker.formats.pointers import check_pointer, check_pointers
 from worker.formats.times.reader import ALLOWED, time_format
 from worker.formats.times.timezones import Timezone, parse_offset
-from worker.settings.values import Problem, refuse
+from worker.settings.values import Problem, refuse, written_pointers
 
 _POINTER_FORMATS = ("iso8601", "epoch")
 _KEYS = ("pointer", "pattern", "format", "timezone", "zones", "year")
@@ -24,7 +24,7 @@ class TimestampRule:
 
     Attributes:
         formats: names or `strptime` formats, tried in order for each text.
-        pointer: the place in a JSON document.
+        pointers: places in a JSON document, the first of them where something stands.
         pattern: finds the text in a line: its first group, or the whole match. Where there is neither, each format
             looks for its own shape in the line.
         timezone: of times that name no zone.
@@ -33,7 +33,7 @@ class TimestampRule:
     """
 
     formats: tuple[str, ...] = _POINTER_FORMATS
-    pointer: str | None = None
+    pointers: tuple[str, ...] = ()
     pattern: str | None = None
     timezone: str = "UTC"
     zones: tuple[tuple[str, str], ...] = ()
@@ -49,7 +49,7 @@ def _timestamp(value: object) -> TimestampRule | None:
         return value
     if isinstance(value, str):
         try:
-            return TimestampRule(pointer=check_pointer(value))
+            return TimestampRule(pointers=(check_pointer(value),))
         except ValueError as error:
             raise ValueError(f"{error}; or a mapping of {', '.join(_KEYS)}; or null") from None
     if not isinstance(value, dict) or not value:
@@ -59,7 +59,7 @@ def _timestamp(value: object) -> TimestampRule | None:
     formats, zones = value.get("format", list(_POINTER_FORMATS)), value.get("zones") or {}
     return TimestampRule(
         formats=(formats,) if isinstance(formats, str) else tuple(formats),
-        pointer=value.get("pointer"),
+        pointers=check_pointers(value.get("pointer")) if value.get("pointer") is not None else (),
         pattern=value.get("pattern"),
         timezone=value.get("timezone", "UTC"),
         zones=tuple(zones.items()),
@@ -81,7 +81,11 @@ def _problems(value: Mapping[str, object]) -> Iterator[Problem]:
             yield Problem((key,), f"is not a part of a timestamp; allowed: {', '.join(_KEYS)}", value_shown=False)
     if value.get("pointer") is not None and value.get("pattern") is not None:
         yield Problem(("pattern",), "is given beside pointer; allowed: one of the two")
-    for key, check in (("pointer", check_pointer), ("pattern", check_pattern)):
+    checks: tuple[tuple[str, Callable[[object], object]], ...] = (
+        ("pointer", check_pointers),
+        ("pattern", check_pattern),
+    )
+    for key, check in checks:
         if value.get(key) is not None:
             try:
                 check(value[key])
@@ -139,11 +143,14 @@ def _format_problems(value: Mapping[str, object], zones: Mapping[str, int]) -> I
 
 
 def _written(rule: TimestampRule | None) -> object:
-    if rule is None or rule == TimestampRule(pointer=rule.pointer):
-        return rule and rule.pointer
+    if rule is None:
+        return None
+    pointer = written_pointers(rule.pointers) if rule.pointers else None
+    if isinstance(pointer, str) and rule == TimestampRule(pointers=rule.pointers):
+        return pointer
     [*formats] = rule.formats
     parts = {
-        "pointer": rule.pointer,
+        "pointer": pointer,
         "pattern": rule.pattern,
         "format": formats[0] if len(formats) == 1 else formats,
         "timezone": rule.timezone if rule.timezone != "UTC" else None,

@@ -14,13 +14,12 @@ from pydantic_core import PydanticCustomError
 
 from worker.formats.durations import format_duration, parse_duration
 from worker.formats.patterns import check_pattern
-from worker.formats.pointers import check_pointer
 
 
 class Problem(NamedTuple):
     """One thing that is wrong inside a setting: where below it, and the sentence."""
 
-    path: tuple[str, ...]
+    path: tuple[str | int, ...]
     text: str
     value_shown: bool = True
 
@@ -120,6 +119,11 @@ def _optional_topic(value: object) -> str | None:
     return None if value is None else _topic(value)
 
 
+def written_pointers(pointers: tuple[str, ...]) -> str | list[str]:
+    """Pointers as a settings file writes them."""
+    return pointers[0] if len(pointers) == 1 else list(pointers)
+
+
 Fraction = Annotated[float, PlainValidator(_fraction)]
 Flag = Annotated[bool, PlainValidator(_flag)]
 Text = Annotated[str, PlainValidator(_text)]
@@ -128,7 +132,6 @@ OptionalName = Annotated[str | None, PlainValidator(_optional_name)]
 Topic = Annotated[str, PlainValidator(_topic)]
 OptionalTopic = Annotated[str | None, PlainValidator(_optional_topic)]
 Pattern = Annotated[str, PlainValidator(check_pattern)]
-Pointer = Annotated[str, PlainValidator(check_pointer)]
 as_duration = PlainSerializer(_written, when_used="json")
 
 

@@ -15,10 +15,11 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
 def test_decoded_records_are_counted_with_all_that_was_not_usual() -> None:
     metrics = Metrics()
     for unknown in (7, 0):
-        metrics.decoded(records=3, events=1, unknown=unknown, cut=1, ignored=1, dead_letters={"not_utf8": 1})
+        metrics.decoded(records=3, events=1, unknown=unknown, cut=1, ignored=1, skipped=2, dead_letters={"not_utf8": 1})
     assert sample(metrics, "logmamba_records_total") == 6
     assert sample(metrics, "logmamba_events_total") == 2
     assert sample(metrics, "logmamba_dead_letters_total", reason="not_utf8") == 2
+    assert sample(metrics, "logmamba_records_skipped_total") == 4
     assert sample(metrics, "logmamba_lines_cut_total") == 2
     assert sample(metrics, "logmamba_events_ignored_total") == 2
     assert sample(metrics, "logmamba_unknown_lines_total") == 7

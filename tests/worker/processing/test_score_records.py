@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
 from worker.processing.clock import NO_TIME
-from worker.processing.decoder import MAX_KEY_CHARACTERS, DeadLetter
+from worker.processing.keys import MAX_KEY_CHARACTERS
+from worker.processing.lines import DeadLetter
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Thresholds, dead_letter, iso_time
 from worker.processing.session_rules import SessionRules

@@ -12,7 +12,8 @@ from tests.worker.settings.written import errors_of, load, only_error
 from worker.errors import SettingsError
 from worker.formats.durations import format_duration, parse_duration
 from worker.settings.document import Settings, load_settings
-from worker.settings.sections import Adaptive, SessionKey, SessionsSettings
+from worker.settings.sections import Adaptive, SessionsSettings
+from worker.settings.session_keys import SessionKey
 from worker.settings.timestamps import TimestampRule
 
 CONFIG = Path(__file__).parents[3] / "config"
@@ -42,8 +43,8 @@ def test_the_json_file_takes_message_time_and_key_from_the_object() -> None:
     settings = load_settings(CONFIG / "json.yaml")
     assert (settings.input.format, settings.input.message, settings.input.timestamp) == (
         "json",
-        "/msg",
-        TimestampRule(pointer="/ts", formats=("iso8601", "epoch")),
+        ("/msg",),
+        TimestampRule(pointers=("/ts",), formats=("iso8601", "epoch")),
     )
     assert settings.sessions.key == SessionKey("pointer", "/trace/id")
 
@@ -67,6 +68,19 @@ def test_what_describe_says_is_a_file_that_means_the_same(tmp_path: Path, name: 
         ("{pointer: /a/b~1c}", SessionKey("pointer", "/a/b~1c")),
         ("record_key", SessionKey("record_key")),
         ("{header: trace}", SessionKey("header", "trace")),
+        ("{header: traceparent, pattern: '-(.+)-'}", SessionKey("header", "traceparent", pattern="-(.+)-")),
+        ("{header: id, as: uuid}", SessionKey("header", "id", encoding="uuid")),
+        ("{record_key: int64}", SessionKey("record_key", encoding="int64")),
+        (
+            "[record_key, {pointer: /id}]",
+            SessionKey("composed", parts=(SessionKey("record_key"), SessionKey("pointer", "/id"))),
+        ),
+        (
+            "{any_of: [partition, [record_key]]}",
+            SessionKey(
+                "any_of", parts=(SessionKey("partition"), SessionKey("composed", parts=(SessionKey("record_key"),)))
+            ),
+        ),
         ("partition", SessionKey("partition")),
     ],
 )
@@ -194,7 +208,7 @@ def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp
         "kafka.group.id: cannot be set: it is made of application_id",
         "kafka.bootstrap.serverz: is not a librdkafka property; did you mean bootstrap.servers?",
         "kafka.bootstrap.servers: is missing; allowed: host:port, with commas",
-        "input.format: 'xml' is not allowed; allowed: text or json",
+        "input.format: 'xml' is not allowed; allowed: text, json, vector, fluent_bit, ",
         "input.timestamp.pattern: '(' is not a pattern that RE2 can run (missing ): (); allowed: ",
         "input.timestamp.format: 'x' is not a format of times; allowed: iso8601, rfc3339, epoch, ",
         "input.max_line_bytes: 'ten' is not a whole number from 256 to 16_777_216",
@@ -247,6 +261,27 @@ def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp
         ("application_id", '"\\ud800"'),
         ("sessions.key", '{header: "\\ud800"}'),
         ("input.multiline", "1"),
+        ("input.multiline", "{start: '('}"),
+        ("input.multiline", "{begin: a}"),
+        ("input.message", "[]"),
+        ("input.message", "[/a, b]"),
+        ("input.message", "{pattern: '('}"),
+        ("input.severity", "level"),
+        ("input.split", "/records"),
+        ("input.split", "records/*"),
+        ("input.encoding", "utf-16"),
+        ("input.only", "shop"),
+        ("input.only", "{pointer: /app}"),
+        ("input.only", "{pointer: app, equals: shop}"),
+        ("input.only", "{header: app, matches: '('}"),
+        ("input.only", "{header: app, equals: [a]}"),
+        ("sessions.key", "[]"),
+        ("sessions.key", "{any_of: {pointer: /a}}"),
+        ("sessions.key", "{any_of: [record_key, {pointer: a}]}"),
+        ("sessions.key", "{record_key: int32}"),
+        ("sessions.key", "{header: a, as: text}"),
+        ("sessions.key", "{header: a, pattern: '('}"),
+        ("sessions.key", "{regex: a, pattern: b}"),
         ("input.start", "newest"),
         ("tokenizer.masks", "[a]"),
         ("tokenizer.masks", "none"),
@@ -277,6 +312,14 @@ def test_a_value_that_is_not_allowed_is_refused_at_its_path(tmp_path: Path, sett
     [
         ("input: {timestamp: /ts}", "input.timestamp: is a JSON pointer, which needs input.format: json"),
         ("sessions: {key: {pointer: /a}}", "sessions.key: is a JSON pointer, which needs input.format: json"),
+        ("input: {only: {pointer: /a, equals: b}}", "input.only: is a JSON pointer, which needs input.format: json"),
+        ("input: {split: /a/*}", "input.split: is a JSON pointer, which needs input.format: json"),
+        ("input: {severity: /a}", "input.severity: is a JSON pointer, which needs input.format: json"),
+        ("sessions: {key: [record_key, {pointer: /a}]}", "sessions.key: is a JSON pointer, which needs input.format: "),
+        (
+            "input: {format: json, message: {pattern: a}}",
+            "input.message: is a pattern, which needs input.format: text; ",
+        ),
         (
             "input: {format: json, timestamp: {pattern: a, format: '%Y'}}",
             "input.timestamp: is a pattern, which needs input.format: text; allowed with json: ",

@@ -37,10 +37,10 @@ WRITTEN = [
     ),
 ]
 WRITTEN_FOR_JSON = [
-    ("/ts", TimestampRule(pointer="/ts", formats=("iso8601", "epoch"))),
-    ("{pointer: /ts}", TimestampRule(pointer="/ts", formats=("iso8601", "epoch"))),
-    ("{pointer: /ts, format: '%Y'}", TimestampRule(pointer="/ts", formats=("%Y",))),
-    ("{pointer: /ts, timezone: Asia/Tokyo}", TimestampRule(pointer="/ts", timezone="Asia/Tokyo")),
+    ("/ts", TimestampRule(pointers=("/ts",), formats=("iso8601", "epoch"))),
+    ("{pointer: /ts}", TimestampRule(pointers=("/ts",), formats=("iso8601", "epoch"))),
+    ("{pointer: /ts, format: '%Y'}", TimestampRule(pointers=("/ts",), formats=("%Y",))),
+    ("{pointer: /ts, timezone: Asia/Tokyo}", TimestampRule(pointers=("/ts",), timezone="Asia/Tokyo")),
 ]
 
 

@@ -1,0 +1,57 @@
+"""What a document says for people: its message as text."""
+
+import re
+
+from worker.formats.json_texts import compact_json
+from worker.formats.pointers import MISSING, FirstPointer
+from worker.processing.lines import Batch
+
+_BYTES = range(256)
+_WHITE = re.compile(r"\s+")
+
+
+def rendered(value: object) -> str | None:
+    """Return a value as text: None where there is none, which is also what null is.
+
+    A list of whole numbers from 0 to 255 is the bytes of a text (journald writes texts with control characters
+    so); what of it is not UTF-8 is U+FFFD. Anything else that is not text is its compact JSON with sorted names.
+
+    Raises:
+        ValueError: it is nested too deeply.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or value is MISSING:
+        return None
+    if isinstance(value, list) and value and all(type(each) is int and each in _BYTES for each in value):
+        return bytes(value).decode(errors="replace")
+    return compact_json(value)
+
+
+class Messages:
+    """Finds the message of each document; those without one become dead letters.
+
+    Args:
+        message: places of the message; the first is taken where something stands.
+        severity: of a word that is put in front of it; none where nothing stands there.
+    """
+
+    def __init__(self, message: tuple[str, ...], severity: tuple[str, ...]) -> None:
+        self._message = FirstPointer(message)
+        self._severity = FirstPointer(severity) if severity else None
+
+    def of(self, item: int, document: object, batch: Batch) -> str | None:
+        """Return the message of an item; None where it has none."""
+        try:
+            found = self._message.resolve(document)
+            message = rendered(found)
+            if message is None:
+                what = "is missing" if found is MISSING else "is null"
+                batch.fault(item, "no_message", f"the message at {self._message.pointer} {what}")
+            elif self._severity is not None:
+                severity = _WHITE.sub("_", rendered(self._severity.resolve(document)) or "")
+                return f"{severity} {message}" if severity and message else message
+        except ValueError as error:
+            batch.fault(item, "no_message", f"the message at {self._message.pointer} cannot be read: {error}")
+            return None
+        return message
