@@ -19,6 +19,8 @@ from worker.commands.demo import LINES_SETTINGS
 
 LINE = "081109 203530 147 INFO dfs.DataNode$DataXceiver: Receiving block blk_1 src: /10.0.0.1:1 dest: /10.0.0.2:2\n"
 
+from worker.settings.document import load_settings
+
 
 def process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """A command as the user starts it."""
@@ -48,6 +50,16 @@ def test_wrong_settings_give_every_error_at_once_and_exit_code_2(tmp_path: Path)
     ):
         assert sum(line.startswith(f"logmamba: {path}: ") for line in lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_check_shows_all_settings_with_the_format_spelled_out(tmp_path: Path) -> None:
+    config, again = tmp_path / "worker.yaml", tmp_path / "again.yaml"
+    config.write_text("input: {format: otlp_json}\nkafka: {bootstrap.servers: 'localhost:1'}\n")
+    done = logmamba("check", "--config", config, "--show")
+    assert (done.returncode, done.stderr) == (0, "")
+    again.write_text(done.stdout)
+    assert load_settings(again) == load_settings(config)
+    assert "  split: /resourceLogs/*/scopeLogs/*/logRecords/*\n" in done.stdout
 
 
 def test_a_missing_settings_file_gives_exit_code_2() -> None:

@@ -85,13 +85,18 @@ def open_inputs(settings: Settings, paths: Sequence[Path]) -> InputFiles:
     records = _one_kind("raw logs and files of records", [is_record_file(path) for path in paths])
     if records:
         _one_kind("records with and without their places in Kafka", [has_places(path) for path in paths])
-    elif settings.sessions.key.source in ("record_key", "header"):
-        wanted = settings.sessions.key.source
+    elif settings.sessions.key.needs_records:
         raise SettingsError(
             [
-                f"sessions.key: {wanted} {settings.sessions.key.value}".rstrip()
-                + f", but {paths[0]} holds lines, which have none; allowed: a file of records (`logmamba capture` "
-                "writes one), or a key that stands in the line"
+                f"sessions.key: {settings.sessions.key}, but {paths[0]} holds lines, which have none; allowed: a file "
+                "of records (`logmamba capture` writes one), or a key that stands in the line"
+            ]
+        )
+    elif settings.input.only is not None and settings.input.only.source == "header":
+        raise SettingsError(
+            [
+                f"input.only: header {settings.input.only.where}, but {paths[0]} holds lines, which have none; "
+                "allowed: a file of records (`logmamba capture` writes one), a pointer or null"
             ]
         )
     begins = {path: _begins(settings, path, records=records) for path in paths}

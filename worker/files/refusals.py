@@ -12,10 +12,11 @@ from worker.processing.lines import Reason
 from worker.processing.records import Partition, Records
 
 _AT_FAULT: Mapping[Reason, str] = {
-    "not_utf8": "the file's encoding, UTF-8 is read",
+    "not_utf8": "input.encoding",
     "empty": "a line without text",
     "null": "a record without a value",
     "no_key": "sessions.key",
+    "bad_key": "sessions.key",
     "long_key": "sessions.key",
     "bad_json": "input.format",
     "no_message": "input.message",
@@ -32,7 +33,7 @@ class Refusals:
 
     def __init__(self, stream: LogStream) -> None:
         self.lines = 0
-        self._events = self._ignored = 0
+        self._events = self._ignored = self._skipped = 0
         self._stream = stream
         self._counts: Counter[Reason] = Counter()
         self._examples: dict[Reason, str] = {}
@@ -52,6 +53,7 @@ class Refusals:
         self.lines += len(records.offsets)
         self._events += len(events.keys)
         self._ignored += events.ignored
+        self._skipped += events.skipped
         self._counts.update(letter.reason for letter in events.dead_letters)
         for letter in events.dead_letters:
             if letter.reason not in self._examples:
@@ -76,4 +78,6 @@ class Refusals:
         why = self.described()
         if self._ignored:
             why.append(f"{self._ignored:,} lines have no key (sessions.key) and are left out (sessions.no_key: ignore)")
+        if self._skipped:
+            why.append(f"{self._skipped:,} are another application's (input.only)")
         raise InputFileError(f"the input holds no session: {'; '.join(why) or 'it has no lines'}")

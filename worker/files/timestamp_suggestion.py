@@ -13,7 +13,8 @@ import pyarrow as pa
 from worker.formats.times.years import FileYears
 from worker.processing.decoder import Decoder
 from worker.processing.records import Records
-from worker.settings.sections import InputSettings, SessionKey, SessionsSettings
+from worker.settings.sections import InputSettings, SessionsSettings
+from worker.settings.session_keys import SessionKey
 
 _LEAST_SHARE = 0.9  # of the lines: continuation lines and a banner have no time
 _EARLIEST_MS, _LATEST_MS = 631_152_000_000, 4_102_444_800_000  # 1990 and 2100
@@ -49,7 +50,7 @@ def suggested_timestamp(lines: Sequence[bytes], settings: InputSettings) -> str 
     values = [stripped for line in lines if (stripped := line.strip())]
     if not values:
         return None
-    candidates: Iterable[object] = _pointers(values) if settings.format == "json" else _TEXT_FORMS
+    candidates: Iterable[object] = _pointers(values) if settings.documents else _TEXT_FORMS
     found = next((each for each in candidates if _reads_most(each, values, settings)), None)
     if isinstance(found, dict):
         quoted = (

@@ -17,6 +17,7 @@ from detector.text.canonical import Mask
 from detector.text.vocabulary import Kind, Vocabulary
 from worker.errors import SettingsError
 from worker.settings.document import Settings
+from worker.settings.shapes import LinePart
 
 _SECTIONS = ("input", "sessions", "tokenizer")
 # Where records come from, what becomes of those without a key, and what only bounds a worker: no session is another.
@@ -90,7 +91,9 @@ def _reading(settings: Settings) -> dict[str, JsonValue]:
         values = described[section]
         assert isinstance(values, dict)
         found |= {path: value for name, value in values.items() if (path := f"{section}.{name}") not in _WITHOUT_A_PART}
-    if found["input.format"] == "text":
+    # A name of a format is nothing but the settings that it stands for.
+    found["input.format"] = "json" if settings.input.documents else "text"
+    if not settings.input.documents and not isinstance(settings.input.message, LinePart):
         del found["input.message"]
     return found
 
@@ -137,7 +140,7 @@ def _other_times(
 
 def _differences(here: Mapping[str, JsonValue], there: Mapping[str, JsonValue], *, times: bool) -> Iterator[str]:
     for path, mine in here.items():
-        other = there.get(path, mine)
+        other = there.get(path, None if path == "input.message" else mine)
         # Masks are judged by those of the vocabulary, and without times no rule of times has a part.
         if mine != other and path != "tokenizer.masks" and (times or path not in _OF_TIMES):
             yield (

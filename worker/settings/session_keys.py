@@ -42,6 +42,14 @@ class SessionKey:
         """Whether this key or a part of it comes from a source."""
         return self.source == source or any(part.uses(source) for part in self.parts)
 
+    @property
+    def needs_records(self) -> bool:
+        """Whether a line of a file, which is nothing but a value, can never have this key."""
+        if self.parts:
+            needs = [part.needs_records for part in self.parts]
+            return all(needs) if self.source == "any_of" else any(needs)
+        return self.source in ("record_key", "header")
+
     def __str__(self) -> str:
         if self.parts:
             between = " or " if self.source == "any_of" else " and "
