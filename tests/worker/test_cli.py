@@ -16,10 +16,9 @@ import pytest
 from detector.checkpoint import demo_checkpoint
 from tests.worker.command_line import logmamba
 from worker.commands.demo import LINES_SETTINGS
+from worker.settings.document import load_settings
 
 LINE = "081109 203530 147 INFO dfs.DataNode$DataXceiver: Receiving block blk_1 src: /10.0.0.1:1 dest: /10.0.0.2:2\n"
-
-from worker.settings.document import load_settings
 
 
 def process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
