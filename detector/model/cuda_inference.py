@@ -206,25 +206,35 @@ class _Shape:
 def _captured(pool: "torch.cuda._POOL_HANDLE", launch: Callable[[], None]) -> Callable[[], None]:
     """What is launched, as a CUDA graph; returns what replays it.
 
-    Whatever is raised, nothing of the graph is left, and the current stream is the one it was.
+    Everything is launched once before it is captured: memory that is short shows then, where nothing has to be undone,
+    and what that launch took is free for the capture. Whatever is raised, nothing of the graph is left, and the current
+    stream is the one it was.
 
     Raises:
         torch.OutOfMemoryError: the device's memory does not hold what is launched.
     """
+    launch()
     stream = torch.cuda.current_stream()
     graph = torch.cuda.CUDAGraph()
+    short: torch.OutOfMemoryError | None = None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The CUDA Graph is empty")  # when the first allocation fails
             with torch.cuda.graph(graph, pool=pool):
-                launch()
-    except BaseException as error:
-        # Where the end of the capture fails in its turn, its stream remains the current one and its error comes first.
-        torch.cuda.set_stream(stream)
+                try:
+                    launch()
+                except torch.OutOfMemoryError as error:
+                    # The capture ends as one that succeeds. What was allocated in it must be freed before that, and the
+                    # frames of the error's trace hold on to it.
+                    short = error.with_traceback(None)
+    except BaseException:
+        torch.cuda.set_stream(stream)  # where the end of the capture fails, its stream remains the current one
         graph.reset()
-        if isinstance(error.__context__, torch.OutOfMemoryError):
-            raise error.__context__ from None
         raise
+    if short is not None:
+        graph.reset()
+        del graph  # here, where its memory is accounted for, and not with the error's trace
+        raise short
     return graph.replay
 
 
