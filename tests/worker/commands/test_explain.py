@@ -211,7 +211,7 @@ def test_an_input_in_which_nothing_has_a_key_says_so(scorer: Scorer, tmp_path: P
         explained(load_settings(None, []), scorer, [path], "blk_1")
 
 
-HOSTILE = "\x1b]0;owned\x07 [bold red]markup[/] [/nonsense] \u202eevil\x9b2J"
+HOSTILE = "\x1b]0;owned [bold red]markup[/] [/nonsense] \u202eevil\x9b2J"
 
 
 def test_a_hostile_line_or_key_reaches_the_terminal_as_text_only(scorer: Scorer, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_hostile_line_or_key_reaches_the_terminal_as_text_only(scorer: Scorer,
     [session] = explained(settings, scorer, [path], "[bold red]markup")
     text = printed(session, width=300)
     assert all(each.isprintable() or each == "\n" for each in text)
-    assert r"\x1b]0;owned\x07 [bold red]markup[/] [/nonsense] \u202eevil\x9b2J again" in text
+    assert r"\x1b]0;owned [bold red]markup[/] [/nonsense] \u202eevil\x9b2J again" in text
     assert text.startswith("[bold red]markup  ")
     assert "\n[red]app.log, offsets 0 to 1" in text
     as_json = session.to_json()
