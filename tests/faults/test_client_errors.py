@@ -78,7 +78,7 @@ def one_transaction_with(
 ) -> tuple[Worker, Callable[[], None]]:
     """A worker, and what runs it: it commits, gets the errors in its next transaction, and stops when it has made so
     many scores and committed again."""
-    cluster.produce([b"a open", b"a close"])
+    cluster.produce([b"z open", b"a open", b"a close"])  # time is set once three records agree on it
     worker = in_process(mock_settings(cluster))
 
     def script() -> Iterator[Callable[[], bool]]:
@@ -137,7 +137,7 @@ def test_a_producer_id_is_asked_for_until_the_coordinator_answers(
 ) -> None:
     fault_report("InitProducerId answers with retriable errors: asked again")
     cluster.fail(INIT_PRODUCER_ID, COORDINATOR_LOADING, NOT_COORDINATOR, CONCURRENT)
-    cluster.produce([b"a open", b"a close"])
+    cluster.produce([b"z open", b"a open", b"a close"])  # time is set once three records agree on it
     worker = in_process(mock_settings(cluster))
     run_script(worker, lambda: iter([lambda: totals(worker)["scores"] == 1]))
     assert totals(worker)["aborts"] == 0
@@ -159,7 +159,7 @@ def test_a_lost_permission_to_commit_ends_a_worker_that_delivers_at_least_once(
     cluster: MockCluster, fault_report: FaultReport
 ) -> None:
     fault_report("OffsetCommit answers with error 30 (at least once): the worker ends")
-    cluster.produce([b"a open", b"a close"])
+    cluster.produce([b"z open", b"a open", b"a close"])  # time is set once three records agree on it
     worker = in_process(mock_settings(cluster, "worker.delivery=at_least_once"))
 
     def script() -> Iterator[Callable[[], bool]]:
