@@ -34,7 +34,10 @@ _SLICE_S = 2.0  # of a wait for an answer: in between, the worker may be told to
 _PROBE_S = 1.0
 _SILENT_S = 5.0
 _BACKOFF_S = 0.1
+_UNKNOWN_S = 30.0  # a broker that has just come back may not know its partitions yet
 _READ_LINGER_S = 0.02  # a restart waits that long once more after the last part of each partition's snapshot
+
+_UNKNOWN = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
 
 _Answer = TypeVar("_Answer")
 
@@ -410,13 +413,14 @@ class KafkaReader:
             self._consumers.popitem()[1].close()
 
     def _answered(self, ask: Callable[[float], _Answer | None], what: str) -> _Answer:
+        unknown_until = Deadline(_UNKNOWN_S)
         while True:
             reason = "no answer"
             try:
                 answer = ask(_SLICE_S)
             except KafkaException as exception:
                 error = error_of(exception)
-                if error.code() not in AWAY:
+                if error.code() not in AWAY and (error.code() not in _UNKNOWN or unknown_until.passed):
                     raise RunError(f"{what}: {error.str()}") from exception
                 reason = error.str()
             else:
