@@ -49,7 +49,8 @@ def test_while_the_output_is_blocked_the_input_is_paused_and_the_membership_kept
             worker.wait_until(lambda: run.share() > 0.1)
             proxy.block()
             run.struck()
-            worker.wait_until(lambda: worker.logged("input_paused"))
+            # What was on its way to the broker when the output was blocked may still be committed.
+            worker.wait_until(lambda: worker.logged("input_paused") and worker.logged("transaction_aborted"))
             until, seen = time.monotonic() + MAX_POLL_S + 4, run.output.finals
             worker.wait_until(lambda: time.monotonic() > until)
             assert run.output.finals == seen, "the output was not blocked"
