@@ -16,7 +16,7 @@ from worker.errors import RunError
 from worker.settings.document import Settings
 
 REACH_TIMEOUT_S = 8.0
-_CREATE_TIMEOUT_S = 20.0
+_CREATE_TIMEOUT_S = 60.0
 _MOST_STATE_PARTITIONS = 16
 _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 
@@ -95,6 +95,10 @@ class Topics:
         for name, future in self._admin.create_topics(new, operation_timeout=_CREATE_TIMEOUT_S).items():
             try:
                 future.result(timeout=_CREATE_TIMEOUT_S)
+            except TimeoutError as error:
+                raise RunError(
+                    f"topic {name} does not exist, and no answer came within {_CREATE_TIMEOUT_S:.0f} s to creating it"
+                ) from error
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise RunError(
