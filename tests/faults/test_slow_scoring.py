@@ -18,7 +18,7 @@ PASSES, PASS_MS = 40, 400  # of one batch, which has hundreds
 def test_scoring_that_outlasts_every_time_out_loses_neither_the_membership_nor_a_transaction(
     stream: Stream, tmp_path: Path, fault_report: FaultReport
 ) -> None:
-    slow = ["--after", "300", "--passes", str(PASSES), "--pass-ms", str(PASS_MS)]
+    slow = ["--after", "60", "--passes", str(PASSES), "--pass-ms", str(PASS_MS)]
     settings = [
         "worker.batch_records=2500",
         "worker.commit_interval=1s",
