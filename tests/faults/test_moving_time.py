@@ -54,7 +54,7 @@ def _records(count: int) -> list[Record]:
     return records
 
 
-@pytest.mark.fault(row=23, core=True)
+@pytest.mark.fault(row=23, core=False)
 def test_kill_9_while_time_jumps_and_falls_changes_nothing(
     size: Size, tmp_path: Path, checkpoint: Path, broker: KafkaBroker, fault_report: FaultReport
 ) -> None:
