@@ -32,14 +32,12 @@ from confluent_kafka.admin import AdminClient
 
 from worker.delivery.snapshots import committer
 from worker.kafka.clients import ClientProperties
+from worker.kafka.errors import FENCED
 from worker.processing.records import Partition
 
 _REQUEST_TIMEOUT_S = 5.0
 _FENCE_TIMEOUT_S = 10.0
 _AT_ONCE = 8
-
-# Somebody else has fenced the same worker meanwhile: another heir, or the worker itself, started again.
-_FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 
 _log = structlog.get_logger(__name__)
 
@@ -103,7 +101,8 @@ class DeadWorkers:
         try:
             Producer(self._properties.producer_of(instance)).init_transactions(_FENCE_TIMEOUT_S)
         except KafkaException as error:
-            if error.args[0].code() not in _FENCED:
+            # Fenced: another heir, or the worker itself, started again, has done it meanwhile.
+            if error.args[0].code() not in FENCED:
                 _log.warning("dead_worker_not_fenced", worker=instance, reason=error.args[0].str())
                 return
         _log.info("dead_worker_fenced", worker=instance, seconds=round(time.monotonic() - began, 3))

@@ -68,7 +68,8 @@ _OUT_OF_STEP = frozenset(
     }
 )
 
-_FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
+#: Another client with the same transactional id has started since.
+FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 
 
 def error_of(exception: KafkaException) -> KafkaError:
@@ -80,7 +81,7 @@ def error_of(exception: KafkaException) -> KafkaError:
 def translated(exception: KafkaException, topic: str = "") -> RunError | TransactionAborted:
     """The error as the loop must see it: abort and go on, or stop. `topic` is the one that was written to."""
     error = error_of(exception)
-    if error.code() in _FENCED:
+    if error.code() in FENCED:
         return RunError(
             "another worker with the same worker.instance has taken over (each needs its own), or this process stood "
             "still for longer than session.timeout.ms or transaction.timeout.ms"
