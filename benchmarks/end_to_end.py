@@ -29,9 +29,10 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
-from tests.broker.harness import Application, Record, create_topic, hdfs_lines, run_logmamba
+from tests.broker.harness import Application, Record, create_topic, hdfs_lines
 from tests.broker.kafka import KafkaBroker
 from tests.shared import shared
+from tests.worker.command_line import logmamba
 
 PARTITIONS = 4
 _BLOCK = re.compile(rb"blk_-?\d+")
@@ -159,13 +160,16 @@ def _consumer(bootstrap: str, topic: str) -> Consumer:
     return consumer
 
 
-def _checkpoint(folder: Path) -> Path:
+def checkpoint_of_hdfs(folder: Path) -> Path:
     """A checkpoint of the shipped size with the templates of HDFS; its speed does not depend on how good it is."""
     lines, config, target = folder / "train.log", folder / "train.json", folder / "checkpoint"
     lines.write_bytes(b"\n".join(hdfs_lines(20_000)) + b"\n")
     config.write_text(json.dumps({"input": {"timestamp": {"pattern": r"^(\d{6} \d{6})", "format": _STAMP}}}))
     labels = shared("data/hdfs/raw_labels.csv.gz")
-    run_logmamba("train", "--config", config, "--input", lines, "--labels", labels, "--output", target, "--steps", 20)
+    trained = logmamba(
+        "train", "--config", config, "--input", lines, "--labels", labels, "--output", target, "--steps", 20
+    )
+    assert trained.returncode == 0, trained.stderr
     return target
 
 
@@ -182,7 +186,7 @@ def main() -> None:
         folder = Path(name)
         broker = KafkaBroker(folder / "kafka", heap="1g").start()
         try:
-            checkpoint = _checkpoint(folder)
+            checkpoint = checkpoint_of_hdfs(folder)
             total = len(lines) * arguments.passes
             first = Application(broker.bootstrap, folder, checkpoint, PARTITIONS)
             for records in repeated(lines, arguments.passes):

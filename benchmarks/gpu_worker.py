@@ -48,7 +48,8 @@ from rich.table import Table
 
 from detector.scoring.scorer import EventScores, Precision, Scorer
 from detector.text.tokenizer import Tokenizer
-from tests.broker.harness import WorkerProcess, read_all, run_logmamba
+from tests.broker.harness import WorkerProcess, read_all
+from tests.worker.command_line import logmamba
 from worker.generator.log import GeneratedLog, write_files
 from worker.kafka.mock_broker import PARTITIONS, MockBroker
 
@@ -131,7 +132,8 @@ def trained(folder: Path, size: str, device: str, blocks: int, steps: int) -> Pa
     config = folder / "train.yaml"
     config.write_text(yaml.safe_dump({"model": {"device": device}}))
     options = ["--config", config, "--input", lines, "--labels", labels, "--size", size, "--steps", steps]
-    run_logmamba("train", *options, "--output", target)
+    done = logmamba("train", *options, "--output", target)
+    assert done.returncode == 0, done.stderr
     return target
 
 

@@ -1,25 +1,32 @@
 """How fast are session boundaries and snapshots, on one core and without scoring?
 
-Events of HDFS-like sessions (about 19 events each) go through `Sessions.process` in batches, beside the least
-that any grouping by key must do: one dictionary look-up and one list append an event, over the same columns.
-Figures are CPU time, the best of several rounds; the rounds of the two alternate.
+Events of HDFS-like sessions (about 19 events each) go through `Sessions.process` in batches, beside the same sessions
+with an object each (the oracle of the tests) and beside the least that any grouping by key must do: one dictionary
+look-up and one list append an event, over the same columns. Figures are CPU time, the best of several rounds; the
+rounds of the three alternate. Memory is what the process grows by while sessions open.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+import psutil
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from tests.worker.processing.sessions_of_objects import SessionsOfObjects
 from worker.delivery.snapshots import Snapshot, decode, encode
+from worker.processing.clock import Column
 from worker.processing.session_rules import SessionRules
 from worker.processing.sessions import Sessions
 
@@ -50,39 +57,49 @@ LOADS = (Load("few active", 1_000, 180_000), Load("half active", 10_000, 100_000
 class Columns:
     """What a decoder hands over, one item an event."""
 
-    keys: list[str]
-    tokens: list[int]
-    times: list[int]
-    offsets: list[int]
-
-    def fresh(self) -> Columns:
-        """The same with new strings, as a decoder makes them: their hashes are not known yet."""
-        return Columns([f"{key} "[:-1] for key in self.keys], self.tokens, self.times, self.offsets)
+    keys: pa.StringArray
+    tokens: Column
+    times: Column
+    offsets: Column
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Per second of CPU time."""
+    """Of events, in ns of CPU time each."""
 
     load: str
     events: int
     open_at_most: int
     closed: int
-    baseline_events_per_s: float
-    events_per_s: float
-    ratio: float
+    grouping_ns: float
+    objects_ns: float
+    columns_ns: float
 
 
 @dataclass(frozen=True)
-class SnapshotRates:
-    """Per second of CPU time."""
+class Crowd:
+    """Of many open sessions of which any may get the next event: ns of CPU time an event, bytes a session."""
 
+    sessions: int
+    events_per_session: int
+    objects_ns: float
+    columns_ns: float
+    objects_bytes: float
+    columns_bytes: float
+
+
+@dataclass(frozen=True)
+class SnapshotTimes:
+    """Seconds of CPU time: `gather` from open sessions to columns, `save` with that to parts, `restore` from parts."""
+
+    kind: str
     sessions: int
     events: int
     bytes: int
     parts: int
-    save_sessions_per_s: float
-    restore_sessions_per_s: float
+    gather_s: float
+    save_s: float
+    restore_s: float
 
 
 def generate(events: int, active: int) -> Columns:
@@ -100,12 +117,12 @@ def generate(events: int, active: int) -> Columns:
         now += random.random() < TIME_MOVES
         times.append(now)
     tokens = [random.randint(3, 40) for _ in range(events)]
-    return Columns(keys, tokens, times, list(range(events)))
+    return Columns(pa.array(keys, pa.string()), np.array(tokens), np.array(times), np.arange(events))
 
 
-def group(columns: Columns) -> int:
+def group(*columns: list[Any]) -> int:
     found: dict[str, list[int]] = {}
-    for key, token, _, _ in zip(columns.keys, columns.tokens, columns.times, columns.offsets, strict=True):
+    for key, token, _, _ in zip(*columns, strict=True):
         tokens = found.get(key)
         if tokens is None:
             found[key] = [token]
@@ -125,7 +142,7 @@ def rules(gap_ms: int | None) -> SessionRules:
     )
 
 
-def process(sessions: Sessions, columns: Columns) -> tuple[int, int]:
+def process(sessions: Sessions | SessionsOfObjects, columns: Columns) -> tuple[int, int]:
     """Take in all events; returns how many sessions closed and how many were open at most."""
     closed = most = 0
     for begin in range(0, len(columns.keys), BATCH_EVENTS):
@@ -145,81 +162,119 @@ def timed(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Ar
 
 def measure(load: Load, events: int, rounds: int) -> Rates:
     columns = generate(events, load.active)
-    baseline_s = sessions_s = float("inf")
+    grouping_s = objects_s = columns_s = float("inf")
     closed = most = 0
     for _ in range(rounds):
-        spent, _ = timed(group, columns.fresh())
-        baseline_s = min(baseline_s, spent)
-        spent, (closed, most) = timed(process, Sessions(rules(load.gap_ms)), columns.fresh())
-        sessions_s = min(sessions_s, spent)
-    return Rates(load.name, events, most, closed, events / baseline_s, events / sessions_s, baseline_s / sessions_s)
+        # New strings each time, whose hashes are not known yet.
+        lists = [column.tolist() for column in (columns.keys, columns.tokens, columns.times, columns.offsets)]
+        spent, _ = timed(group, *lists)
+        grouping_s = min(grouping_s, spent)
+        spent, found = timed(process, SessionsOfObjects(rules(load.gap_ms)), columns)
+        objects_s = min(objects_s, spent)
+        spent, (closed, most) = timed(process, Sessions(rules(load.gap_ms)), columns)
+        columns_s = min(columns_s, spent)
+        if found != (closed, most):
+            raise SystemExit("the two close different sessions: no figures")
+    return Rates(load.name, events, most, closed, *(1e9 * each / events for each in (grouping_s, objects_s, columns_s)))
 
 
-def save(sessions: Sessions) -> list[bytes]:
+def crowd(open_sessions: int, events_per_session: int, events: int) -> Crowd:
+    figures = {}
+    for kind in (Sessions, SessionsOfObjects):
+        random = Random(0)
+        names = [f"blk_{random.getrandbits(63)}" for _ in range(open_sessions)]
+        sessions = kind(replace(rules(gap_ms=None), max_open=2 * open_sessions))
+        before, offset = psutil.Process().memory_info().rss, 0
+        for _ in range(events_per_session):
+            for begin in range(0, open_sessions, BATCH_EVENTS):
+                some = pa.array(names[begin : begin + BATCH_EVENTS], pa.string())
+                times = np.arange(offset, offset + len(some))
+                sessions.process(some, np.full(len(some), 5), times, times)
+                offset += len(some)
+        held = (psutil.Process().memory_info().rss - before) / open_sessions
+        keys = pa.array([random.choice(names) for _ in range(events)], pa.string())
+        times = np.arange(offset, offset + events)
+        spent, _ = timed(process, sessions, Columns(keys, np.full(events, 5), times, times))
+        figures[kind] = 1e9 * spent / events, held
+        del sessions
+    (objects_ns, objects_bytes), (columns_ns, columns_bytes) = figures[SessionsOfObjects], figures[Sessions]
+    return Crowd(open_sessions, events_per_session, objects_ns, columns_ns, objects_bytes, columns_bytes)
+
+
+def save(sessions: Sessions | SessionsOfObjects) -> list[bytes]:
     return encode(Snapshot(0, "sha256:0", 40, sessions.state()), PART_BYTES)
 
 
-def restore(parts: list[bytes]) -> Sessions:
-    return Sessions(rules(gap_ms=None), decode(parts).sessions)
-
-
-def measure_snapshot(open_sessions: int, rounds: int) -> SnapshotRates:
+def measure_snapshot(open_sessions: int, rounds: int) -> list[SnapshotTimes]:
     """From live sessions to parts, and from parts to live sessions."""
     random = Random(0)
     events = open_sessions * EVENTS_PER_SESSION
     names = [f"blk_{random.getrandbits(63)}" for _ in range(open_sessions)]
     keys = names + [random.choice(names) for _ in range(events - open_sessions)]
     tokens = [random.randint(3, 40) for _ in range(events)]
-    sessions = Sessions(rules(gap_ms=None))
-    sessions.process(keys, tokens, range(events), range(events))
-    save_s = restore_s = float("inf")
-    parts: list[bytes] = []
-    for _ in range(rounds):
-        spent, parts = timed(save, sessions)
-        save_s = min(save_s, spent)
-        spent, restored = timed(restore, parts)
-        restore_s = min(restore_s, spent)
-        if restored.state() != sessions.state():
-            raise SystemExit("the restored sessions differ: no figures")
-    size = sum(map(len, parts))
-    return SnapshotRates(len(sessions), events, size, len(parts), len(sessions) / save_s, len(sessions) / restore_s)
+    found, states = [], []
+    for kind in (SessionsOfObjects, Sessions):
+        sessions = kind(rules(gap_ms=None))
+        sessions.process(keys, tokens, range(events), range(events))
+        gather_s = save_s = restore_s = float("inf")
+        parts: list[bytes] = []
+        for _ in range(rounds):
+            spent, state = timed(sessions.state)
+            gather_s = min(gather_s, spent)
+            spent, parts = timed(save, sessions)
+            save_s = min(save_s, spent)
+            spent, restored = timed(lambda parts, kind: kind(rules(gap_ms=None), decode(parts).sessions), parts, kind)
+            restore_s = min(restore_s, spent)
+            if restored.state() != state:
+                raise SystemExit("the restored sessions differ: no figures")
+        states.append(parts)
+        size = sum(map(len, parts))
+        times = gather_s, save_s, restore_s
+        found.append(SnapshotTimes(kind.__name__, len(sessions), events, size, len(parts), *times))
+    if states[0] != states[1]:
+        raise SystemExit("the two write different snapshots: no figures")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--open", type=int, default=100_000, help="open sessions in the snapshot")
+    parser.add_argument("--crowd", type=int, default=1_000_000, help="open sessions in the largest crowd")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
 
+    gc.set_threshold(100_000, 50, 100)  # as a worker does
     rates = [measure(load, arguments.events, arguments.rounds) for load in LOADS]
-    snapshot = measure_snapshot(arguments.open, arguments.rounds)
+    crowds = [crowd(arguments.crowd, 1, 300_000), crowd(arguments.crowd // 10, 20, 300_000)]
+    snapshots = measure_snapshot(arguments.open, arguments.rounds)
 
     console = Console()
-    table = Table("20 k open", "at most", "closed", "grouping only", "sessions", "ratio")
+    table = Table("ns an event", "open at most", "closed", "grouping only", "objects", "columns", "ratio")
     for each in rates:
+        times = (each.grouping_ns, each.objects_ns, each.columns_ns)
+        ratio = f"{each.objects_ns / each.columns_ns:.1f}"
+        table.add_row(each.load, f"{each.open_at_most:,}", f"{each.closed:,}", *(f"{ns:.0f}" for ns in times), ratio)
+    console.print(table)
+    table = Table("open sessions", "of events", "objects, ns", "columns, ns", "objects, bytes", "columns, bytes")
+    for many in crowds:
+        figures = (many.objects_ns, many.columns_ns, many.objects_bytes, many.columns_bytes)
+        table.add_row(f"{many.sessions:,}", str(many.events_per_session), *(f"{figure:.0f}" for figure in figures))
+    console.print(table)
+    table = Table("snapshot of", "kind", "size", "gather", "save", "restore")
+    for snapshot in snapshots:
         table.add_row(
-            each.load,
-            f"{each.open_at_most:,}",
-            f"{each.closed:,}",
-            f"{each.baseline_events_per_s / 1e6:.2f} M/s",
-            f"{each.events_per_s / 1e6:.2f} M/s",
-            f"{each.ratio:.2f}",
+            f"{snapshot.sessions:,} sessions",
+            snapshot.kind,
+            f"{snapshot.bytes / 1e6:.1f} MB, {snapshot.parts} parts",
+            *(f"{1e3 * seconds:.0f} ms" for seconds in (snapshot.gather_s, snapshot.save_s, snapshot.restore_s)),
         )
     console.print(table)
-    table = Table("snapshot of", "events", "size", "save", "restore")
-    table.add_row(
-        f"{snapshot.sessions:,} sessions",
-        f"{snapshot.events:,}",
-        f"{snapshot.bytes / 1e6:.1f} MB, {snapshot.parts} parts",
-        f"{snapshot.save_sessions_per_s / 1e3:.0f} k/s",
-        f"{snapshot.restore_sessions_per_s / 1e3:.0f} k/s",
-    )
-    console.print(table)
     if arguments.output:
-        figures = {"process": [asdict(each) for each in rates], "snapshot": asdict(snapshot)}
-        arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
+        figures = {"process": rates, "crowds": crowds, "snapshots": snapshots}
+        written = {name: [asdict(each) for each in many] for name, many in figures.items()}
+        arguments.output.write_text(json.dumps(written, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from worker.formats.patterns import LinePattern
+from worker.formats.line_patterns import LinePattern
 from worker.formats.times.reader import TimeReader
 
 LINES = 200_000

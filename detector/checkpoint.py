@@ -1,7 +1,8 @@
 """Checkpoints: a directory that is either whole and proven so, or refused with the reason.
 
-A checkpoint holds ``model.safetensors``, ``vocabulary.json`` and ``manifest.json``. The manifest names the
-SHA-256 of the other two and of itself, so one flipped byte anywhere is found; nothing is unpickled.
+A checkpoint holds ``model.safetensors``, ``vocabulary.json`` and ``manifest.json``, and ``tolerances.json`` where it
+was learnt from sessions as they were (format version 3; without it version 2, which stays what it was). The manifest
+names the SHA-256 of the others and of itself, so one flipped byte anywhere is found; nothing is unpickled.
 
 `save` writes beside the final place, syncs every file and the directory, moves an older checkpoint aside to
 ``.<name>.previous``, renames the new one into its place and removes the old one. Killed at any moment, it leaves the
@@ -16,11 +17,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -32,16 +34,21 @@ from detector.model.model import DetectorModel, ModelConfig
 from detector.reading import ReadingRecord
 from detector.scoring.calibration import Calibration
 from detector.scoring.count_profile import CountProfile
-from detector.text.vocabulary import Vocabulary
+from detector.scoring.judge import Judge
+from detector.text.vocabulary import VOCABULARY_FILE, Vocabulary
 
 FORMAT: Final = "logmamba.checkpoint"
-VERSION: Final = 2
+VERSIONS: Final = (2, 3)
 
 MODEL_FILE: Final = "model.safetensors"
-VOCABULARY_FILE: Final = "vocabulary.json"
 MANIFEST_FILE: Final = "manifest.json"
-_VECTORS, _WEIGHTS = "count_profile.vectors", "count_profile.weights"  # beside the model's weights
+_WITHOUT_TOLERANCES = "it was trained with labels, on sessions vouched for as normal, or by an older version"
+# Beside the model's weights; the last is there only where the table does not hold all vectors.
+_VECTORS, _WEIGHTS, _SEEN = (f"count_profile.{name}" for name in ("vectors", "weights", "seen"))
+TOLERANCES_FILE: Final = "tolerances.json"
 FILES = (MODEL_FILE, VOCABULARY_FILE, MANIFEST_FILE)
+
+File = Literal["model.safetensors", "vocabulary.json", "tolerances.json"]
 
 
 @dataclass(frozen=True)
@@ -51,20 +58,26 @@ class TrainingRecord:
     Attributes:
         fingerprint: ``sha256:<hex>`` of the training sessions, their labels and counts.
         seed: the seed the training started from.
-        mode: whether labels took part.
+        mode: whether labels took part; without them, whether all sessions were vouched for as normal.
         sessions: number of sessions, repeated ones counted each time.
         anomalous: how many of them are labelled anomalous.
         events: number of events in them.
         metrics: figures of the validation part, by name.
+        score_shares: share of the validation sessions in each bin of `detector.scoring.score_histogram`, by their
+            final scores, those that were set aside among them; None in a checkpoint from before it had such a record.
+        sketch: of the training and the validation sessions (`detector.quality.session_sketch`); None where their keys
+            were not known, and likewise.
     """
 
     fingerprint: str
     seed: int
-    mode: Literal["labelled", "normals_only"]
+    mode: Literal["labelled", "normals_only", "as_they_come"]
     sessions: int
     anomalous: int
     events: int
     metrics: dict[str, float]
+    score_shares: list[float] | None = None
+    sketch: list[int] | None = None
 
 
 class Manifest(BaseModel):
@@ -77,13 +90,13 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["logmamba.checkpoint"]
-    version: Literal[2]
+    version: Literal[2, 3]
     library: str
     model: ModelConfig
     calibration: Calibration
     training: TrainingRecord
     reading: ReadingRecord | None = None
-    files: dict[Literal["model.safetensors", "vocabulary.json"], str]
+    files: dict[File, str]
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,7 @@ class Checkpoint:
         vocabulary: the templates.
         weights: parameters and buffers of the model, by name, on the CPU.
         profile: of the counts in normal sessions.
+        judge: tolerances and verdicts; None where it learnt from labels or from normal sessions.
     """
 
     digest: str
@@ -103,6 +117,7 @@ class Checkpoint:
     vocabulary: Vocabulary
     weights: Mapping[str, Tensor]
     profile: CountProfile
+    judge: Judge | None = None
 
     def build_model(self) -> DetectorModel:
         """A new model with these weights, in evaluation mode, float32, on the CPU."""
@@ -120,6 +135,7 @@ def save(
     calibration: Calibration,
     training: TrainingRecord,
     reading: ReadingRecord | None = None,
+    judge: Judge | None = None,
 ) -> str:
     """Write a checkpoint at `directory`, replacing an older checkpoint there as a whole.
 
@@ -133,30 +149,76 @@ def save(
     directory = directory.resolve()
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     weights[_VECTORS], weights[_WEIGHTS] = map(torch.from_numpy, (profile.vectors, profile.weights))
-    contents = {
+    if len(profile.seen):
+        weights[_SEEN] = torch.from_numpy(profile.seen.view(np.int64))
+    contents: dict[File, bytes] = {
         MODEL_FILE: safetensors.torch.save(weights),
         VOCABULARY_FILE: vocabulary.to_json(),
+        **({} if judge is None else {TOLERANCES_FILE: judge.to_json()}),
     }
     manifest = Manifest(
         format=FORMAT,
-        version=VERSION,
+        version=2 if judge is None else 3,
         library=importlib.metadata.version("logmamba"),
         model=model.config,
         calibration=calibration,
         training=training,
         reading=reading,
-        files={
-            MODEL_FILE: _sha256(contents[MODEL_FILE]),
-            VOCABULARY_FILE: _sha256(contents[VOCABULARY_FILE]),
-        },
+        files={name: _sha256(data) for name, data in contents.items()},
     )
-    contents[MANIFEST_FILE] = _seal(manifest)
+    return _write(directory, manifest, contents)
+
+
+def save_verdicts(directory: Path, judge: Judge) -> str:
+    """Replace what a checkpoint says of tolerances and verdicts; all else stays.
+
+    Returns:
+        The digest of the checkpoint as it is now.
+
+    Raises:
+        CheckpointError: there is no whole checkpoint that learnt from sessions as they were, or it cannot be written.
+    """
+    if TOLERANCES_FILE not in load(directory).manifest.files:
+        raise CheckpointError(f"{directory} has no {TOLERANCES_FILE}: {_WITHOUT_TOLERANCES}")
+    return _write_with(directory, TOLERANCES_FILE, judge.to_json(), directory)
+
+
+def save_vocabulary(directory: Path, vocabulary: Vocabulary, output: Path) -> str:
+    """Write a checkpoint that knows templates beyond those it was trained with; all else is that of `directory`.
+
+    Args:
+        directory: of the checkpoint.
+        vocabulary: that only adds to its own.
+        output: where the new one goes; it may be `directory`.
+
+    Returns:
+        The digest of the new checkpoint.
+
+    Raises:
+        CheckpointError: `directory` is no whole checkpoint, its weights do not know the first generation of this
+            vocabulary, or `output` cannot be written.
+    """
+    _check_fit(directory, replace(load(directory), vocabulary=vocabulary))
+    return _write_with(directory, VOCABULARY_FILE, vocabulary.to_json(), output)
+
+
+def _write_with(directory: Path, name: File, data: bytes, output: Path) -> str:
+    """Write a checkpoint anew with another content of one of its files."""
+    directory = _whole_directory(directory)
+    manifest = _unseal(directory, _read(directory, MANIFEST_FILE))
+    contents = {each: _read(directory, each) for each in manifest.files} | {name: data}
+    files = manifest.files | {name: _sha256(data)}
+    return _write(output.resolve(), manifest.model_copy(update={"files": files}), contents)
+
+
+def _write(directory: Path, manifest: Manifest, contents: Mapping[File, bytes]) -> str:
+    sealed = _seal(manifest)
     try:
         _refuse_to_replace_anything_else(directory)
-        _write_and_rename(directory, contents)
+        _write_and_rename(directory, dict(contents) | {MANIFEST_FILE: sealed})
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {directory}: {error}") from error
-    return _sha256(contents[MANIFEST_FILE])
+    return _sha256(sealed)
 
 
 def load(directory: Path) -> Checkpoint:
@@ -168,7 +230,7 @@ def load(directory: Path) -> Checkpoint:
     directory = _whole_directory(directory)
     manifest_bytes = _read(directory, MANIFEST_FILE)
     manifest = _unseal(directory, manifest_bytes)
-    contents = {name: _read(directory, name) for name in (MODEL_FILE, VOCABULARY_FILE)}
+    contents = {name: _read(directory, name) for name in manifest.files}
     for name, expected in manifest.files.items():
         if (actual := _sha256(contents[name])) != expected:
             raise CheckpointError(
@@ -184,20 +246,42 @@ def load(directory: Path) -> Checkpoint:
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(f"{directory / MODEL_FILE}: {error}") from error
     try:
-        profile = CountProfile(*(weights.pop(name).numpy() for name in (_VECTORS, _WEIGHTS)))
+        seen = weights.pop(_SEEN).numpy().view(np.uint64) if _SEEN in weights else None
+        profile = CountProfile(weights.pop(_VECTORS).numpy(), weights.pop(_WEIGHTS).numpy(), seen)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{directory / MODEL_FILE}: the count profile: {error}") from error
-    checkpoint = Checkpoint(_sha256(manifest_bytes), manifest, vocabulary, weights, profile)
+    try:
+        judge = Judge.from_json(contents[TOLERANCES_FILE]) if TOLERANCES_FILE in contents else None
+    except ValueError as error:
+        raise CheckpointError(f"{directory / TOLERANCES_FILE}: {error}") from error
+    checkpoint = Checkpoint(_sha256(manifest_bytes), manifest, vocabulary, weights, profile, judge)
     _check_fit(directory, checkpoint)
     return checkpoint
+
+
+def stamp(directory: Path) -> tuple[tuple[int, ...] | None, ...]:
+    """What tells, without reading them, that files of a checkpoint were written or replaced: then it is another stamp.
+
+    Symbolic links are followed. A directory that is not there has a stamp, too.
+    """
+    directory = _place(directory)
+    found: list[tuple[int, ...] | None] = []
+    for name in (*FILES, TOLERANCES_FILE):
+        try:
+            seen = (directory / name).stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns))
+    return tuple(found)
 
 
 def _check_fit(directory: Path, checkpoint: Checkpoint) -> None:
     """Vocabulary, model configuration and weights describe one and the same model."""
     config, vocabulary, weights = checkpoint.manifest.model, checkpoint.vocabulary, checkpoint.weights
-    if config.vocabulary_size != len(vocabulary):
+    if config.vocabulary_size != vocabulary.learned:
         raise CheckpointError(
-            f"{directory / VOCABULARY_FILE} has {len(vocabulary)} tokens but the model was trained with "
+            f"{directory / VOCABULARY_FILE} has {vocabulary.learned} tokens but the model was trained with "
             f"{config.vocabulary_size}: it belongs to another training"
         )
     try:
@@ -215,13 +299,14 @@ def _check_fit(directory: Path, checkpoint: Checkpoint) -> None:
                 f"{directory / MODEL_FILE}: {name} is {found.dtype} {tuple(found.shape)} but {MANIFEST_FILE} "
                 f"describes {tensor.dtype} {tuple(tensor.shape)}"
             )
-    # Buffers are derived from the vocabulary, so equal shapes with other contents mean other templates.
-    for name, _ in model.named_buffers():
-        if name in expected and not torch.equal(expected[name], weights[name]):
-            raise CheckpointError(
-                f"{directory / VOCABULARY_FILE} does not fit the weights: their {name} come from other "
-                "templates, so it belongs to another training"
-            )
+    # Derived from the vocabulary, so equal shapes with other contents mean other templates.
+    features = weights["template_features"]
+    if not torch.equal(model.template_features, features):
+        token = int((model.template_features != features).any(1).nonzero()[0])
+        raise CheckpointError(
+            f"{directory / VOCABULARY_FILE} does not fit the weights: their template {token} has other words than "
+            f"{vocabulary.text(token)!r}, so it belongs to another training"
+        )
 
 
 def _seal(manifest: Manifest) -> bytes:
@@ -238,8 +323,9 @@ def _unseal(directory: Path, data: bytes) -> Manifest:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not the manifest of a checkpoint: its format is not {FORMAT!r}")
-    if body.get("version") != VERSION:
-        raise CheckpointError(f"{path}: format version {body.get('version')!r}; this library reads {VERSION}")
+    if body.get("version") not in VERSIONS:
+        reads = " and ".join(map(str, VERSIONS))
+        raise CheckpointError(f"{path}: format version {body.get('version')!r}; this library reads {reads}")
     says = body.pop("sha256", None)
     try:
         actual = _sha256(_encode(body))
@@ -254,8 +340,10 @@ def _unseal(directory: Path, data: bytes) -> Manifest:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"{path}: {place}: {first['msg']}") from error
-    if absent := {MODEL_FILE, VOCABULARY_FILE} - manifest.files.keys():
-        raise CheckpointError(f"{path}: files: no hash of {' and '.join(sorted(absent))}")
+    expected = {MODEL_FILE, VOCABULARY_FILE, *([TOLERANCES_FILE] if manifest.version == 3 else [])}
+    if odd := expected ^ manifest.files.keys():
+        what = "no hash of" if odd & expected else f"version {manifest.version} has no"
+        raise CheckpointError(f"{path}: files: {what} {' and '.join(sorted(odd & expected or odd))}")
     return manifest
 
 
@@ -271,11 +359,15 @@ def _previous(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.previous")
 
 
-def _whole_directory(directory: Path) -> Path:
+def _place(directory: Path) -> Path:
     """`directory`, or what `save` had moved aside when it was killed between its two renames."""
     directory = directory.resolve()
-    if not directory.exists() and _previous(directory).is_dir():
-        directory = _previous(directory)
+    return _previous(directory) if not directory.exists() and _previous(directory).is_dir() else directory
+
+
+def _whole_directory(directory: Path) -> Path:
+    """Where the checkpoint's files are."""
+    directory = _place(directory)
     if not directory.exists():
         raise CheckpointError(f"no checkpoint at {directory}: no such directory")
     if not directory.is_dir():
@@ -297,7 +389,7 @@ def _refuse_to_replace_anything_else(directory: Path) -> None:
         return
     if not directory.is_dir():
         raise CheckpointError(f"cannot write checkpoint {directory}: a file of that name is there")
-    if odd := sorted(entry.name for entry in directory.iterdir() if entry.name not in FILES):
+    if odd := sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, TOLERANCES_FILE)):
         raise CheckpointError(
             f"cannot write checkpoint {directory}: the directory there is no checkpoint (it holds {odd[0]}) "
             "and will not be replaced"

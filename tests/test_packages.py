@@ -65,12 +65,14 @@ ARROWS = {
         "settings": {"formats"},
         "processing": {"formats", "settings", "observability"},
         "delivery": {"formats", "settings", "processing", "observability"},
+        "alerting": {"formats", "settings", "processing", "delivery", "observability"},
         "kafka": {"formats", "settings", "processing", "delivery", "observability"},
         "files": {"formats", "settings", "processing", "observability"},
+        "pages": {"formats", "observability"},
         "generator": set(),
         "commands": {
             *("formats", "settings", "processing", "delivery", "kafka"),
-            *("files", "generator", "observability"),
+            *("files", "generator", "observability", "alerting", "pages"),
         },
     },
     "detector": {
@@ -130,6 +132,7 @@ def test_imports_follow_the_arrows(path: Path) -> None:
         ("worker.delivery.loop", "from worker.kafka import sink"),
         ("worker.observability.metrics", "def late():\n    from worker.processing.records import Records"),
         ("worker.formats.times", "import worker.settings.document"),
+        ("worker.alerting.loop", "from worker.kafka.source import KafkaSource"),
         ("worker.processing.decoder", "import confluent_kafka"),
         ("worker.cli", "from confluent_kafka import Consumer"),
         ("worker.processing.scorer", "import torch"),

@@ -5,57 +5,64 @@ Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration (one li
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from detector.errors import DetectorError
+from worker.checkpoint_cli import verdicts, vocabulary
+from worker.console import err, examples, out, reading, tell
 from worker.errors import SettingsError, WorkerError
-from worker.kafka.clients import rejection
-from worker.settings.document import Settings, load_settings
+from worker.options import (
+    ConfigOption,
+    InputOption,
+    OptionalCheckpoint,
+    OptionalConfig,
+    SetOption,
+    settings_of,
+)
+from worker.signals import stopped_by_signals
+from worker.topics_cli import topics
 
 app = typer.Typer(
     name="logmamba",
     help="Finds anomalies in logs while they stream through Kafka.",
+    epilog=examples("logmamba demo", "logmamba run --config worker.yaml"),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-_out = Console()
-_err = Console(stderr=True)
+app.add_typer(topics)
+app.add_typer(verdicts, name="verdicts")
+app.add_typer(vocabulary, name="vocabulary")
 
 _STATES = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="Settings (YAML).", show_default=False)]
-OptionalConfig = Annotated[
-    Path | None, typer.Option("--config", help="Settings (YAML); the defaults when not given.", show_default=False)
-]
-SetOption = Annotated[
-    list[str], typer.Option("--set", help="One setting over the file's: path=value.", show_default=False)
-]
-InputOption = Annotated[
-    list[Path],
-    typer.Option(
-        "--input",
-        help="Raw log (plain or .gz), captured records or parsed sessions (TSV); repeated, they are one stream.",
-        show_default=False,
-    ),
-]
-CheckpointOption = Annotated[
-    Path, typer.Option("--checkpoint", help="Directory of a trained model.", show_default=False)
-]
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"logmamba {version('logmamba')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Finds anomalies in logs while they stream through Kafka."""
 
 
 def main() -> None:
@@ -64,7 +71,7 @@ def main() -> None:
     # busy, as a broker's or another worker's is. It must be said before PyTorch is loaded.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with _exit_codes():
-        app()
+        app(prog_name="logmamba")
 
 
 @contextmanager
@@ -74,23 +81,36 @@ def _exit_codes() -> Iterator[None]:
         yield
     except SettingsError as error:
         for line in error.errors:
-            _err.print(f"logmamba: {line}", markup=False, highlight=False, soft_wrap=True)
+            err.print(f"logmamba: {line}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except (WorkerError, DetectorError) as error:
-        _err.print(f"logmamba: {error}", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"logmamba: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
-@app.command()
+@app.command(epilog=examples("logmamba run --config worker.yaml"))
 def run(config: ConfigOption, overrides: SetOption = []) -> None:  # noqa: B006  typer copies it
-    """Run the worker until it is told to stop (SIGTERM, Ctrl-C)."""
-    with _stopped_by_signals() as stopping:  # before everything that takes time
-        from worker.commands.run import run_worker
+    """Run the worker until it is told to stop (SIGTERM, Ctrl-C); SIGHUP reads settings and checkpoint again.
 
-        run_worker(_settings(config, overrides), stopping)
+    With `worker.processes` it runs as so many processes, which it starts, watches and stops.
+    """
+    with stopped_by_signals() as stopping:  # before everything that takes time
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        from worker.observability.log import configure_logging
+
+        settings = settings_of(config, overrides)
+        configure_logging(settings.observability.log_level, settings.observability.log_format)
+        if settings.worker.processes > 1:
+            from worker.commands.supervise import run_processes
+
+            run_processes(config, overrides, settings, stopping)
+        else:
+            from worker.commands.run import run_alone
+
+            run_alone(config, overrides, settings, stopping)
 
 
-@app.command()
+@app.command(epilog=examples("logmamba demo --lines 20000"))
 def demo(
     lines: Annotated[int, typer.Option(min=1_000, max=100_000, help="Log lines to generate.")] = 40_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the generated logs.")] = 1,
@@ -98,10 +118,35 @@ def demo(
     """Score generated logs with known faults, with everything in this process; needs no Kafka."""
     from worker.commands.demo import run_demo
 
-    run_demo(lines, seed, _out)
+    run_demo(lines, seed, out)
 
 
-@app.command()
+@app.command(epilog=examples("logmamba init app.log.gz --output worker.yaml"))
+def init(
+    samples: Annotated[
+        list[Path], typer.Argument(help="Log lines (plain or .gz) or captured records.", show_default=False)
+    ] = [],  # noqa: B006
+    output: Annotated[Path, typer.Option("--output", help="The settings file to write.")] = Path("worker.yaml"),
+    bootstrap: Annotated[
+        str | None, typer.Option("--bootstrap", help="In place of files: HOST:PORT of a broker.", show_default=False)
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option("--topic", help="And a topic, whose newest records are read.", show_default=False)
+    ] = None,
+) -> None:
+    """Write settings for your logs from a sample of them, and say how sure each of them is."""
+    from worker.commands.init import write_settings
+
+    write_settings(samples, output, bootstrap=bootstrap, topic=topic, tell=tell)
+    files = "".join(f" --input {path}" for path in samples)
+    tell(f"written to {output}. What it makes of lines: logmamba check --config {output} --offline{files}")
+
+
+@app.command(
+    epilog=examples(
+        "logmamba check --config worker.yaml --create-topics", "logmamba check --config worker.yaml --offline --json"
+    )
+)
 def check(
     config: ConfigOption,
     overrides: SetOption = [],  # noqa: B006
@@ -109,26 +154,37 @@ def check(
     sample: Annotated[
         list[Path], typer.Option("--input", help="Lines or records to try the settings on.", show_default=False)
     ] = [],  # noqa: B006
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Leave the network out; the checkpoint may be still to be trained.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Only print all settings, with what input.format stands for spelled out.")
     ] = False,
 ) -> None:
-    """Check settings, checkpoint, brokers, topics and permissions, and what the settings make of a sample."""
+    """Check settings, checkpoint, brokers, topics, permissions and receivers, and what becomes of a sample."""
+    from worker.commands.check import as_json as to_json
     from worker.commands.check import check_everything, shown
 
     if show:
-        typer.echo(shown(_settings(config, overrides)), nl=False)
+        typer.echo(shown(settings_of(config, overrides)), nl=False)
         return
-    rows = check_everything(_settings(config, overrides), create_topics=create_topics, sample=sample)
-    table = Table("what", "state", "detail", title=f"logmamba check {config}", title_justify="left")
-    for row in rows:
-        table.add_row(row.what, _STATES[row.state], Text(row.detail))
-    _out.print(table)
+    if offline and create_topics:
+        raise typer.BadParameter("give either --offline or --create-topics")
+    settings = settings_of(config, overrides)
+    rows = check_everything(settings, create_topics=create_topics, sample=sample, offline=offline)
+    if as_json:
+        typer.echo(to_json(rows).decode())
+    else:
+        table = Table("what", "state", "detail", title=f"logmamba check {config}", title_justify="left")
+        for row in rows:
+            table.add_row(row.what, _STATES[row.state], Text(row.detail))
+        out.print(table)
     if not all(row.ok for row in rows):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=examples("logmamba train --config worker.yaml --input app.log.gz --output checkpoints/app"))
 def train(
     inputs: InputOption,
     output: Annotated[Path, typer.Option("--output", help="Directory of the new checkpoint.", show_default=False)],
@@ -136,16 +192,28 @@ def train(
     overrides: SetOption = [],  # noqa: B006
     labels: Annotated[
         Path | None,
-        typer.Option("--labels", help="CSV: session and label (1 = anomalous); without it only normals are assumed."),
+        typer.Option(
+            "--labels", help="CSV: session and label (1 = anomalous); without it what stands out is set aside."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and the validation split.")] = 0,
     size: Annotated[Literal["tiny", "small", "reference"], typer.Option(help="Of the model.")] = "tiny",
-    steps: Annotated[int, typer.Option(min=1, help="Most optimiser steps in each of the two stages.")] = 600,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most optimiser steps in each of the two stages. [default: 600 and 400, at least two passes]",
+        ),
+    ] = None,
     batch_tokens: Annotated[
         int, typer.Option(min=64, help="Tokens of a step; a GPU is kept busy by more of them, such as 16384.")
     ] = 2048,
     combine: Annotated[
         bool, typer.Option("--combine", help="With labels: let what is unusual raise the score, too, where it pays.")
+    ] = False,
+    normals: Annotated[
+        bool,
+        typer.Option("--normals", help="Without labels: all sessions are known to be normal, nothing is set aside."),
     ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start over where a killed training could go on.")] = False,
 ) -> None:
@@ -153,7 +221,7 @@ def train(
     from worker.commands.train import train_checkpoint
 
     train_checkpoint(
-        _settings(config, overrides),
+        settings_of(config, overrides),
         inputs,
         labels,
         output,
@@ -162,42 +230,49 @@ def train(
         steps=steps,
         batch_tokens=batch_tokens,
         combine=combine,
+        normals=normals,
         restart=restart,
-        console=_err,
+        console=err,
     )
 
 
-@app.command()
+@app.command(
+    epilog=examples("logmamba score --config worker.yaml --checkpoint checkpoints/app --input a.log --output a.jsonl")
+)
 def score(
-    checkpoint: CheckpointOption,
     inputs: InputOption,
     output: Annotated[
         Path, typer.Option("--output", help="JSON lines, one score record a session.", show_default=False)
     ],
+    checkpoint: OptionalCheckpoint = None,
     config: OptionalConfig = None,
     overrides: SetOption = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts of the last line as JSON, too.")] = False,
 ) -> None:
     """Score log files with the worker's own pipeline, without Kafka."""
     from worker.commands.score import score_files
     from worker.processing.scorer import load_scorer
 
-    settings = _with_checkpoint(_settings(config, overrides), checkpoint)
-    with _reading(inputs) as advance:
-        done = score_files(settings, load_scorer(settings), inputs, output, advance, _tell)
-    _err.print(
+    settings = settings_of(config, overrides, checkpoint)
+    with reading(inputs) as advance:
+        done = score_files(settings, load_scorer(settings), inputs, output, advance, tell)
+    tell(
         f"{done.lines:,} lines, {done.sessions:,} sessions: {done.critical:,} critical, {done.warnings:,} warnings, "
-        f"{done.refused:,} lines refused. Written to {output}",
-        highlight=False,
+        f"{done.refused:,} lines refused. Written to {output}"
     )
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
 
 
-@app.command()
+@app.command(
+    epilog=examples("logmamba evaluate --config worker.yaml --checkpoint checkpoints/app --input a.log --report report")
+)
 def evaluate(
-    checkpoint: CheckpointOption,
     inputs: InputOption,
     report: Annotated[
         Path, typer.Option("--report", help="Directory for index.html and metrics.json.", show_default=False)
     ],
+    checkpoint: OptionalCheckpoint = None,
     config: OptionalConfig = None,
     overrides: SetOption = [],  # noqa: B006
     labels: Annotated[
@@ -209,12 +284,13 @@ def evaluate(
         typer.Option(min=1e-6, max=1e6, help="Sessions of the stream that each normal one of the input stands for."),
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap and of the simple detectors.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json, too.")] = False,
 ) -> None:
     """Say how good a checkpoint is on log files: figures, plots and the worst mistakes."""
-    from worker.commands.evaluate import evaluate_checkpoint
+    from worker.commands.evaluate import METRICS_FILE, evaluate_checkpoint
     from worker.processing.scorer import load_scorer
 
-    settings = _with_checkpoint(_settings(config, overrides), checkpoint)
+    settings = settings_of(config, overrides, checkpoint)
     evaluate_checkpoint(
         settings,
         load_scorer(settings),
@@ -223,91 +299,68 @@ def evaluate(
         report,
         normal_weight=normal_weight,
         seed=seed,
-        console=_err,
+        console=err,
     )
+    if as_json:
+        typer.echo((report / METRICS_FILE).read_text(encoding="utf-8"), nl=False)
 
 
-@app.command()
-def tail(
-    config: ConfigOption,
-    overrides: SetOption = [],  # noqa: B006
-    from_beginning: Annotated[
-        bool, typer.Option("--from-beginning", help="Begin with the oldest record instead of the next one.")
-    ] = False,
-    severity: Annotated[
-        Literal["normal", "warning", "critical"], typer.Option(help="Least severity of the records to show.")
-    ] = "normal",
-) -> None:
-    """Follow the score topic, one line a score record, until Ctrl-C."""
-    with _stopped_by_signals() as stopping:
-        from worker.commands.tail import tail_scores
-
-        tail_scores(
-            _settings(config, overrides), stopping, from_beginning=from_beginning, least=severity, out=_out, err=_err
-        )
-
-
-@app.command()
-def capture(
-    config: ConfigOption,
-    output: Annotated[
-        Path, typer.Option("--output", help="JSON lines, one record each (plain or .gz).", show_default=False)
-    ],
-    overrides: SetOption = [],  # noqa: B006
-    records: Annotated[
-        int | None, typer.Option(min=1, help="Only the newest so many, of all partitions alike.")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only from then on: a time (ISO 8601), or so long ago (2d).", show_default=False)
-    ] = None,
-) -> None:
-    """Write records of the input topics to a file to train on or score, beside every consumer group."""
-    from worker.commands.capture import capture_records, since_ms
-
-    if records is not None and since is not None:
-        raise typer.BadParameter("give either --records or --since")
-    try:
-        time_ms = None if since is None else since_ms(since)
-    except ValueError as error:
-        raise typer.BadParameter(f"--since: {error}") from None
-    settings = _settings(config, overrides)
-    with _err.status("0 records") as status:
-        shown = 0
-
-        def advance(count: int) -> None:
-            nonlocal shown
-            shown += count
-            status.update(f"{shown:,} records")
-
-        done = capture_records(settings, output, records=records, since=time_ms, progress=advance)
-    _tell(f"{done:,} records written to {output}")
-
-
-@app.command()
+@app.command(
+    epilog=examples("logmamba explain --config worker.yaml --checkpoint checkpoints/app --input a.log --session KEY")
+)
 def explain(
-    checkpoint: CheckpointOption,
-    inputs: InputOption,
-    session: Annotated[str, typer.Option("--session", help="Key of the session.", show_default=False)],
+    inputs: InputOption = [],  # noqa: B006
+    session: Annotated[
+        str | None, typer.Option("--session", help="Key of the session in the input.", show_default=False)
+    ] = None,
+    record: Annotated[
+        typer.FileBinaryRead | None,
+        typer.Option(
+            "--record",
+            help="In place of --input and --session: a file with a score record (- is standard input), whose lines are "
+            "read from Kafka.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint: OptionalCheckpoint = None,
     config: OptionalConfig = None,
     overrides: SetOption = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a session instead of tables.")] = False,
 ) -> None:
     """Show a session's events, how surprising each was, and what the model expected instead."""
-    from worker.commands.explain import explain_sessions
+    from worker.commands.explain import ExplainedSession, explain_sessions
+    from worker.commands.explain_record import explain_record, read_score_record
     from worker.commands.terminal.explanation_table import explanation_table
     from worker.processing.scorer import load_scorer
 
-    settings = _with_checkpoint(_settings(config, overrides), checkpoint)
-    with _reading(inputs) as advance:
-        found = explain_sessions(settings, load_scorer(settings), inputs, session, advance, _tell)
+    from_files = bool(inputs) and session is not None
+    if from_files == (record is not None) or (record is not None and (inputs or session is not None)):
+        raise typer.BadParameter("give either --input and --session, or --record")
+    settings = settings_of(config, overrides, checkpoint)
+    found: Iterable[ExplainedSession]
+    if record is not None:
+        found = [explain_record(settings, load_scorer(settings), read_score_record(settings, record.read()), tell)]
+    elif session is not None:
+        with reading(inputs) as advance:
+            found = explain_sessions(settings, load_scorer(settings), inputs, session, advance, tell)
     for explained in found:
         if as_json:
-            typer.echo(explained.to_json())
+            typer.echo(explained.to_json().decode())
         else:
-            _out.print(explanation_table(explained))
+            out.print(explanation_table(explained))
 
 
-@app.command()
+@app.command(epilog=examples("logmamba example worker.example.yaml"))
+def example(
+    name: Annotated[str | None, typer.Argument(help="Of the file; without it their names are listed.")] = None,
+) -> None:
+    """Print a file that comes with this package: settings to start from, or a schema."""
+    from worker.shipped import shipped_names, shipped_text
+
+    typer.echo("\n".join(shipped_names()) if name is None else shipped_text(name), nl=name is None)
+
+
+@app.command(epilog=examples("logmamba generate --lines 50000 --output hdfs.log.gz --labels labels.csv"))
 def generate(
     lines: Annotated[int, typer.Option("--lines", min=1, help="How many lines.", show_default=False)],
     output: Annotated[Path | None, typer.Option("--output", help="Log file (plain or .gz).")] = None,
@@ -328,72 +381,16 @@ def generate(
     if output is not None:
         if rate is not None:
             raise typer.BadParameter("--rate goes with --config: a file is written as fast as possible")
-        generate_to_file(lines, output, labels, seed=seed, anomaly_rate=anomalies, console=_err)
+        generate_to_file(lines, output, labels, seed=seed, anomaly_rate=anomalies, console=err)
     else:
-        with _stopped_by_signals() as stopping:
+        with stopped_by_signals() as stopping:
             generate_to_topic(
                 lines,
-                _settings(config, overrides),
+                settings_of(config, overrides),
                 labels,
                 seed=seed,
                 anomaly_rate=anomalies,
                 rate=rate,
                 stopping=stopping,
-                console=_err,
+                console=err,
             )
-
-
-def _tell(line: str) -> None:
-    _err.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _settings(config: Path | None, overrides: list[str]) -> Settings:
-    return load_settings(config, overrides, rejection=rejection)
-
-
-def _with_checkpoint(settings: Settings, checkpoint: Path) -> Settings:
-    """The settings with the checkpoint that the command names."""
-    return settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": checkpoint})})
-
-
-@contextmanager
-def _reading(inputs: list[Path]) -> Iterator[Callable[[int], object]]:
-    """A progress bar over the bytes of the input files; yields what advances it."""
-    total = sum(path.stat().st_size for path in inputs if path.is_file())
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_err, transient=True) as progress:
-        task = progress.add_task("reading", total=total)
-        yield lambda count: progress.advance(task, count)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and Ctrl-C ask the block to finish; a second one ends the process at once, as without us.
-
-    After the block a first one changes nothing: the process is ending, with an exit code that says how it went.
-    """
-    asked = False
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        _on_stop_signals(signal.SIG_DFL)
-
-    _on_stop_signals(ask)
-    try:
-        yield lambda: asked
-    finally:
-        if not asked:
-            # At its end Python puts handlers back to the default, which would kill the process amid its clearing up.
-            _on_stop_signals(signal.SIG_IGN)
-
-
-def _on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)

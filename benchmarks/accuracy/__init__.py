@@ -6,7 +6,9 @@ vocabulary comes from the training part, thresholds are fixed beforehand or on t
 the test part itself is called "best" and stands beside for comparison only.
 
 `python -m benchmarks.accuracy.ablations` asks what each part of the model is worth,
-`python -m benchmarks.accuracy.sizes` what its sizes cost.
+`python -m benchmarks.accuracy.sizes` what its sizes cost, and
+`python -m benchmarks.accuracy.robustness` what is lost where
+logs are not stable.
 """
 
 import os

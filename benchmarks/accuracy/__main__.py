@@ -10,7 +10,8 @@ from rich.console import Console
 
 from benchmarks.accuracy import results
 from benchmarks.accuracy.datasets import require_data
-from benchmarks.accuracy.detectors import detectors
+from benchmarks.accuracy.detectors import Detector, detectors
+from benchmarks.accuracy.lstm import LstmClassifier, LstmNextEvent
 from benchmarks.accuracy.protocols import PROTOCOLS
 from benchmarks.accuracy.runner import run
 from detector.training.train import Size
@@ -18,7 +19,7 @@ from detector.training.train import Size
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    names = list(detectors("tiny", "auto"))
+    names = list(_detectors("tiny", "auto"))
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), metavar="NAME")
     parser.add_argument("--detector", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1")
@@ -30,7 +31,7 @@ def main() -> None:
     require_data()
 
     console = Console()
-    chosen = detectors(arguments.size, arguments.device)
+    chosen = _detectors(arguments.size, arguments.device)
     run(
         {name: PROTOCOLS[name] for name in arguments.protocol},
         [chosen[name] for name in arguments.detector],
@@ -43,6 +44,11 @@ def main() -> None:
     results.show(console, found)
     if arguments.report:
         results.write_report(arguments.report, found)
+
+
+def _detectors(size: Size, device: str) -> dict[str, Detector]:
+    recurrent: tuple[Detector, ...] = (LstmNextEvent(), LstmClassifier())
+    return detectors(size, device) | {each.name: each for each in recurrent}
 
 
 def command_of(arguments: argparse.Namespace) -> str:

@@ -6,7 +6,7 @@ import csv
 import gzip
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -93,6 +93,34 @@ def hdfs_ordered() -> Dataset:
 
 
 @cache
+def hdfs_unweighted() -> Dataset:
+    """All parsed blocks, each for itself."""
+    whole = hdfs()
+    return whole.select(np.arange(len(whole)), normal_weight=1.0)
+
+
+@cache
+def hdfs_raw_halves() -> Dataset:
+    """The raw lines as two logs, each half of them: `order` is 0 in the first; a block may have a session in both."""
+    raw = _hdfs_lines()
+    labels = read_labels(DATA / "hdfs/raw_labels.csv.gz")
+    half = len(raw.texts) // 2
+    found: list[tuple[int, str, Integers]] = []
+    for key in sorted(raw.rows):
+        rows = np.array(raw.rows[key], np.int64)
+        found += [(order, key, part) for order, part in enumerate((rows[rows < half], rows[rows >= half])) if len(part)]
+    return Dataset(
+        kind="lines",
+        texts=raw.texts,
+        sessions=[rows for _, _, rows in found],
+        keys=[f"{order}:{key}" for order, key, _ in found],
+        anomalous=np.array([labels[key] == 1 for _, key, _ in found]),
+        counts=np.ones(len(found), np.int64),
+        order=np.array([order for order, _, _ in found], np.int64),
+    )
+
+
+@cache
 def hdfs_raw() -> Dataset:
     """The raw lines as the worker's decoder reads them, a session a block, blocks in order of their ids."""
     raw = _hdfs_lines()
@@ -140,6 +168,15 @@ def bgl() -> Dataset:
 
 
 @cache
+def bgl_lines() -> Dataset:
+    """Every tenth window of `bgl`, with lines in place of event ids: each template with a number for its values."""
+    windows = bgl()
+    texts = [name.partition(" ")[2].replace("<*>", "0") for name in windows.texts]
+    tenth = windows.select(np.arange(0, len(windows), 10), normal_weight=1.0)
+    return replace(tenth, kind="lines", texts=texts)
+
+
+@cache
 def thunderbird() -> Dataset:
     """Sessions of a node each."""
     path = DATA / "thunderbird/templates.csv.gz"
@@ -175,7 +212,7 @@ def _hdfs_lines() -> _Lines:
     lines = _Lines(keeper.texts, {}, {})
     for records in read_records(DATA / "hdfs/raw.log.gz"):
         (events,) = decoder.decode([records])
-        for key, row, time in zip(events.keys, events.tokens, events.times, strict=True):
+        for key, row, time, _ in events.rows():
             lines.rows.setdefault(key, []).append(row)
             lines.times.setdefault(key, []).append(time)
     return lines

@@ -22,7 +22,8 @@ def thresholds(task: Task, validation: Floats, fixed: Mapping[str, float]) -> di
     """Every threshold that a detector is judged at, by name.
 
     Those fixed beforehand, and what the validation part gives: with labels `_from_validation`, which begins with the
-    lowest of the fixed ones, without labels the percentiles of its normal sessions.
+    lowest of the fixed ones, without labels the percentiles of its normal sessions; nothing where nobody knows which
+    those are.
 
     Args:
         task: whose validation part it is.
@@ -30,6 +31,8 @@ def thresholds(task: Task, validation: Floats, fixed: Mapping[str, float]) -> di
         fixed: a session at or above one is an alert; at least one.
     """
     part = task.validation
+    if task.as_they_come:
+        return {**fixed}
     if task.labelled:
         return {**fixed, "validation": _from_validation(part, validation, min(fixed.values()))}
     return {**fixed, **{f"p{each}": _above_percentile(validation, part.weights, each) for each in PERCENTILES}}

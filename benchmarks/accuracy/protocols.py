@@ -38,12 +38,14 @@ class Protocol:
         read: the data set.
         split: by data set and seed.
         labelled: whether labels may be learnt from; otherwise training and validation keep their normal sessions.
+        as_they_come: without `labelled`, whether they keep their anomalous ones, too, unknown to any detector.
     """
 
     title: str
     read: Callable[[], Dataset]
     split: Callable[[Dataset, int], Split]
     labelled: bool
+    as_they_come: bool = False
 
 
 def random_split(data: Dataset, seed: int) -> Split:
@@ -86,6 +88,37 @@ def last_windows(data: Dataset, _seed: int) -> Split:
     return Split(*(np.concatenate(part) for part in parts))
 
 
+def halves(anomalous_share: float | None = None) -> Callable[[Dataset, int], Split]:
+    """Two halves by session, of the first a fifth for validation; each label is divided evenly.
+
+    Args:
+        anomalous_share: of the sessions in each half, as many anomalous ones being left out; None for all there are.
+    """
+
+    def split(data: Dataset, seed: int) -> Split:
+        rng = np.random.default_rng(seed)
+        parts: tuple[list[Integers], ...] = ([], [], [])
+        normal = int((~data.anomalous).sum())
+        for kind in (False, True):
+            rows = rng.permutation(np.flatnonzero(data.anomalous == kind))
+            if kind and anomalous_share is not None:
+                rows = rows[: round(normal * anomalous_share / (1 - anomalous_share))]
+            end = len(rows) // 2
+            cut = round((1 - LAST_SHARE) * end)
+            for part, mine in zip(parts, (rows[:cut], rows[cut:end], rows[end:]), strict=True):
+                part.append(mine)
+        return Split(*(np.sort(np.concatenate(part)) for part in parts))
+
+    return split
+
+
+def by_order(data: Dataset, seed: int) -> Split:
+    """Sessions of order 0, a random fifth of them for validation, to those of order 1."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(data.order == 0))
+    cut = round((1 - LAST_SHARE) * len(rows))
+    return Split(np.sort(rows[:cut]), np.sort(rows[cut:]), np.flatnonzero(data.order == 1))
+
+
 def _by_group(groups: Integers, data: Dataset, seed: int) -> Split:
     """Whole groups, those that hold an anomalous session in the same shares as the others."""
     rng = np.random.default_rng(seed)
@@ -125,9 +158,46 @@ PROTOCOLS = {
         chronological(0.5),
         labelled=False,
     ),
+    "hdfs-first-50": Protocol(
+        "HDFS in time order, first 50 % to the rest, no labels, as they come",
+        datasets.hdfs_ordered,
+        chronological(0.5),
+        labelled=False,
+        as_they_come=True,
+    ),
+    **{
+        f"hdfs-halves-{percent}": Protocol(
+            f"HDFS, random halves with {percent} % anomalous sessions, no labels, as they come",
+            datasets.hdfs_unweighted,
+            halves(percent / 100),
+            labelled=False,
+            as_they_come=True,
+        )
+        for percent in (1, 3, 5)
+    },
+    "hdfs-raw-halves": Protocol(
+        "HDFS raw lines, first half of the log to the second, by key, no labels, as they come",
+        datasets.hdfs_raw_halves,
+        by_order,
+        labelled=False,
+        as_they_come=True,
+    ),
+    "thunderbird-halves": Protocol(
+        "Thunderbird, random halves, no labels, as they come",
+        datasets.thunderbird,
+        halves(),
+        labelled=False,
+        as_they_come=True,
+    ),
     "bgl-last": Protocol("BGL windows, last 20 % in file order, labelled", datasets.bgl, last_windows, labelled=True),
     "bgl-last-normals": Protocol(
         "BGL windows, last 20 % in file order, normals only", datasets.bgl, last_windows, labelled=False
+    ),
+    "bgl-last-lines": Protocol(
+        "BGL, every tenth window, as lines through the tokenizer, last 20 % in file order, labelled",
+        datasets.bgl_lines,
+        last_windows,
+        labelled=True,
     ),
     "thunderbird": Protocol("Thunderbird, random split, labelled", datasets.thunderbird, random_split, labelled=True),
     "thunderbird-normals": Protocol(

@@ -13,6 +13,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE
+
 SCHEMA = "logmamba.accuracy/1"
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 RAW_LINES, PARSED_LINES = "hdfs-raw-lines", "hdfs-parsed-lines"
@@ -20,8 +22,13 @@ LEGEND = """\
 Thresholds: `warning` and `critical` are the worker's 0.7 and 0.95, `fixed` is a baseline's own; `validation` is, of
 the thresholds that the validation part cannot tell from the one with its best F1, the nearest to `warning` or `fixed`;
 `p99.5` and `p99.9` are percentiles of its normal sessions. `best` is chosen on the test part itself and only says what
-a better threshold could give. "Unseen" leaves out test sessions whose sequence of events is in the training part,
+a better threshold could give. "Normals" is the share of the test part's normal sessions at or above the threshold,
+"promised" at most how many were to be: as the score's levels have it without labels, by the percentile, or, with
+labels, at least which precision. "Unseen" leaves out test sessions whose sequence of events is in the training part,
 "vectors" counts each distinct event-count vector once. Means over the seeds; lowest and highest in brackets."""
+
+PROMISED = {"warning": 0.01, "critical": 0.001, "p99.5": 0.005, "p99.9": 0.001}
+PROMISED_PRECISION = {"warning": WARNING_SCORE, "critical": CRITICAL_SCORE}
 
 Result = dict[str, Any]
 VIEWS = ("sessions", "unseen", "vectors")
@@ -119,15 +126,29 @@ def _sizes(result: Result) -> str:
 
 
 def _at_thresholds(runs: Sequence[Result]) -> str:
-    header = "detector|seeds|threshold|F1|misses|false alarms|precision|recall|F1 unseen|F1 vectors"
+    header = "detector|seeds|threshold|F1|misses|false alarms|normals|promised|precision|recall|F1 unseen|F1 vectors"
     rows = []
     for detector, same in _by_detector(runs):
         for name in same[0]["figures"]["sessions"]["at"]:
             counts = (_at(same, "sessions", name, figure, ".0f") for figure in ("misses", "false_alarms"))
             rates = (_at(same, "sessions", name, figure) for figure in ("precision", "recall"))
             f1s = [_at(same, view, name, "f1") for view in VIEWS]
-            rows.append([detector, str(len(same)), name, f1s[0], *counts, *rates, *f1s[1:]])
+            kept = _normals(same, name), _promised(same[0], name)
+            rows.append([detector, str(len(same)), name, f1s[0], *counts, *kept, *rates, *f1s[1:]])
     return markdown(header, rows)
+
+
+def _normals(runs: Sequence[Result], threshold: str) -> str:
+    views = _judged(runs, "sessions")
+    return _range((each["at"][threshold]["false_alarms"] / each["normal"] for each in views), ".2%")
+
+
+def _promised(result: Result, threshold: str) -> str:
+    if "validation" in result["figures"]["sessions"]["at"]:
+        least = PROMISED_PRECISION.get(threshold)
+        return "-" if least is None else f"precision {least:.2f}"
+    most = PROMISED.get(threshold)
+    return "-" if most is None else f"{most:.1%}"
 
 
 def _areas(runs: Sequence[Result]) -> str:

@@ -36,7 +36,7 @@ def run(
         console: told of each result.
     """
     for name, protocol in protocols.items():
-        fitting = [detector for detector in detectors if detector.fits(labelled=protocol.labelled)]
+        fitting = [detector for detector in detectors if detector.fits(protocol)]
         for seed in seeds:
             paths = {each: results.path_of(output, name, each.name, seed) for each in fitting}
             missing = [detector for detector, path in paths.items() if not path.exists()]
@@ -63,12 +63,15 @@ def _measure(task: Task, detector: Detector, seed: int) -> results.Result:
     seconds = time.monotonic() - begun
     at = measures.thresholds(task, outcome.validation, outcome.fixed)
     headline = "validation" if task.labelled else f"p{measures.PERCENTILES[0]}"
+    if task.as_they_come:
+        headline = outcome.headline
     return {
         "detector": detector.name,
         "seed": seed,
         "device": device_name(resolve_device(detector.device)),
         "torch": torch.__version__,
         "seconds": seconds,
+        "notes": dict(outcome.notes),
         "data": measures.describe(task),
         "figures": measures.measure(task, outcome.test, at),
         "early": {name: each._asdict() for name, each in outcome.early.items()},

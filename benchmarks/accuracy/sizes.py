@@ -165,7 +165,7 @@ def _train(size: Size, device: str, batch_tokens: int, checkpoint: Path) -> Trai
         Vocabulary(tuple(f"E{number}" for number in range(TEMPLATES)), kind="events"),
         size=size,
         device=device,
-        options=TrainingOptions(next_token_steps=TRAINED_STEPS, passes=0, validations=1, batch_tokens=batch_tokens),
+        options=TrainingOptions(next_token_steps=TRAINED_STEPS, validations=1, batch_tokens=batch_tokens),
         progress=reports.append,
     )
     trained.save(checkpoint)

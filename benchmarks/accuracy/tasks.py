@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from benchmarks.accuracy.datasets import Dataset, Flags, Integers
 from benchmarks.accuracy.protocols import Protocol
-from detector.text.tokenizer import Tokenizer, learn_vocabulary
+from detector.text.mining import learn_vocabulary
+from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import UNK, Vocabulary
 
 Floats = npt.NDArray[np.float64]
@@ -54,6 +55,8 @@ class Part:
 class Task:
     """What a detector learns from and what it is asked; without `labelled` only the test has anomalous sessions.
 
+    With `as_they_come` the other parts have some, too, and no detector may look at their labels.
+
     Equal to itself alone, so that what is learnt of it can be remembered.
     """
 
@@ -62,6 +65,7 @@ class Task:
     validation: Part
     test: Part
     labelled: bool
+    as_they_come: bool = False
 
     @classmethod
     def of(cls, protocol: Protocol, seed: int) -> Task:
@@ -69,7 +73,8 @@ class Task:
         data = protocol.read()
         split = protocol.split(data, seed)
         training, validation = (
-            rows if protocol.labelled else rows[~data.anomalous[rows]] for rows in (split.training, split.validation)
+            rows if protocol.labelled or protocol.as_they_come else rows[~data.anomalous[rows]]
+            for rows in (split.training, split.validation)
         )
         vocabulary = _vocabulary(data, training)
         tokens = Tokenizer(vocabulary).encode(pa.array(data.texts, pa.string()))
@@ -79,6 +84,7 @@ class Task:
             validation=_part(data, validation, tokens),
             test=_part(data, split.test, tokens),
             labelled=protocol.labelled,
+            as_they_come=protocol.as_they_come,
         )
 
 

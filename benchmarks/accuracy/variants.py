@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from benchmarks.accuracy.datasets import Integers, hdfs_raw_times
 from benchmarks.accuracy.detectors import SEVERITIES, Outcome, training_sessions
+from benchmarks.accuracy.mixers import WithLstm, WithTransformer
+from benchmarks.accuracy.protocols import Protocol
 from benchmarks.accuracy.results import RAW_LINES
 from benchmarks.accuracy.tasks import Floats, Part, Task
 from detector.model.inference import Backend
@@ -247,9 +249,9 @@ class Variant:
         """With the size of the model."""
         return f"{self.size}-{self.title}"
 
-    def fits(self, *, labelled: bool) -> bool:
-        """Whether there is anything to find out."""
-        return labelled or not self.labelled_only
+    def fits(self, protocol: Protocol) -> bool:
+        """Whether there is anything to find out, where nothing is set aside."""
+        return (protocol.labelled or not self.labelled_only) and not protocol.as_they_come
 
     def learn(self, task: Task, seed: int) -> Learnt:
         """Train, unless the last training was the same: variants may differ in the score alone."""
@@ -276,6 +278,8 @@ def variants(size: Size, device: str, options: TrainingOptions) -> dict[str, Var
         replace(plain, title="rank-1", architecture=Architecture(mimo_rank=1)),
         replace(plain, title="rank-4", architecture=Architecture(mimo_rank=4)),
         replace(plain, title="id-alone", architecture=Architecture(IdAlone)),
+        replace(plain, title="lstm", architecture=Architecture(WithLstm, kernels="reference")),
+        replace(plain, title="transformer", architecture=Architecture(WithTransformer, kernels="reference")),
         replace(
             plain,
             title="mean-pooling",

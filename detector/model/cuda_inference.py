@@ -6,9 +6,11 @@
   a few shapes, in buffers that stay where they are, and from its second use on a shape's launches are one CUDA graph.
 """
 
+import gc
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
@@ -218,7 +220,7 @@ def _captured(pool: "torch.cuda._POOL_HANDLE", launch: Callable[[], None]) -> Ca
     graph = torch.cuda.CUDAGraph()
     short: torch.OutOfMemoryError | None = None
     try:
-        with warnings.catch_warnings():
+        with _without_collection(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The CUDA Graph is empty")  # when the first allocation fails
             with torch.cuda.graph(graph, pool=pool):
                 try:
@@ -236,6 +238,18 @@ def _captured(pool: "torch.cuda._POOL_HANDLE", launch: Callable[[], None]) -> Ca
         del graph  # here, where its memory is accounted for, and not with the error's trace
         raise short
     return graph.replay
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Another graph that is garbage must not be destroyed amid a capture: CUDA takes that for an error of it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _rounded_up(n: int, least: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from time import perf_counter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -73,6 +74,22 @@ class Measured(NamedTuple):
     bounds: npt.NDArray[np.int64]
     surprises: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
+
+
+class GpuUsage(NamedTuple):
+    """How a GPU is used at a moment.
+
+    Attributes:
+        busy_s: seconds so far with a forward pass of this process under way.
+        memory_bytes: the device's memory.
+        free_bytes: what no process has taken of it.
+        reserved_bytes: what this process has taken of it for tensors, in use or not.
+    """
+
+    busy_s: float
+    memory_bytes: int
+    free_bytes: int
+    reserved_bytes: int
 
 
 def pack(sequences: Sequence[Tokens], device: torch.device) -> Packed:
@@ -156,6 +173,7 @@ class Inference:
 
     Attributes:
         batches_split: how many batches did not fit the device's memory and were split.
+        busy_s: seconds in forward passes so far; the device has nothing of ours to do between them.
     """
 
     def __init__(
@@ -167,6 +185,7 @@ class Inference:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.batches_split = 0
+        self.busy_s = 0.0
         self._pass_tokens = _PassTokens(batch_tokens)
         self._model = model
         self._backend = backend
@@ -177,6 +196,13 @@ class Inference:
     def batch_tokens(self) -> int:
         """Most tokens in a forward pass, as it is now."""
         return self._pass_tokens.now
+
+    def gpu_usage(self) -> GpuUsage | None:
+        """How the GPU is used that the model runs on; None on a CPU. Not from another thread during a pass."""
+        if self._device.type != "cuda":
+            return None
+        free_bytes, memory_bytes = torch.cuda.mem_get_info(self._device)
+        return GpuUsage(self.busy_s, memory_bytes, free_bytes, torch.cuda.memory_reserved(self._device))
 
     def check(self) -> None:
         """Run the model once, so that what cannot work here is found before the first session.
@@ -222,12 +248,15 @@ class Inference:
 
     def _attempt(self, indices: npt.NDArray[np.int64], sequences: Sequence[Tokens]) -> Measured | None:
         """None when the device's memory does not hold these sessions."""
+        began = perf_counter()
         try:
             return self._forward(indices, sequences)
         except RuntimeError as error:
             # PyTorch's allocator has an error of its own; Triton's launches and CUDA graphs only say so.
             if not (isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)):
                 raise
+        finally:
+            self.busy_s += perf_counter() - began
         # Not before here: an error holds on to the tensors of the functions it came through.
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

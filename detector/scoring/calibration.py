@@ -22,11 +22,20 @@ logistic regression on validation sessions, so that the score is the probability
 level takes part only where the combination of both is asked for: it finds kinds of anomalies that no label knows,
 but also takes whatever is new for one.
 
+Where labels separate, a critical score comes sooner than the regression has it (`Combination.critical`): from the least
+sum on of which validation shows, by one of two bounds with a certainty of 90 %, that at most 5 % of the sessions at or
+above it are normal. One takes nothing for granted but that later sessions are like those of validation; it takes 45
+anomalous ones, and of those added no more than 5 % either. The other serves where there are few, even one: it takes
+the normal ones to fall off exponentially beyond the highest of them.
+
 Early scores, of the events so far, use running maxima of all statistics and so never fall while a
 session goes on. Without labels the complete session's statistics can only be higher, so an early
 score never exceeds the final one. With labels the early regression is fitted on each validation session's
-*highest* early statistics, and then lowered until no more normal ones reach a threshold early than reach it in the end:
-an early alarm comes sooner, and is not more often a false one.
+*highest* early statistics, and then lowered until early alerts keep what the thresholds say
+(`Combination.lowered`): of the sessions that reach 0.7 early at most 30 % are *false*, of those that reach 0.95 at most
+5 %, with a certainty of 90 %. False is an alert of a normal session, and one that the final score takes back. Nor do
+more normal sessions reach a threshold early than in the end: an early alert comes sooner, and is not more often a false
+one.
 
 Everything here is float64, element by element: a result never depends on its neighbours in the batch.
 """
@@ -36,6 +45,9 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import bdtr, gammaincinv
+
+from detector.scoring.regression import drawn_in, logistic_regression, lowered_by
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -44,6 +56,8 @@ WARNING_LEVEL, WARNING_SCORE = 2.0, 0.7
 CRITICAL_LEVEL, CRITICAL_SCORE = 3.0, 0.95
 SURPRISE_LEVEL = 1.9
 EVIDENT_LEVEL = 6.0
+
+CERTAINTY = 0.9  # with which the share of false early alerts is bounded
 
 # Beyond this level (one normal session in 10^12) and these logits a statistic says no more than "extreme".
 MAX_LEVEL = 12.0
@@ -59,9 +73,6 @@ MAX_KNOTS = 64
 _PRIOR_SESSIONS = 5.0
 _BELOW = 0.01  # logits: a score that has to stay below a threshold stays so in float32
 _ALMOST_ONE = 1 - 1e-12
-
-_NEWTON_STEPS = 100
-_SMALLEST_STEP = 1e-6
 
 
 @dataclass(frozen=True)
@@ -153,12 +164,20 @@ class Combination:
     """The logistic function of bias + logit_weight * class logit + level_weight * level - usual_weight.
 
     The last is only for counts that a normal training session had. No weight is negative.
+
+    Attributes:
+        bias, logit_weight, level_weight, usual_weight: of the sum, which are log-odds.
+        above_warning: what those beyond a warning's are multiplied by, above 0.
+        sooner: by how much less than the log-odds of a critical score is enough for one; that is added to the sums
+            above, and to those between a warning and there in proportion.
     """
 
     bias: float
     logit_weight: float
     level_weight: float
     usual_weight: float
+    above_warning: float = 1.0
+    sooner: float = 0.0
 
     @classmethod
     def of_level_alone(cls) -> "Combination":
@@ -198,7 +217,7 @@ class Combination:
         """
         share = (counts[anomalous & usual].sum() + 0.5) / (counts[anomalous].sum() + 1)
         weighing = np.where(usual, share * counts, counts)
-        targets = _targets(anomalous, weighing)
+        targets = drawn_in(anomalous, weighing)
         features = np.stack([np.ones_like(levels), _bounded(logits), levels], axis=1)
         # The problem is convex, so its constrained optimum is the best of the feasible optima over the
         # sets of weights that are free; with two weights there are four such sets. The level has to lower the loss by
@@ -208,7 +227,7 @@ class Combination:
         for use_logit, use_level in product((True, False), (True, False) if combine else (False,)):
             chosen = np.array([True, use_logit, use_level])
             weights = np.zeros(3)
-            loss, weights[chosen] = _logistic_regression(features[:, chosen], targets, weighing)
+            loss, weights[chosen] = logistic_regression(features[:, chosen], targets, weighing)
             cost = loss + price * use_level
             if (weights[1:] >= 0).all() and (best is None or cost < best[0]):
                 best = cost, weights
@@ -219,32 +238,105 @@ class Combination:
             bias=bias,
             logit_weight=logit_weight,
             level_weight=level_weight,
-            usual_weight=_lowered_by(z[usual], _targets(anomalous, counts)[usual], counts[usual], price),
+            usual_weight=lowered_by(z[usual], drawn_in(anomalous, counts)[usual], counts[usual], price),
         )
 
-    def lowered(self, scores: Floats, others: Floats, counts: Floats) -> "Combination":
-        """With the greatest bias, no greater than now, that takes no more sessions to a threshold than other scores do.
+    def critical(
+        self, logits: Floats, levels: Floats, usual: Flags, *, anomalous: Flags, counts: Floats
+    ) -> "Combination":
+        """The scores that are critical wherever at most 5 % of the sessions that are so are normal, no fewer than now.
+
+        That is shown with `CERTAINTY`, for the sessions at or above an anomalous one, in one of two ways:
+
+        - by the upper bound of Clopper and Pearson (1934) for the share of normal ones among them, where it is no more
+          among those that are added either (as estimated: of few there is no bound);
+        - beyond the highest normal one, by how many normal ones are to be expected there for each anomalous one. Their
+          excesses over a high sum are taken for exponential (Pickands 1975), with the upper confidence bound of its
+          mean from those of distinct sessions; the lower bound for the anomalous ones is that of a Poisson count.
 
         Args:
-            scores: those of this combination, (n,).
-            others: the other scores of the same sessions, (n,).
-            counts: how many equal sessions each stands for, (n,).
+            logits: class logit of each session, (n,).
+            levels: its level, (n,).
+            usual: whether a normal training session had the same counts, (n,).
+            anomalous: its label, (n,); both kinds are present.
+            counts: how many equal sessions it stands for, (n,).
         """
-        highest_first = np.argsort(-scores, kind="stable")
-        reached = np.cumsum(counts[highest_first])
-        by = 0.0
-        for threshold in (WARNING_SCORE, CRITICAL_SCORE):
-            allowed = counts[others >= threshold].sum()
-            beyond = scores[highest_first][reached > allowed]
-            if len(beyond) and beyond[0] >= threshold:
-                by = max(by, _logit(beyond[0]) - _logit(threshold) + _BELOW)
-        return replace(self, bias=self.bias - by)
+        z = self._log_odds(logits, levels, usual)
+        order = np.argsort(-z, kind="stable")
+        z, anomalous, counts = z[order], anomalous[order], counts[order]
+        last_of_equal = np.searchsorted(-z, -z, side="right") - 1
+        reached, false = (np.cumsum(each)[last_of_equal] for each in (counts, counts * ~anomalous))
+        most = 1 - CRITICAL_SCORE
+        sure = z >= _logit(CRITICAL_SCORE)
+        added, false_added = reached - counts[sure].sum(), false - counts[sure & ~anomalous].sum()
+        shown = bdtr(false, reached.astype(np.int64), most) <= 1 - CERTAINTY
+        shown &= false_added + 0.5 <= most * (added + 1)
+        true = gammaincinv(np.maximum(reached - false, 1), 1 - CERTAINTY)
+        normal = _expected_beyond(z, z[~anomalous], counts[~anomalous])
+        shown |= (false == 0) & (normal <= most / CRITICAL_SCORE * true)
+        # The sum of an anomalous session: nothing is known of the gap below it.
+        enough = z[shown & anomalous & (z >= _logit(WARNING_SCORE))]
+        sooner = _logit(CRITICAL_SCORE) - float(enough.min(initial=np.inf))
+        return replace(self, sooner=min(max(sooner, 0.0), _SOONEST))
+
+    def lowered(
+        self, logits: Floats, levels: Floats, *, finals: Floats, anomalous: Flags, counts: Floats
+    ) -> "Combination":
+        """The early scores that reach each threshold as often as now, or only as often as they keep what it says.
+
+        Of the sessions that reach a threshold t, a share of at most 1 - t is false: normal, or below t in the end. That
+        holds with `CERTAINTY`, by the upper bound of Clopper and Pearson (1934), so few sessions prove nothing: it
+        takes 45 without a false one for 0.95, 7 for 0.7. Where no score is that sure, none reaches the threshold. And
+        no more normal ones reach it than in the end.
+
+        Args:
+            logits: highest class logit of each session before its end, (n,).
+            levels: its level before its end, (n,).
+            finals: its final score, (n,).
+            anomalous: its label, (n,).
+            counts: how many equal sessions it stands for, (n,).
+        """
+        z = self._log_odds(logits, levels, np.zeros(levels.shape, np.bool_))
+        highest_first = np.argsort(-z, kind="stable")
+        z, finals, counts = (each[highest_first] for each in (z, finals, counts))
+        anomalous = anomalous[highest_first]
+        last_of_equal = np.append(z[1:] != z[:-1], True)
+        reached, normal = np.cumsum(counts).astype(np.int64), np.cumsum(counts * ~anomalous)
+
+        def least_sure(threshold: float) -> float:
+            false = np.cumsum(counts * (~anomalous | (finals < threshold)))
+            # As rare a count of false ones, were their share 1 - t.
+            sure = bdtr(false, reached, 1 - threshold) <= 1 - CERTAINTY
+            as_in_the_end = normal <= counts[~anomalous & (finals >= threshold)].sum()
+            (kept,) = np.nonzero(sure & as_in_the_end & last_of_equal)
+            if not len(kept):
+                return self.bias + self.logit_weight * MAX_LOGIT + self.level_weight * MAX_LEVEL + _BELOW
+            beyond = z[kept[-1] + 1 :]
+            return max(_logit(threshold), float(beyond[0]) + _BELOW if len(beyond) else -np.inf)
+
+        warning, critical = least_sure(WARNING_SCORE), least_sure(CRITICAL_SCORE)
+        return replace(
+            self,
+            bias=self.bias - (warning - _logit(WARNING_SCORE)),
+            above_warning=_BETWEEN / max(critical - warning, _BELOW),
+        )
 
     def score(self, logits: Floats, levels: Floats, usual: Flags) -> Floats:
         """Score in [0, 1] of each session; all (n,)."""
-        z = self.bias + self.logit_weight * _bounded(logits) + self.level_weight * levels - self.usual_weight * usual
+        z = self._log_odds(logits, levels, usual)
+        beyond = np.maximum(z - _logit(WARNING_SCORE), 0.0)
+        if self.above_warning != 1:
+            z += (self.above_warning - 1) * beyond
+        if self.sooner:
+            z += self.sooner * np.minimum(beyond / (_BETWEEN - self.sooner), 1.0)
         score: Floats = 1.0 / (1.0 + np.exp(-np.clip(z, -500.0, 500.0)))
         return score
+
+    def _log_odds(self, logits: Floats, levels: Floats, usual: Flags) -> Floats:
+        z: Floats = (
+            self.bias + self.logit_weight * _bounded(logits) + self.level_weight * levels - self.usual_weight * usual
+        )
+        return z
 
 
 @dataclass(frozen=True)
@@ -308,12 +400,10 @@ class Calibration:
         usual = validation.seen[known]
         not_yet = np.zeros_like(usual)
         final = Combination.fit(logits, levels, usual, anomalous, counts, combine=combine)
+        final = final.critical(logits, levels, usual, anomalous=anomalous, counts=counts)
         early = Combination.fit(early_logits, early_levels, not_yet, anomalous, counts, combine=combine)
-        early = early.lowered(
-            early.score(early_logits, early_levels, not_yet)[~anomalous],
-            final.score(logits, levels, usual)[~anomalous],
-            counts[~anomalous],
-        )
+        finals = final.score(logits, levels, usual)
+        early = early.lowered(early_logits, early_levels, finals=finals, anomalous=anomalous, counts=counts)
         return replace(calibration, early=early, final=final)
 
     def levels(self, highest: Floats, unusual: Floats, seen: Flags) -> Floats:
@@ -357,54 +447,33 @@ def calibrated_loss(logits: Floats, anomalous: Flags, weights: Floats) -> float:
     return float(np.average(-np.log(np.where(anomalous, scores, 1 - scores)), weights=weights))
 
 
-def _targets(anomalous: Flags, weights: Floats) -> Floats:
-    """What a regression is to say of sessions of each label, by how much they weigh, (n,)."""
-    totals = np.where(anomalous, weights[anomalous].sum(), weights[~anomalous].sum())
-    targets: Floats = np.where(anomalous, totals + 0.5, 0.5) / (totals + 1)
-    return targets
-
-
-def _lowered_by(z: Floats, targets: Floats, counts: Floats, price: float) -> float:
-    """What to take from these log-odds to fit the targets best; 0 where the loss falls by less than the price."""
-    low, high = 0.0, 2 * MAX_LOGIT
-    while high - low > _BELOW:  # the loss is convex, so its slope changes sign once
-        middle = (low + high) / 2
-        too_low = counts @ (1 / (1 + np.exp(-np.clip(z - middle, -500.0, 500.0))) - targets) < 0
-        low, high = (low, middle) if too_low else (middle, high)
-
-    def loss(by: float) -> float:
-        return float(counts @ (np.logaddexp(0.0, z - by) - targets * (z - by)))
-
-    return low if loss(0.0) - loss(low) > price else 0.0
-
-
 def _logit(score: float) -> float:
     return float(np.log(score) - np.log1p(-min(score, _ALMOST_ONE)))
 
 
+_BETWEEN = _logit(CRITICAL_SCORE) - _logit(WARNING_SCORE)
+_SOONEST = _BETWEEN - _BELOW
+
+
+def _expected_beyond(z: Floats, normal: Floats, counts: Floats) -> Floats:
+    """How many normal sessions to expect at or above these log-odds; more only with 1 - `CERTAINTY`.
+
+    Args:
+        z: log-odds, (k,).
+        normal: those of normal sessions, at least one, (n,).
+        counts: how many equal sessions each stands for, (n,).
+    """
+    order = np.argsort(-normal, kind="stable")
+    normal, counts = normal[order], counts[order]
+    total = float(counts.sum())
+    wanted = min(max(TAIL_SHARE * total, TAIL_SESSIONS), total / 4)
+    start = int(np.searchsorted(np.cumsum(counts), wanted)) + 1
+    least = normal[start - 1]
+    mean = max(float(np.average(normal[:start] - least, weights=counts[:start])), MIN_MEAN_EXCESS)
+    greatest_mean = mean * start / float(gammaincinv(start, 1 - CERTAINTY))
+    expected: Floats = counts[:start].sum() * np.exp(-np.maximum(z - least, 0.0) / greatest_mean)
+    return expected
+
+
 def _bounded(logits: Floats) -> Floats:
     return np.clip(logits, -MAX_LOGIT, MAX_LOGIT)
-
-
-def _logistic_regression(features: Floats, targets: Floats, counts: Floats) -> tuple[float, Floats]:
-    """Newton's method with step halving; returns (loss, weights)."""
-    weights = np.zeros(features.shape[1])
-
-    def loss_at(w: Floats) -> float:
-        z = features @ w
-        return float(counts @ (np.logaddexp(0.0, z) - targets * z))
-
-    loss = loss_at(weights)
-    for _ in range(_NEWTON_STEPS):
-        p = 1.0 / (1.0 + np.exp(-np.clip(features @ weights, -500.0, 500.0)))
-        gradient = features.T @ (counts * (p - targets))
-        curvature = (features * (counts * p * (1 - p))[:, None]).T @ features
-        # A feature that is the same for all sessions leaves the curvature singular.
-        step = np.linalg.solve(curvature + 1e-9 * np.eye(len(weights)), gradient)
-        size = 1.0
-        while (new := loss_at(weights - size * step)) > loss and size > _SMALLEST_STEP:
-            size /= 2
-        if new > loss - 1e-10 * (1 + loss):
-            break
-        weights, loss = weights - size * step, new
-    return loss, weights

@@ -16,42 +16,40 @@ sessions, and a session is judged by four rules:
 - Two counts are related where a likelihood-ratio test says so and one tells at least `TOLD` of the other's entropy.
 
 How unusual the session is altogether is the sum over its counts, each beyond what explains it, but no less than the
-most unusual of them. Counts above 8 are grouped, two groups to each doubling. All numbers are sums of whole sessions
-in float64, so nothing depends on order or on what else is judged.
+most unusual of them. Counts above 8 are grouped, two groups to each doubling. All numbers are sums of whole sessions,
+so nothing depends on order or on what else is judged.
+
+The table holds every distinct vector up to `MAX_VECTORS` of them. Of more it holds a sample by priority: a vector of w
+sessions stays if w / u is among the greatest, u uniform in (0, 1), and then stands for max(w, t) sessions, where t is
+the greatest one left out (Duffield, Lund and Thorup 2007), and beside it, for each template, a vector with its greatest
+count. Weights are in units of t, so a sampled vector counts as one session, and what the table says is as sure as a
+sample of its size can be. u is made of the vector, so the table depends on no order and no seed. That a vector was
+seen is remembered of all of them, by a number of 64 bits.
 """
 
-import heapq
-from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
+from detector.scoring import count_profile_loop as loop
+from detector.scoring.count_profile_loop import MOST_UNUSUAL, NONE, UNUSUAL, WORD, Known
+from detector.scoring.count_vectors import Codes, CountVectors, code
 from detector.text.vocabulary import UNK
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-Vector = tuple[tuple[int, int], ...]
-"""(token, count) of each token of a session, ascending."""
 
-RARE = 1e-3
-LIFT = 100.0
-TOLD = 0.1
-
-MAX_VECTORS = 10_000
-"""Distinct count vectors that are kept, the most frequent ones: bounds the time that judging one session takes."""
+MAX_VECTORS = 1 << 14
+"""Distinct count vectors in the table: bounds its size and the time that judging one session takes."""
 
 _EXACT = 8  # counts up to this have a group each
 _GROUPS_PER_DOUBLING = 2
-_GROUPS = 256  # more than counts can have: a group fits 8 bits
-_LEAST_SEEN = 2.5  # where so few sessions are known that none is rarer than RARE, what was never seen still is
-_UNUSUAL = 0.1  # a count that more sessions share explains nothing and needs no explanation
-_MOST_UNUSUAL = 16  # counts of a session that are judged, the rarest
-_REMEMBERED = 1 << 12
-_REMEMBERED_VALUES = 1 << 16
+_TOKENS_AT_ONCE = 32  # whose counts are compared with all others
 
 
 class Judged(NamedTuple):
@@ -69,23 +67,20 @@ class Judged(NamedTuple):
     seen: Flags
 
 
-class _Verdict(NamedTuple):
-    total: float
-    nats: dict[int, float]  # of each rare count, by token
-
-
 class CountProfile:
     """The counts of normal sessions.
 
     Args:
         vectors: int64 (k, 3): row of the table, token, count; ordered by row, then token; counts at least 1.
-        weights: int64 (rows,), how many sessions had each vector.
+        weights: int64 (rows,), how many sessions had each vector; in a sample, in units of what its least ones stand
+            for.
+        seen: numbers of the vectors that sessions had and the table has not, uint64 (others,); none by default.
 
     Raises:
-        ValueError: the two do not fit.
+        ValueError: the first two do not fit.
     """
 
-    def __init__(self, vectors: Integers, weights: Integers) -> None:
+    def __init__(self, vectors: Integers, weights: Integers, seen: Codes | None = None) -> None:
         if vectors.ndim != 2 or vectors.shape[1] != 3 or weights.ndim != 1 or not len(weights):
             raise ValueError(f"vectors {vectors.shape} and weights {weights.shape}; expected (k, 3) and (rows,)")
         rows, tokens, counts = vectors.T
@@ -95,16 +90,8 @@ class CountProfile:
             raise ValueError("a weight is below 1")
         self.vectors = vectors
         self.weights = weights
-        self._w = weights.astype(np.float64)
-        self._n = float(self._w.sum())
-        self._floor = float(np.log(min(1 / RARE, (self._n + 1) / _LEAST_SEEN)))
-        # Sessions with equal counts come in many orders.
-        self._judged = lru_cache(_REMEMBERED)(self._judge_vector)
-        self._company = lru_cache(_REMEMBERED)(self._find_company)
-        self._values = lru_cache(_REMEMBERED_VALUES)(self._find_values)
-        self._weights_of: dict[int, Floats] = {}
-        self._columns: dict[int, npt.NDArray[np.uint8]] = {}
-        self._related: dict[tuple[int, int], bool] = {}
+        self.seen = np.zeros(0, np.uint64) if seen is None else seen
+        self._n = int(weights.sum())
 
     @classmethod
     def fit(cls, sequences: Sequence[Integers], counts: Integers) -> Self:
@@ -114,13 +101,15 @@ class CountProfile:
             sequences: tokens of each session's events; unknown lines count as UNK.
             counts: how many equal sessions each stands for.
         """
-        found: Counter[Vector] = Counter()
-        for events, count in zip(sequences, counts.tolist(), strict=True):
-            # An unknown line never comes again to be recognised by its text: whatever it is then has a template.
-            found[_vector(np.maximum(events, UNK))] += count
-        kept = found.most_common(MAX_VECTORS)
-        vectors = [(row, token, count) for row, (vector, _) in enumerate(kept) for token, count in vector]
-        return cls(np.array(vectors, np.int64).reshape(-1, 3), np.array([count for _, count in kept], np.int64))
+        # An unknown line never comes again to be recognised by its text: whatever it is then has a template.
+        vectors = CountVectors.of_sequences(sequences)
+        grouped = vectors._replace(counts=_group(vectors.counts))
+        codes, first, which = np.unique(grouped.codes, return_index=True, return_inverse=True)
+        weights = np.bincount(which, counts, len(codes)).astype(np.int64)
+        if len(codes) <= MAX_VECTORS:
+            return cls(_table(vectors.take(first)), weights)
+        kept, weights = _sample(grouped.take(first), codes, weights)
+        return cls(_table(vectors.take(first[kept])), weights, np.delete(codes, kept))
 
     def judge(self, tokens: Integers, bounds: Integers, complete: Flags | None = None) -> Judged:
         """How unusual the counts of some sessions are, complete and after each event; those of an empty one never.
@@ -135,30 +124,34 @@ class CountProfile:
         n_sessions = len(lengths)
         if not len(tokens):
             return Judged(np.zeros(n_sessions), np.zeros(0), np.zeros(n_sessions, np.bool_))
-        session = np.repeat(np.arange(n_sessions), lengths)
-        order = np.lexsort((tokens, session))  # stable: equal tokens of a session stay in their order
-        first = _is_first(session[order], tokens[order])
-        starts = np.flatnonzero(first)
-        counts = np.diff(starts, append=len(tokens))
-        of, token = session[order][starts], tokens[order][starts]
-        codes = np.zeros(n_sessions, np.uint64)
-        np.add.at(codes, of, _code(token, _group(counts)))
-        ends = np.searchsorted(of, np.arange(n_sessions + 1))
-        seen = np.isin(codes, self._known) & (lengths > 0)
+        # Unknown lines are any numbers: they are counted by new ones, after all others.
+        size = len(self._most) - 1
+        other = (tokens < 0) | (tokens >= size)
+        names, renamed = np.unique(tokens[other], return_inverse=True)
+        numbered = tokens.copy()
+        numbered[other] = size + renamed
+        occurrences, table = np.empty(len(tokens), np.int64), np.empty((len(tokens), 3), np.int64)
+        table = table[: loop.count(numbered, bounds, size + len(names), occurrences, table)]
+        of, token, counts = table.T
+        known = token < size
+        token = np.where(known, token, np.append(names, 0)[np.where(known, -1, token - size)])
+        # In the order in which they come, which changes nothing here.
+        vectors = CountVectors(np.searchsorted(of, np.arange(n_sessions + 1)), token, _group(counts))
+        codes = vectors.codes
+        seen = self._has_seen(codes) & (lengths > 0)
+        wanted = ~seen & (lengths > 0)
+        if complete is not None:
+            wanted &= complete
         final = np.zeros(n_sessions)
-        wanted = np.ones(n_sessions, np.bool_) if complete is None else complete
-        for index in np.flatnonzero(wanted & ~seen & (lengths > 0)).tolist():
-            mine = slice(ends[index], ends[index + 1])
-            vector = tuple(zip(token[mine].tolist(), counts[mine].tolist(), strict=True))
-            final[index] = self._judged(vector).total
+        # Sessions with equal counts come in many orders.
+        rows = np.flatnonzero(wanted)
+        _, those, which = np.unique(codes[rows], return_index=True, return_inverse=True)
+        final[rows] = self._totals(vectors.take(rows[those]))[which]
 
-        occurrence = np.empty(len(tokens), np.int64)
-        occurrence[order] = np.arange(len(tokens)) - np.repeat(starts, counts) + 1
-        none = len(self._most) - 1
-        most = self._most[np.where((tokens >= 0) & (tokens < none), tokens, none)]
-        more = np.cumsum(_group(occurrence) > most)
+        most = self._most[np.minimum(numbered, size)]
+        more = np.cumsum(_group(occurrences) > most)
         before = np.repeat(np.append(0, more)[bounds[:-1]], lengths)
-        never = float(np.log(self._n + 1)) - self._floor
+        never = float(np.log(self._n + 1)) - loop.floor_of(self._n)
         running = np.where(more > before, never, 0.0)
         ending = bounds[1:][lengths > 0] - 1
         final[lengths > 0] = np.maximum(final[lengths > 0], running[ending])
@@ -166,17 +159,32 @@ class CountProfile:
 
     def unusual_counts(self, events: Integers) -> dict[int, float]:
         """The unusual counts of one complete session: nats above the floor by token, the greatest first."""
-        judged = self._judged(_vector(events)).nats if self.judge(events, np.array([0, len(events)])).final[0] else {}
-        return dict(sorted(((token, nats) for token, nats in judged.items() if nats > 0), key=lambda each: -each[1]))
+        if not self.judge(events, np.array([0, len(events)])).final[0]:
+            return {}
+        tokens, counts = np.unique(events, return_counts=True)
+        rare, excess = np.zeros((MOST_UNUSUAL, 4), np.int64), np.empty(MOST_UNUSUAL)
+        mine = np.full(len(self.known.tokens), NONE, np.int64)
+        loop.judge_one(self.known, tokens, _group(counts), 0, len(tokens), mine, rare, excess)
+        nats = zip(rare[:, loop.RARE_TOKEN].tolist(), excess.tolist(), strict=True)
+        return dict(sorted(((token, most) for token, most in nats if most > 0), key=lambda each: -each[1]))
 
-    # -- the table -------------------------------------------------------------------------------------------------
+    def _totals(self, vectors: CountVectors) -> Floats:
+        totals = np.zeros(vectors.sessions)
+        if len(totals):
+            loop.judge_all(self.known, vectors.tokens, vectors.counts, vectors.bounds, totals)
+        return totals
+
+    def _has_seen(self, codes: Codes) -> Flags:
+        at = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
+        found: Flags = self._codes[at] == codes
+        return found
 
     @cached_property
-    def _known(self) -> npt.NDArray[np.uint64]:
-        """Codes of the vectors that were seen; that another vector has one of them by chance is out of the question."""
+    def _codes(self) -> Codes:
+        """Of all vectors seen, ascending; that another one has one of them by chance is out of the question."""
         codes = np.zeros(len(self.weights), np.uint64)
-        np.add.at(codes, self.vectors[:, 0], _code(self.vectors[:, 1], _group(self.vectors[:, 2])))
-        return codes
+        np.add.at(codes, self.vectors[:, 0], code(self.vectors[:, 1], _group(self.vectors[:, 2])))
+        return np.sort(np.append(codes, self.seen))
 
     @cached_property
     def _most(self) -> Integers:
@@ -186,210 +194,117 @@ class CountProfile:
         return most
 
     @cached_property
-    def _usual_tokens(self) -> list[int]:
-        """Tokens that so many sessions hold that to lack one needs an explanation."""
-        held = np.bincount(self.vectors[:, 1], weights=self._w[self.vectors[:, 0]])
-        tokens: list[int] = np.flatnonzero(held > (1 - _UNUSUAL) * self._n).tolist()
-        return tokens
+    def known(self) -> Known:
+        """What sessions with new counts are judged by; made when it is first asked for."""
+        row, token, count = self.vectors.T
+        group = _group(count)
+        tokens = np.unique(token)
+        numbers = np.full(int(tokens.max(initial=UNK)) + 1, NONE, np.int64)
+        numbers[tokens] = np.arange(len(tokens))
+        # Each token's absence is a cell, too, whether or not any session lacks it.
+        size = int(group.max(initial=0)) + 1
+        cells, cell = np.unique(
+            np.append(numbers[token] * size + group, np.arange(len(tokens)) * size), return_inverse=True
+        )
+        own = cell[: len(row)]
+        of, groups = np.divmod(cells, size)
+        first = np.searchsorted(of, np.arange(len(tokens) + 1))
+        absent, absence = first[:-1], first[numbers[token]]
+        present = np.bincount(absence, self.weights[row], len(cells)).astype(np.int64)[absent]
+        sessions = np.bincount(own, self.weights[row], len(cells)).astype(np.int64)
+        sessions[absent] = self._n - present
 
-    def _column(self, token: int) -> npt.NDArray[np.uint8]:
-        """The group of the token's count in each vector, (rows,)."""
-        if not self._is_held(token):
-            return self._held_by_none
-        found = self._columns.get(token)
-        if found is None:
-            mine = self.vectors[self.vectors[:, 1] == token]
-            found = np.zeros(len(self.weights), np.uint8)
-            found[mine[:, 0]] = _group(mine[:, 2])
-            self._columns[token] = found
-        return found
+        bits = np.zeros((len(cells), -(-len(self.weights) // WORD)), np.int64)
+        bit = np.int64(1) << (row % WORD)
+        np.bitwise_or.at(bits, (own, row // WORD), bit)
+        np.bitwise_or.at(bits, (absence, row // WORD), bit)
+        bits[absent] = ~bits[absent] & _bits(np.ones((1, len(self.weights)), np.bool_))
 
-    def _is_held(self, token: int) -> bool:
-        """Whether any vector has it. Nothing is kept of others: unknown lines are without end."""
-        return 0 <= token < len(self._most) - 1 and bool(self._most[token])
-
-    @cached_property
-    def _held_by_none(self) -> npt.NDArray[np.uint8]:
-        return np.zeros(len(self.weights), np.uint8)
-
-    def _weight_of(self, token: int) -> Floats:
-        """How many sessions had each group of the token's count, (`_GROUPS`,)."""
-        if not self._is_held(token):
-            return self._weight_of_none
-        found = self._weights_of.get(token)
-        if found is None:
-            found = self._weights_of[token] = self._sums(self._column(token))
-        return found
-
-    @cached_property
-    def _weight_of_none(self) -> Floats:
-        return self._sums(self._held_by_none)
-
-    def _sums(self, column: npt.NDArray[np.uint8]) -> Floats:
-        return np.bincount(column, self._w, _GROUPS).astype(np.float64)
-
-    def _find_values(self, token: int, given: int, group: int) -> int:
-        """How many different counts of one token the sessions with a count of another show."""
-        return max(1, int(np.count_nonzero(np.bincount(self._column(token)[self._column(given) == group]))))
-
-    def _are_related(self, one: int, other: int) -> bool:
-        key = (one, other) if one < other else (other, one)
-        found = self._related.get(key)
-        if found is None:
-            if not (self._is_held(one) and self._is_held(other)):
-                return False
-            found = self._related[key] = _related(self._column(one), self._column(other), self._w)
-        return found
-
-    @staticmethod
-    def _nats(had: float, of: float, values: int = 1) -> float:
-        """Surprise of what so many sessions had of some that show so many values."""
-        return float(-np.log(max((had + 1) / (of + 1), values / (of + values))))
-
-    # -- one session -----------------------------------------------------------------------------------------------
-
-    def _judge_vector(self, counts: Vector) -> _Verdict:
-        """How unusual a session with these counts is."""
-        vector = dict(counts)
-        group: dict[int, int] = {}  # of the session's count of each token
-        values: dict[int, int] = {}  # how many different counts of the token there are
-        nats: dict[int, float] = {}
-
-        def look_at(token: int) -> None:
-            if token not in group:
-                count = vector.get(token, 0)
-                group[token] = count if count <= _EXACT else int(_group(count))
-                weight = self._weight_of(token)
-                # What is beyond all that was seen is no other value of the same kind.
-                values[token] = int(np.count_nonzero(weight)) if weight[group[token] :].any() else 1
-                nats[token] = self._nats(weight[group[token]], self._n, values[token])
-
-        for token in {*vector, *self._usual_tokens}:
-            look_at(token)
-        rare = sorted((token for token in group if nats[token] > -np.log(_UNUSUAL)), key=lambda t: (-nats[t], t))
-        rare = rare[:_MOST_UNUSUAL]
-        if not rare:
-            return _Verdict(0.0, {})
-        # What goes with a rare count may be missing here, and that may be what is wrong.
-        for token in rare:
-            if self._is_held(token):
-                for other in self._company(token, group[token]):
-                    look_at(other)
-        same = np.stack([self._column(token) == group[token] for token in rare])
-        rows = np.flatnonzero(same.any(0))  # the others have none of the rare counts
-        having, w = same[:, rows].astype(np.float64), self._w[rows]
-        worst, links = self._explained(rare, (having * w) @ having.T, self._n, values)
-        for context in sorted(group):
-            n = float(self._weight_of(context)[group[context]])
-            # A statement over fewer sessions could not be rare.
-            if np.log(n + 1) <= self._floor:
-                continue
-            if concerned := [
-                i for i, token in enumerate(rare) if token != context and self._are_related(token, context)
-            ]:
-                these, some = having[concerned], [rare[i] for i in concerned]
-                both = (these * (w * (self._column(context)[rows] == group[context]))) @ these.T
-                here = {token: min(values[token], self._values(token, context, group[context])) for token in some}
-                for token, most in self._explained(some, both, n, here)[0].items():
-                    worst[token] = max(worst[token], most)
-        excess = {token: max(most - self._floor, 0.0) for token, most in worst.items()}
-        together = sum(max(link - self._floor, 0.0) for link in links.values())
-        return _Verdict(max(together, *excess.values(), 0.0), excess)
-
-    def _find_company(self, token: int, group: int) -> list[int]:
-        """Tokens that the vectors with a count hold."""
-        rows = self._column(token) == group
-        tokens: list[int] = np.unique(self.vectors[rows[self.vectors[:, 0]], 1]).tolist()
-        return tokens
-
-    def _explained(
-        self, rare: Sequence[int], together: Floats, n: float, values: dict[int, int]
-    ) -> tuple[dict[int, float], dict[int, float]]:
-        """Nats of each rare count among n sessions, after the best explanation: minimax paths, as in Dijkstra's.
-
-        A path begins at "no explanation"; its links cost the surprise of a count given the one before.
-
-        Args:
-            rare: tokens.
-            together: how many of these sessions have both of two rare counts, (rare, rare).
-            n: how many sessions.
-            values: how many different counts of each token they show.
-
-        Returns:
-            By token the most that a link of its path costs, and what the last one does.
-        """
-        row = {token: i for i, token in enumerate(rare)}
-        alone = {token: self._nats(together[i, i], n, values[token]) for token, i in row.items()}
-        enough = {token: self._nats(together[i, i], n) - np.log(LIFT) for token, i in row.items()}
-        best, link = dict(alone), dict(alone)
-        queue = [(nats, token) for token, nats in best.items()]
-        heapq.heapify(queue)
-        done: set[int] = set()
-        while queue:
-            nats, by = heapq.heappop(queue)
-            if by in done:
-                continue
-            done.add(by)
-            had = together[row[by], row[by]]
-            for token in rare:
-                if token in done or not self._are_related(token, by):
-                    continue
-                given = self._nats(together[row[by], row[token]], had)
-                path = max(nats, given), given
-                if given < enough[token] and path < (best[token], link[token]):
-                    best[token], link[token] = path
-                    heapq.heappush(queue, (best[token], token))
-        return best, link
+        table = np.column_stack([of, groups, sessions])
+        # Absence stands for presence in what follows: few templates are in many sessions.
+        entries = np.append(row, row), np.append(own, absence)
+        having = csr_array((np.ones(2 * len(row), np.int64), entries), shape=(len(self.weights), len(cells)))
+        weighted = csr_array((self.weights[entries[0]], entries), shape=having.shape).T.tocsr()
+        related = np.zeros((len(tokens), -(-len(tokens) // WORD)), np.int64)
+        company, found = [np.zeros((0, related.shape[1]), np.int64)], []
+        for begin in range(0, len(tokens), _TOKENS_AT_ONCE):
+            end = min(begin + _TOKENS_AT_ONCE, len(tokens))
+            part = slice(first[begin], first[end])
+            together = np.ascontiguousarray((weighted[part] @ having).toarray())
+            held = np.where(groups[part, None] > 0, together[:, absent], present - together[:, absent])
+            company.append(_bits(held > 0))
+            loop.relate(table, first, together, self._n, begin, end, related)
+            after = _flags(related[of[part]], len(tokens)) & (np.arange(len(tokens)) > of[part, None])
+            one, other = np.nonzero(together * after[:, of])
+            found.append(np.column_stack([(one + first[begin]) * len(cells) + other, together[one, other]]))
+        pairs = np.zeros((1 << int(1.5 * sum(map(len, found)) + 1).bit_length(), 2), np.int64)
+        for each in found:
+            loop.enter(pairs, each)
+        near_of, near = np.nonzero(_flags(related, len(tokens)))
+        near_first = np.searchsorted(near_of, np.arange(len(tokens) + 1))
+        begun = np.cumsum(np.append(0, np.diff(near_first)[of]))
+        known = Known(
+            weights=np.ascontiguousarray(self.weights),
+            numbers=numbers,
+            tokens=tokens,
+            first=first,
+            cells=table,
+            rows=bits,
+            company=np.concatenate(company),
+            pairs=pairs,
+            related=related,
+            near_first=near_first,
+            near=np.ascontiguousarray(near),
+            begun=begun[:-1],
+            contrary=np.zeros(begun[-1], np.int64),
+            shown=np.zeros(begun[-1], np.int64),
+            usual=np.flatnonzero(present > (1 - UNUSUAL) * self._n),
+            sessions=self._n,
+        )
+        loop.look_around(known)
+        return known
 
 
-def _vector(events: Integers) -> Vector:
-    tokens, counts = np.unique(events, return_counts=True)
-    return tuple(zip(tokens.tolist(), counts.tolist(), strict=True))
+def _sample(vectors: CountVectors, codes: Codes, weights: Integers) -> tuple[Integers, Integers]:
+    """Rows of distinct vectors to keep, ascending, and what each weighs.
 
-
-def _group(counts: int | Integers) -> Integers:
-    """Counts up to 8 as they are, greater ones by their logarithm."""
-    many = np.maximum(np.asarray(counts, np.int64), 1)
-    grouped = _EXACT + 1 + np.floor(_GROUPS_PER_DOUBLING * np.log2(many / _EXACT)).astype(np.int64)
-    groups: Integers = np.where(np.asarray(counts) <= _EXACT, counts, grouped)
-    return groups
-
-
-def _is_first(*keys: Integers) -> Flags:
-    """Where ordered rows of keys change, the first row included."""
-    changed = np.zeros(len(keys[0]), np.bool_)
-    changed[0] = True
-    for key in keys:
-        changed[1:] |= key[1:] != key[:-1]
-    return changed
-
-
-def _code(tokens: Integers, groups: Integers) -> npt.NDArray[np.uint64]:
-    """Numbers whose sums tell count vectors apart: SplitMix64's mixing (Steele, Lea and Flood 2014)."""
-    with np.errstate(over="ignore"):
-        z = tokens.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03) + groups.astype(np.uint64)
-        z = (z + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    code: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
-    return code
-
-
-def _related(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8], weights: Floats) -> bool:
-    """Whether two counts depend on each other: G-test at about five standard deviations, and a share of the entropy.
-
-    The statistic of independent counts has the mean df and the variance 2 df.
+    Args:
+        vectors: distinct ones, more than `MAX_VECTORS`, with groups for counts.
+        codes: of the vectors, (n,).
+        weights: sessions that had each, (n,).
     """
-    shape = int(one.max()) + 1, int(other.max()) + 1
-    together = np.bincount(one.astype(np.int64) * shape[1] + other, weights, shape[0] * shape[1]).reshape(shape)
-    together = together[together.any(1)][:, together.any(0)]
-    df = (together.shape[0] - 1) * (together.shape[1] - 1)
-    if df == 0:
-        return False
-    n = together.sum()
-    rows, columns = together.sum(1), together.sum(0)
-    cells = together > 0
-    expected = np.outer(rows, columns) / n
-    information = float((together[cells] * np.log(together[cells] / expected[cells])).sum())
-    entropy = min(float(-(sums * np.log(sums / n)).sum()) for sums in (rows, columns))
-    return 2 * information > df + 5 * np.sqrt(2 * df) + 10 and information >= TOLD * entropy
+    priority = weights / (((codes >> np.uint64(11)) + np.uint64(1)) / 2.0**53)
+    greatest_first = np.lexsort((-vectors.counts, vectors.tokens))
+    _, entries = np.unique(vectors.tokens[greatest_first], return_index=True)
+    greatest = np.unique(vectors.rows[greatest_first[entries]])[: MAX_VECTORS // 2]
+    others = np.delete(np.arange(len(weights)), greatest)
+    others = others[np.argsort(-priority[others], kind="stable")]
+    room = MAX_VECTORS - len(greatest)
+    kept = np.sort(np.append(greatest, others[:room]))
+    return kept, np.maximum(np.rint(weights[kept] / priority[others[room]]), 1).astype(np.int64)
+
+
+def _table(vectors: CountVectors) -> Integers:
+    return np.column_stack([vectors.rows, vectors.tokens, vectors.counts])
+
+
+def _bits(flags: Flags) -> Integers:
+    """Flags, (rows, n), as words of 64 bits, (rows, words)."""
+    words = -(-flags.shape[1] // WORD)
+    packed = np.zeros((len(flags), words * 8), np.uint8)
+    bytes_ = np.packbits(flags, axis=1, bitorder="little")
+    packed[:, : bytes_.shape[1]] = bytes_
+    return packed.view("<i8").astype(np.int64)
+
+
+def _flags(bits: Integers, n: int) -> Flags:
+    """The contrary of `_bits`."""
+    return np.unpackbits(bits.astype("<i8").view(np.uint8), axis=1, count=n, bitorder="little").astype(np.bool_)
+
+
+def _group(counts: Integers) -> Integers:
+    """Counts up to 8 as they are, greater ones by their logarithm."""
+    many = np.maximum(counts, 1)
+    grouped = _EXACT + 1 + np.floor(_GROUPS_PER_DOUBLING * np.log2(many / _EXACT)).astype(np.int64)
+    groups: Integers = np.where(counts <= _EXACT, counts, grouped)
+    return groups

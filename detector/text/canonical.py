@@ -1,8 +1,8 @@
-"""The canonical form of log lines, and the shape of a line that templates are made of.
+"""The canonical form of log lines, over the joined bytes of a whole batch.
 
-`canonicalise` runs over every line: custom masks, then each run of ASCII digits becomes one `0`, over the
-joined bytes of a whole batch. Lines of one kind fall together to a handful of canonical texts, which the
-tokenizer's dictionary knows. `shape` runs only over canonical lines that the dictionary has not seen.
+Every line is prepared (escape sequences, masks, syslog priorities), then each run of ASCII digits becomes one `0`:
+lines of one kind fall together to a handful of canonical texts, which the tokenizer's dictionary knows. Only canonical
+texts that it does not know are folded: paths, URLs, hosts and the like become one mark each.
 """
 
 import re
@@ -14,23 +14,51 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-WILDCARD = "<*>"
+from detector.text.collapse_loop import collapse_digits
+from detector.text.flat import flat, strings_of
+from detector.text.lexicon import PRIORITIES
 
 CANONICAL_CHARACTERS = 4096
 """A canonical line ends here: the rest says nothing more about its kind, and this bounds what a line costs."""
-
-SHAPE_WORDS = 256
-"""Words of a line that count."""
 
 _CHUNK_LINES = 16_384
 _CHUNK_BYTES = 1 << 20
 _MASK_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _ZERO = np.uint8(ord("0"))
-_SEPARATORS = ("=", "|")
-_BRACKETS = "[](){}<>,;:.\"'"
-_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_CALENDAR = frozenset((*_WEEKDAYS, *_MONTHS))
+_FACILITIES = 24  # of syslog
+# Control sequences (colours, cursor) and operating system commands (titles, links) of ECMA-48.
+_ESCAPE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))"
+
+_MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+_TOP_DOMAINS = "com|net|org|edu|gov|cn|hk|jp|de|uk|fr|ru|br|it|nl|kr|tw|tr|arpa|local|internal|lan"
+_FIRST = "(?:[A-Za-z_.~%-]|[0-9]+[/A-Za-z_%-])"  # of a path; what is neither may be an address
+_QUERY = r"(?:[^\s\"'<>]|<[\w.-]+>)*"  # with what was folded in it, or each key behind that would tell paths apart
+_END = r"\s\"'<>()\[\]{},;|"  # ends a path or a URL
+# What a text has to hold, the pattern and what stands for it. Digits come as runs of any length only, so that a text
+# whose digits were collapsed folds alike.
+_FOLDS = (
+    # The host of RFC 3164; who asked, and with which browser from where, of an access log.
+    (b":", rf"^((?:<[a-z]+> ?)?(?:{_MONTHS}) +[0-9]+ [0-9]+:[0-9]+:[0-9]+ )[\w.-]+ ", r"\1<host> "),
+    (b"[", rf"^\S+ \S+ \S+( \[[0-9]+/(?:{_MONTHS})/[0-9:]+ [+-][0-9]+\] )", r"<host> - <text>\1"),
+    (b'" "', r"(\] \"[^\"]*\" [0-9]+ (?:[0-9]+|-)) \"[^\"]*\" \"[^\"]*\"", r'\1 "<text>" "<text>"'),
+    (b"://", rf"[A-Za-z][A-Za-z0-9+.-]*://[^{_END}]+", "<url>"),
+    (b"@", r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", "<email>"),
+    (b"-", r"\b(?:[0-9a-fA-F]+-){4}[0-9a-fA-F]+\b", "<uuid>"),
+    (b"-", r"-[a-f]+[0-9]+\b", "-<hex>"),
+    (b".", r"\b[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+\b", "<ip>"),
+    (b":", r"\b[0-9a-fA-F]+(?::[0-9a-fA-F]+){5}\b", "<mac>"),
+    (b"", r"(^|[^\w.])(?:[0-9a-f]*[0-9][a-f][0-9a-f]*|[0-9A-F]*[0-9][A-F][0-9A-F]*)\b", r"\1<hex>"),
+    (b".", rf"\b[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+\.(?:{_TOP_DOMAINS})([^.\w-]|$)", r"<host>\1"),
+    (b":", rf"\b[A-Za-z0-9-]+\.(?:{_TOP_DOMAINS}):([0-9])", r"<host>:\1"),
+    (
+        b"/",
+        rf"(^|[\s\"'=(\[{{<>,:;|])(?:~|\.{{1,2}}|[A-Za-z]:)?/{_FIRST}[^=:?{_END}]*(?:\?{_QUERY})?",
+        r"\1<path>",
+    ),
+    (b"/", r"\b[A-Za-z_][\w.~-]*(?:/[\w.~-]+){2,}", "<path>"),
+    (b"\\", r"[\w.$~-]+(?:\\[\w.$~-]+){2,}", "<path>"),
+    (b"\\", rf"[A-Za-z]:\\[^=:{_END}]*|\\\\[^=:{_END}]+", "<path>"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +67,8 @@ class Mask:
 
     Attributes:
         pattern: RE2 syntax, so matching takes linear time.
-        name: ASCII letters, digits, dots, underscores and hyphens. With a digit in it, the word is a value to
-            the templates; without one, a word like others.
+        name: ASCII letters, digits, dots, underscores and hyphens. One of `detector.text.words.TYPES` makes it a
+            value to the templates; another one is a word like others.
 
     Raises:
         ValueError: another name, or a pattern that RE2 refuses.
@@ -60,21 +88,104 @@ class Mask:
             raise ValueError(f"mask {self.name}: {self.pattern!r} is not an RE2 pattern: {error}") from error
 
 
-def canonicalise(lines: pa.StringArray, masks: Sequence[Mask] = ()) -> pa.StringArray:
-    """Return the canonical text of each line.
+def strings(lines: pa.Array) -> pa.StringArray:
+    """Return lines as one array of strings.
+
+    Raises:
+        ValueError: not an array of strings, or a null among them.
+    """
+    if isinstance(lines, pa.ChunkedArray):
+        lines = lines.combine_chunks()
+    if not (pa.types.is_string(lines.type) or pa.types.is_large_string(lines.type)):
+        raise ValueError(f"lines are {lines.type}, not strings")
+    if lines.null_count:
+        raise ValueError(f"{lines.null_count} of {len(lines)} lines are null")
+    return lines.cast(pa.string())
+
+
+def prepare(lines: pa.StringArray, masks: Sequence[Mask] = ()) -> pa.StringArray:
+    """Drop escape sequences, apply masks and name the severity of a syslog priority (`<131>` becomes `<err>`).
 
     Args:
         lines: (n,) strings without nulls; a slice of a longer array will do.
-        masks: applied first, in this order, each to the first `CANONICAL_CHARACTERS` characters of a line.
+        masks: in this order, each to the first `CANONICAL_CHARACTERS` characters of a line.
 
     Returns:
-        (n,) strings, each of at most `CANONICAL_CHARACTERS` characters.
+        (n,) strings; digits are as they were.
     """
+    if _holds(lines, b"\x1b"):
+        lines = pc.replace_substring_regex(lines, pattern=_ESCAPE, replacement="")
     for mask in masks:
         # RE2 takes linear time for one match, but quadratic time for all of them where each looks at the whole rest of
         # the line before it ends, as `a[^b]*b|a` does.
         lines = pc.replace_substring_regex(_cut(lines), pattern=mask.pattern, replacement=f"<{mask.name}>")
-    return _cut(_collapse_digits(lines))
+    if _priorities(lines):
+        for severity, name in enumerate(PRIORITIES):
+            numbers = "|".join(str(facility * 8 + severity) for facility in range(_FACILITIES))
+            lines = pc.replace_substring_regex(lines, pattern=f"^<(?:{numbers})>", replacement=f"<{name}>")
+    return lines
+
+
+def canonicalise(lines: pa.StringArray, masks: Sequence[Mask] = ()) -> pa.StringArray:
+    """Return the canonical text of each line: prepared, then each run of ASCII digits is one `0`.
+
+    Args:
+        lines: (n,) strings without nulls; a slice of a longer array will do.
+        masks: see `prepare`.
+
+    Returns:
+        (n,) strings, each of at most `CANONICAL_CHARACTERS` characters.
+    """
+    return collapse(prepare(lines, masks))
+
+
+def collapse(prepared: pa.StringArray) -> pa.StringArray:
+    """Return the canonical text of prepared lines."""
+    return _cut(_collapse_digits(prepared))
+
+
+def fold(lines: pa.StringArray) -> pa.StringArray:
+    """Replace values that hold letters and vary without end: `<path>`, `<url>`, `<host>` and so on.
+
+    Args:
+        lines: prepared or canonical; longer ones than `CANONICAL_CHARACTERS` bytes have to be canonical.
+
+    Returns:
+        (n,) strings. To fold and to collapse digits may come in either order.
+    """
+    for needle, pattern, replacement in _FOLDS:
+        if _holds(lines, needle):
+            lines = pc.replace_substring_regex(lines, pattern=pattern, replacement=replacement)
+    return lines
+
+
+def digit_runs(lines: pa.StringArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers that lines hold.
+
+    Args:
+        lines: (n,) strings without nulls.
+
+    Returns:
+        (n + 1,) where the runs of each line start among all, and (N,) the value of each run of three ASCII digits, -1
+        for a shorter or a longer one.
+    """
+    bounds = _bounds(lines).astype(np.int64)
+    if bounds[0] == bounds[-1]:
+        return np.zeros(len(lines) + 1, np.int64), np.zeros(0, np.int64)
+    data = np.frombuffer(lines.buffers()[2], np.uint8)[bounds[0] : bounds[-1]]
+    digit = np.zeros(len(data) + 2, np.bool_)
+    digit[1:-1] = data - _ZERO < 10
+    # A run ends with its line: the first byte of a line starts a run even behind a digit.
+    first = np.zeros(len(data) + 1, np.bool_)
+    first[bounds - bounds[0]] = True
+    starts = np.flatnonzero(digit[1:-1] & (~digit[:-2] | first[:-1]))
+    ends = np.flatnonzero(digit[1:-1] & (~digit[2:] | first[1:])) + 1
+    of_three = starts[ends - starts == 3]
+    values = np.full(len(starts), -1, np.int64)
+    values[ends - starts == 3] = sum(
+        (data[of_three + at].astype(np.int64) - _ZERO) * factor for at, factor in enumerate((100, 10, 1))
+    )
+    return np.searchsorted(starts, bounds - bounds[0]), values
 
 
 def chunks(lines: pa.StringArray) -> Iterator[pa.StringArray]:
@@ -93,17 +204,23 @@ def chunks(lines: pa.StringArray) -> Iterator[pa.StringArray]:
         start = stop
 
 
-def shape(canonical: str) -> str:
-    """Return the words of a canonical line that templates are made of, one space between them.
+def _holds(lines: pa.StringArray, needle: bytes) -> bool:
+    bounds = _bounds(lines)
+    if bounds[0] == bounds[-1]:
+        return False
+    # A buffer has no search of its own; `bytes` copies a chunk, which costs next to nothing beside a pattern.
+    return needle in bytes(memoryview(lines.buffers()[2])[bounds[0] : bounds[-1]])
 
-    A word that holds a digit is a value and becomes the wildcard, and so does the name of a weekday or a
-    month. A word ends after `=` and `|`, so that `rhost=10.0.0.1` and fields glued with bars keep their
-    names. Words past `SHAPE_WORDS` do not count. An empty text means that the line has no words at all.
-    """
-    for separator in _SEPARATORS:
-        canonical = canonical.replace(separator, f"{separator} ")
-    words = canonical.split(None, SHAPE_WORDS)[:SHAPE_WORDS]
-    return " ".join(WILDCARD if "0" in word or word.strip(_BRACKETS) in _CALENDAR else word for word in words)
+
+def _priorities(lines: pa.StringArray) -> bool:
+    """Whether a line begins like a syslog priority."""
+    bounds = _bounds(lines)
+    starts = bounds[:-1][np.diff(bounds) > 2]
+    if not len(starts):
+        return False
+    data = np.frombuffer(lines.buffers()[2], np.uint8)
+    marked = starts[data[starts] == ord("<")]
+    return bool(np.any(data[marked + 1] - _ZERO < 10))
 
 
 def _cut(lines: pa.StringArray) -> pa.StringArray:
@@ -114,28 +231,10 @@ def _cut(lines: pa.StringArray) -> pa.StringArray:
 
 
 def _collapse_digits(lines: pa.StringArray) -> pa.StringArray:
-    """Keep the first digit of each run as `0` and drop the others."""
-    bounds = _bounds(lines)
-    if bounds[0] == bounds[-1]:
-        return lines
-    data = np.frombuffer(lines.buffers()[2], np.uint8)[bounds[0] : bounds[-1]]
-    lengths = np.diff(bounds)
-    starts = bounds[:-1] - bounds[0]
-
-    value = data - _ZERO
-    digit = value < 10
-    dropped = np.empty(len(data), np.bool_)
-    dropped[0] = False
-    np.logical_and(digit[1:], digit[:-1], out=dropped[1:])
-    filled = lengths > 0
-    dropped[starts[filled]] = False  # a run does not reach over from the line before
-    text = (data - value * digit)[~dropped]
-
-    # reduceat gives an element, not an empty sum, for an empty line: those keep their length of 0.
-    lengths[filled] -= np.add.reduceat(dropped, starts[filled], dtype=np.int32)
-    kept = np.zeros(len(bounds), np.int32)
-    np.cumsum(lengths, out=kept[1:])
-    return pa.StringArray.from_buffers(len(lines), pa.py_buffer(kept), pa.py_buffer(text))
+    data, bounds = flat(lines)
+    texts, text_bounds = np.empty(len(data), np.uint8), np.empty(len(bounds), np.int64)
+    collapse_digits(data, bounds, texts, text_bounds)
+    return strings_of(texts, text_bounds)
 
 
 def _bounds(lines: pa.StringArray) -> NDArray[np.int32]:

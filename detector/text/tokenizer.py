@@ -1,33 +1,23 @@
-"""Lines to tokens: a dictionary of canonical lines, and Drain3 for those it does not hold.
+"""Lines to tokens: a dictionary of canonical lines, and the vocabulary's tree of templates for those it does not hold.
 
 A token is a pure function of the line and the vocabulary. The dictionary only remembers it, so neither its
-size nor the order of lines ever shows. Drain3 learns the templates once, in training; serving, a frozen tree
-of the vocabulary's templates is searched and never changes.
+size nor the order of lines ever shows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
-from drain3.drain import Drain, LogCluster, Node
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from detector.text.canonical import SHAPE_WORDS, WILDCARD, Mask, canonicalise, chunks, shape
-from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
+from detector.text.canonical import CANONICAL_CHARACTERS, chunks, collapse, digit_runs, fold, prepare, strings
+from detector.text.patterns import CODES
+from detector.text.vocabulary import UNK, CodedTemplate, Found, Vocabulary
 
-MAX_TEMPLATES = 4096
-"""Templates that learning keeps; of more, those seen least recently go."""
-
-SIMILARITY = 0.6
-"""Share of equal words from which Drain3 joins a line to a template.
-
-Of 0.4 to 0.7 it groups most lines of the 16 LogHub systems exactly as their truth does, raw lines with their
-headers, and templates of HDFS mix no event types (benchmarks/tokenizer.py --templates).
-"""
-
-_TREE_DEPTH = 4  # Drain3's default; 3 to 5 give the same templates on those systems, within a few
+_CODED: Final = -(1 << 62)
+"""In the dictionary, `_CODED - i` stands for the i-th place of a code; tokens are above."""
 
 
 class Tokenizer:
@@ -35,13 +25,13 @@ class Tokenizer:
 
     Args:
         vocabulary: the templates, or the event names of parsed sessions.
-        unknown: what no template matches becomes `semantic` a negative token that carries its text, or `unk`
-            UNK.
+        unknown: what no template matches becomes `semantic` the token of the template that says the same in other
+            words, or else a negative token that carries its text; `unk` UNK.
         dictionary_lines: most canonical lines remembered.
         dictionary_characters: most characters of theirs remembered.
 
     Attributes:
-        unknown_lines: lines that no template matched, so far.
+        unknown_lines: lines that became no token of a template, so far.
     """
 
     def __init__(
@@ -56,7 +46,8 @@ class Tokenizer:
         self.unknown_lines = 0
         self._semantic = unknown == "semantic"
         self._dictionary = _Dictionary(dictionary_lines, dictionary_characters)
-        self._templates = _FrozenDrain(vocabulary.templates) if vocabulary.kind == "lines" else None
+        self._folded = _Dictionary(dictionary_lines, dictionary_characters)
+        self._codes = _Codes()
 
     def encode(self, lines: pa.Array) -> NDArray[np.int64]:
         """Return the token of each line.
@@ -70,35 +61,65 @@ class Tokenizer:
         Raises:
             ValueError: not an array of strings, or a null among them.
         """
-        lines = _strings(lines)
+        lines = strings(lines)
         tokens = np.empty(len(lines), np.int64)
+        encode = self._lines if self.vocabulary.kind == "lines" else self._events
         start = 0
         for chunk in chunks(lines):
-            stop = start + len(chunk)
-            texts = canonicalise(chunk, self.vocabulary.masks) if self._templates is not None else chunk
-            encoded = texts.dictionary_encode()
-            distinct = np.array([self._token(text) for text in encoded.dictionary.to_pylist()], np.int64)
-            tokens[start:stop] = distinct[encoded.indices.to_numpy()]
-            start = stop
+            tokens[start : start + len(chunk)] = encode(chunk)
+            start += len(chunk)
         self.unknown_lines += int(np.count_nonzero(tokens <= UNK))
         return tokens
 
-    def _token(self, text: str) -> int:
-        token = self._dictionary.get(text)
+    def _events(self, names: pa.StringArray) -> NDArray[np.int64]:
+        encoded = names.dictionary_encode()
+        distinct = np.array([self._event(name) for name in encoded.dictionary.to_pylist()], np.int64)
+        tokens: NDArray[np.int64] = distinct[encoded.indices.to_numpy()]
+        return tokens
+
+    def _event(self, name: str) -> int:
+        token = self._dictionary.get(name)
         if token is None:
-            token = self._search(text)
-            self._dictionary.put(text, token)
+            found = self.vocabulary.token_of(name)
+            token = self._unknown(name) if found is None else found
+            self._dictionary.put(name, token)
         return token
 
-    def _search(self, text: str) -> int:
-        if self._templates is None:
-            token = self.vocabulary.token_of(text)
-        else:
-            cluster = self._templates.match(shape(text))
-            token = None if cluster is None else cluster.cluster_id
+    def _lines(self, lines: pa.StringArray) -> NDArray[np.int64]:
+        prepared = prepare(lines, self.vocabulary.masks)
+        encoded = collapse(prepared).dictionary_encode()
+        texts = encoded.dictionary.to_pylist()
+        entries = [self._dictionary.get(text) for text in texts]
+        new = [index for index, entry in enumerate(entries) if entry is None]
+        if new:
+            for index, folded in zip(new, fold(encoded.dictionary.take(pa.array(new))).to_pylist(), strict=True):
+                entries[index] = entry = self._search(folded)
+                self._dictionary.put(texts[index], entry)
+        tokens: NDArray[np.int64] = np.array(entries, np.int64)[encoded.indices.to_numpy()]
+        coded = np.flatnonzero(tokens <= _CODED)
+        if len(coded):
+            tokens[coded] = self._codes.read(prepared.take(pa.array(coded)), _CODED - tokens[coded])
+        return tokens
+
+    def _search(self, folded: str) -> int:
+        """The token of a folded line, or where its code is that decides about it."""
+        token = self._folded.get(folded)
         if token is None:
-            return self.vocabulary.sketch(text) if self._semantic else UNK
+            token = self._found(folded, self.vocabulary.find(folded))
+            self._folded.put(folded, token)
         return token
+
+    def _found(self, folded: str, found: Found) -> int:
+        if found.coded is None:
+            like = self.vocabulary.like(folded) if self._semantic and found.token is None else found.token
+            return self._unknown(folded) if like is None else like
+        other = found.token
+        if other is None:  # as the template's own text says, so that there are few such tokens
+            other = self._unknown(self.vocabulary.text(min(found.coded.tokens.values())))
+        return other if found.run is None else _CODED - self._codes.place(found.coded, found.run, other)
+
+    def _unknown(self, text: str) -> int:
+        return self.vocabulary.sketch(text) if self._semantic else UNK
 
 
 def event_tokens(vocabulary: Vocabulary, sessions: Iterable[Sequence[str]]) -> Iterator[NDArray[np.int64]]:
@@ -108,91 +129,41 @@ def event_tokens(vocabulary: Vocabulary, sessions: Iterable[Sequence[str]]) -> I
         yield tokenizer.encode(pa.array(events, pa.string()))
 
 
-def learn_vocabulary(
-    batches: Iterable[pa.Array],
-    masks: Sequence[Mask] = (),
-    max_clusters: int = MAX_TEMPLATES,
-    *,
-    similarity: float = SIMILARITY,
-) -> Vocabulary:
-    """Learn the templates of raw lines.
+class _Codes:
+    """Places in folded lines where a code decides about the token."""
 
-    Drain3 reads each distinct shape of a line once, in the order of the lines; the templates it ends with, in
-    the order of their first lines, are the vocabulary. The result depends on the lines and their order alone,
-    not on how they fall into batches. Every line matches some template, unless there were more than
-    `max_clusters` of them.
+    def __init__(self) -> None:
+        self._number: dict[tuple[int, int, int], int] = {}
+        self._runs: list[int] = []
+        self._tokens: list[NDArray[np.int64]] = []
 
-    Args:
-        batches: arrays of strings without nulls.
-        masks: custom masks of the vocabulary.
-        max_clusters: most templates kept; at least 2.
-        similarity: see `SIMILARITY`.
+    def place(self, coded: CodedTemplate, run: int, other: int) -> int:
+        """The number of a place: a run of digits, the tokens by code, and the token of any other code."""
+        key = (id(coded), run, other)
+        number = self._number.get(key)
+        if number is None:
+            number = self._number[key] = len(self._runs)
+            tokens = np.full(CODES.stop + 1, other)
+            for code, token in coded.tokens.items():
+                tokens[code] = token
+            self._runs.append(run)
+            self._tokens.append(tokens)
+        return number
 
-    Raises:
-        ValueError: not an array of strings, a null among them, or `max_clusters` below 2.
-    """
-    if max_clusters < 2:
-        raise ValueError(f"max_clusters is at least 2, not {max_clusters}")
-    drain = Drain(depth=_TREE_DEPTH, sim_th=similarity, max_clusters=max_clusters)
-    # Drain3 drops the templates whose lines it saw least recently, and lines skipped here it does not see.
-    # Forgetting them this often shows it each line again before `max_clusters` new templates could have
-    # pushed out its own.
-    window = max_clusters // 2
-    seen: set[str] = set()
-    for chunk in chain.from_iterable(chunks(_strings(batch)) for batch in batches):
-        encoded = canonicalise(chunk, masks).dictionary_encode()
-        shapes = [shape(text) for text in encoded.dictionary.to_pylist()]
-        for index in encoded.indices.to_numpy().tolist():
-            words = shapes[index]
-            if not words or words in seen:
-                continue
-            if len(seen) == window:
-                seen.clear()
-            seen.add(words)
-            drain.add_log_message(words)
-    clusters = sorted(drain.clusters, key=lambda cluster: cluster.cluster_id)
-    templates = dict.fromkeys(cluster.get_template() for cluster in clusters)
-    return Vocabulary(tuple(templates), tuple(masks))
-
-
-class _FrozenDrain(Drain):  # type: ignore[misc]
-    """Drain3's tree grown to full depth from given templates, where `match` finds the most specific template.
-
-    Drain3's own searches do not fit: its tree search never turns back from a branch and so misses templates
-    that begin with a wildcard, and its full search compares every template of that length and prefers the one
-    with the most wildcards. Here word by word the branch of the word itself comes before the wildcard's, with
-    backtracking: the result is the first template by "word before wildcard, from the left", whatever the
-    order of the templates.
-    """
-
-    def __init__(self, templates: Sequence[str]) -> None:
-        # The tree branches at every word but the last, unbounded; words with digits are wildcards already.
-        super().__init__(depth=SHAPE_WORDS + 3, max_children=len(templates) + 2, parametrize_numeric_tokens=False)
-        for token, template in enumerate(templates, start=N_SPECIAL):
-            cluster = LogCluster(self.get_content_as_tokens(template), token)
-            self.id_to_cluster[token] = cluster
-            self.add_seq_to_prefix_tree(self.root_node, cluster)
-
-    def get_content_as_tokens(self, content: str) -> list[str]:
-        """Return the words and an end mark: each branch ends with it, so a leaf holds one template."""
-        return [*content.split(), ""]
-
-    def tree_search(
-        self, root_node: Node, tokens: Sequence[str], sim_th: float, include_params: bool
-    ) -> LogCluster | None:
-        """Return the most specific template of these words; it matches in full, whatever `sim_th` says."""
-        del sim_th, include_params
-        first = root_node.key_to_child_node.get(str(len(tokens)))
-        pending = [] if first is None else [(first, 0)]
-        while pending:
-            node, depth = pending.pop()
-            if depth == len(tokens) - 1:
-                return self.id_to_cluster[node.cluster_ids[0]]
-            for word in dict.fromkeys((WILDCARD, tokens[depth])):
-                child = node.key_to_child_node.get(word)
-                if child is not None:
-                    pending.append((child, depth + 1))
-        return None
+    def read(self, prepared: pa.StringArray, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the token of each line whose place of a code is given."""
+        codes = np.full(len(places), CODES.stop)
+        short = np.flatnonzero(np.asarray(pc.binary_length(prepared)) <= CANONICAL_CHARACTERS)
+        starts, values = digit_runs(fold(prepared.take(pa.array(short))))
+        at = starts[:-1] + np.array(self._runs)[places[short]]
+        there = at < starts[1:]
+        found = values[at[there]]
+        codes[short[there]] = np.where((found >= CODES.start) & (found < CODES.stop), found, CODES.stop)
+        tokens = np.empty(len(places), np.int64)
+        for place in np.unique(places).tolist():
+            of_place = places == place
+            tokens[of_place] = self._tokens[place][codes[of_place]]
+        return tokens
 
 
 class _Dictionary:
@@ -221,13 +192,3 @@ class _Dictionary:
         self._young_characters += len(text)
         if len(self._young) > self._lines or self._young_characters > self._characters:
             self._old, self._young, self._young_characters = self._young, {}, 0
-
-
-def _strings(lines: pa.Array) -> pa.StringArray:
-    if isinstance(lines, pa.ChunkedArray):
-        lines = lines.combine_chunks()
-    if not (pa.types.is_string(lines.type) or pa.types.is_large_string(lines.type)):
-        raise ValueError(f"lines are {lines.type}, not strings")
-    if lines.null_count:
-        raise ValueError(f"{lines.null_count} of {len(lines)} lines are null")
-    return lines.cast(pa.string())

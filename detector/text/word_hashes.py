@@ -33,7 +33,13 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 def buckets(text: str) -> list[int]:
-    """Return the distinct buckets of a text's words, then those of its pairs of neighbouring words.
+    """Return the distinct buckets of a text's words, then those of its pairs of neighbouring words."""
+    words, pairs = words_and_pairs(text)
+    return [*words, *pairs]
+
+
+def words_and_pairs(text: str) -> tuple[list[int], list[int]]:
+    """Return the distinct buckets of a text's words, and the others of its pairs of neighbouring words.
 
     Words are runs of letters, lower-cased; identifiers fall apart at a change of case (`addStoredBlock` is
     three words). What holds a digit, and the wildcard, says nothing about the meaning and is left out.
@@ -42,8 +48,9 @@ def buckets(text: str) -> list[int]:
     for part in text.split():
         if not _DIGIT.search(part):
             words += (word.lower() for word in _WORD.findall(_CASE_CHANGE.sub(" ", part)))
-    pairs = (f"{first} {second}" for first, second in pairwise(words))
-    return list(dict.fromkeys(_bucket(term) for term in (*words, *pairs)))
+    of_words = dict.fromkeys(map(_bucket, words))
+    of_pairs = dict.fromkeys(_bucket(f"{first} {second}") for first, second in pairwise(words))
+    return list(of_words), [bucket for bucket in of_pairs if bucket not in of_words]
 
 
 def pack(features: Sequence[int]) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,13 @@ class TrainingSessions:
         sequences: the event tokens of each session, int64 (events,), without BOS and EOS.
         labels: int8 (n,): 0 normal, 1 anomalous, -1 not known.
         counts: int64 (n,): how many equal sessions each stands for, at least 1.
+        keys: of the sessions, of the first one where it stands for several; None where they are not known.
     """
 
     sequences: Sequence[Tokens]
     labels: npt.NDArray[np.int8]
     counts: npt.NDArray[np.int64]
+    keys: Sequence[str] | None = None
 
     @classmethod
     def of(
@@ -35,8 +37,9 @@ class TrainingSessions:
         sequences: Sequence[Tokens],
         labels: Sequence[int] | npt.NDArray[np.int8] | None = None,
         counts: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        keys: Sequence[str] | None = None,
     ) -> "TrainingSessions":
-        """Sessions with their labels (none: not known) and counts (none: 1 each).
+        """Sessions with their labels (none: not known), counts (none: 1 each) and keys.
 
         Raises:
             ValueError: lengths differ, a label is not one of -1, 0, 1 or a count is below 1.
@@ -44,13 +47,14 @@ class TrainingSessions:
         n = len(sequences)
         label_array = np.full(n, UNLABELLED, np.int8) if labels is None else np.asarray(labels, np.int8)
         count_array = np.ones(n, np.int64) if counts is None else np.asarray(counts, np.int64)
-        if label_array.shape != (n,) or count_array.shape != (n,):
-            raise ValueError(f"{n} sequences, {label_array.shape} labels, {count_array.shape} counts")
+        n_keys = n if keys is None else len(keys)
+        if label_array.shape != (n,) or count_array.shape != (n,) or n_keys != n:
+            raise ValueError(f"{n} sequences, {label_array.shape} labels, {count_array.shape} counts, {n_keys} keys")
         if not np.isin(label_array, (NORMAL, ANOMALOUS, UNLABELLED)).all():
             raise ValueError("a label is not one of -1, 0, 1")
         if (count_array < 1).any():
             raise ValueError("a count is below 1")
-        return cls(sequences, label_array, count_array)
+        return cls(sequences, label_array, count_array, keys)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -71,7 +75,10 @@ class TrainingSessions:
         """The sessions at these indices, or those the mask names."""
         indices = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
         return TrainingSessions(
-            [self.sequences[index] for index in indices], self.labels[indices], self.counts[indices]
+            [self.sequences[index] for index in indices],
+            self.labels[indices],
+            self.counts[indices],
+            None if self.keys is None else [self.keys[index] for index in indices],
         )
 
     def distinct(self) -> "TrainingSessions":
@@ -88,14 +95,15 @@ class TrainingSessions:
                 counts.append(0)
             counts[row] += count
         merged = self.select(np.array(firsts, dtype=np.int64))
-        return TrainingSessions(merged.sequences, merged.labels, np.array(counts, dtype=np.int64))
+        return replace(merged, counts=np.array(counts, dtype=np.int64))
 
     def joined(self, other: "TrainingSessions") -> "TrainingSessions":
-        """These sessions and then the others."""
+        """These sessions and then the others; their keys where both have some."""
         return TrainingSessions(
             [*self.sequences, *other.sequences],
             np.append(self.labels, other.labels),
             np.append(self.counts, other.counts),
+            None if self.keys is None or other.keys is None else [*self.keys, *other.keys],
         )
 
     def cut_short(self, most: int, seed: int) -> "TrainingSessions":
@@ -149,7 +157,7 @@ class TrainingSessions:
         parts = []
         for counts in (kept, held_out):
             part = self.select(counts > 0)
-            parts.append(TrainingSessions(part.sequences, part.labels, counts[counts > 0]))
+            parts.append(replace(part, counts=counts[counts > 0]))
         return parts[0], parts[1]
 
 

@@ -8,15 +8,18 @@ from detector.training.data import TrainingSessions
 Stage = Literal["next_token", "classifier"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
+_STEPS: dict[Stage, int] = {"next_token": 600, "classifier": 400}
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """How long and how fast to train; the defaults suit ten thousand sessions of a few dozen events.
 
     Attributes:
-        next_token_steps: most optimiser steps of the first stage.
-        classifier_steps: most optimiser steps of the second.
-        passes: both are raised, if need be, to this many passes over the distinct sessions.
+        next_token_steps: most optimiser steps of the first stage; None for 600 or, where that is more, for `passes`
+            passes over the distinct sessions.
+        classifier_steps: most optimiser steps of the second; None for 400 or as many passes.
+        passes: where no steps are given.
         batch_tokens: tokens in a step, BOS and EOS included.
         learning_rate: peak, after a linear warm-up over the first 5 % of a stage; then a cosine down to 1 %.
         weight_decay: of matrices; vectors have none.
@@ -33,8 +36,8 @@ class TrainingOptions:
         patience: a stage ends after so many validations in a row without a better loss.
     """
 
-    next_token_steps: int = 600
-    classifier_steps: int = 400
+    next_token_steps: int | None = None
+    classifier_steps: int | None = None
     passes: int = 2
     batch_tokens: int = 2048
     learning_rate: float = 3e-3
@@ -53,5 +56,7 @@ class TrainingOptions:
     def steps(self, stage: Stage, sessions: TrainingSessions) -> int:
         """Most steps of a stage on these sessions, equal ones merged."""
         asked = self.next_token_steps if stage == "next_token" else self.classifier_steps
+        if asked is not None:
+            return asked
         tokens = int(sessions.lengths.sum()) + 2 * len(sessions)
-        return max(asked, self.passes * -(-tokens // self.batch_tokens))
+        return max(_STEPS[stage], self.passes * -(-tokens // self.batch_tokens))

@@ -2,10 +2,12 @@
 
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from detector import checkpoint
@@ -14,15 +16,20 @@ from detector.errors import TrainingError
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
 from detector.quality.metrics import Detection, average_precision
+from detector.quality.session_sketch import session_hash, session_sketch
 from detector.reading import ReadingRecord
+from detector.scoring import judge
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile
+from detector.scoring.judge import USUAL
+from detector.scoring.score_histogram import score_histogram
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import Vocabulary
 from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingProgress
 from detector.training.options import Stage, TrainingOptions
+from detector.training.set_aside import SetAside, set_aside
 from detector.training.state import TrainingState
 from detector.training.trainer import Trainer
 
@@ -42,6 +49,7 @@ Size = Literal["tiny", "small", "reference"]
 MIN_NORMAL_SESSIONS = 20
 MIN_ANOMALOUS_SESSIONS = 10
 _DEFAULTS = TrainingOptions()
+_SHARE_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,8 @@ class Trained:
         profile: of the counts in normal sessions: of training and, unless there is a classifier, of validation.
         calibration: of its scores.
         record: where it comes from.
+        set_aside: which sessions it did not learn from, and how others are held to what the rest has in common; None
+            where labels took part or the sessions were vouched for.
         state: of the training that made it, where that was kept.
     """
 
@@ -62,6 +72,7 @@ class Trained:
     profile: CountProfile
     calibration: Calibration
     record: TrainingRecord
+    set_aside: SetAside | None = None
     state: TrainingState | None = None
 
     def save(self, directory: Path, reading: ReadingRecord | None = None) -> str:
@@ -82,6 +93,7 @@ class Trained:
             calibration=self.calibration,
             training=self.record,
             reading=reading,
+            judge=None if self.set_aside is None else self.set_aside.judge,
         )
         if self.state is not None:
             self.state.remove()
@@ -99,6 +111,7 @@ def train(
     kernels: Backend = "auto",
     options: TrainingOptions = _DEFAULTS,
     validation: TrainingSessions | None = None,
+    normals: bool = False,
     progress: Callable[[TrainingProgress], None] | None = None,
     state: Path | None = None,
 ) -> Trained:
@@ -108,7 +121,9 @@ def train(
 
     Next-token prediction learns from every session that is not labelled anomalous. The classifier is
     trained when at least `MIN_ANOMALOUS_SESSIONS` training sessions are labelled anomalous; with fewer the
-    result is that of an unlabelled training, and its record says so.
+    others are taken for normal, and its record says so. Where no label is known at all, anomalies are among the
+    sessions: those that stand out are set aside first (`detector.training.set_aside`), unless `normals` vouches for
+    all.
 
     Args:
         sessions: what to learn from.
@@ -121,6 +136,7 @@ def train(
         kernels: as for the scorer.
         options: how long and how fast.
         validation: sessions to stop and calibrate by; none: a share of `sessions`.
+        normals: whether sessions without a label are known to be normal.
         progress: called every few steps.
         state: a file that the training is saved to after each validation. Where it is already there, this training goes
             on from it. Saving the result removes it.
@@ -133,6 +149,11 @@ def train(
     fitting, held_out = _parts(sessions, validation, options.validation_share, seed)
     for part in (fitting, held_out):
         _check_tokens(part, vocabulary)
+    found: SetAside | None = None
+    if not normals and all((part.labels == UNLABELLED).all() for part in (fitting, held_out)):
+        found = set_aside(vocabulary, fitting, held_out)
+        fitting, held_out = found.kept
+        _check_enough(fitting, held_out)
     classifier = _enough_labels(fitting, held_out)
     target = resolve_device(device)
     config = size if isinstance(size, ModelConfig) else ModelConfig.preset(size, len(vocabulary))
@@ -157,32 +178,44 @@ def train(
         trainer.classifier(fitting)
     profile = CountProfile.fit(normal.sequences, normal.counts)
     statistics = trainer.statistics(profile)
+    if found is not None:  # what is evidence the tolerances say, and none of these sessions breaks one
+        none = np.zeros(len(held_out))
+        statistics = replace(statistics, unusual=none, early_unusual=none, seen=none.astype(np.bool_))
     calibration = Calibration.fit(statistics, classifier=classifier, combine=options.combine)
+    shares = score_histogram(_final_scores(calibration, statistics, judged=found is not None), statistics.counts)
+    if found is not None and len(left_out := found.left_out[1]):
+        suspects = trainer.statistics(profile, left_out)
+        levels = calibration.levels(suspects.highest, suspects.unusual, np.zeros_like(suspects.seen))
+        shares += score_histogram(judge.scores(levels, *found.judge.standings(left_out.sequences)), left_out.counts)
     record = TrainingRecord(
         fingerprint=sessions.fingerprint(),
         seed=seed,
-        mode="labelled" if classifier else "normals_only",
+        mode="labelled" if classifier else "normals_only" if found is None else "as_they_come",
         sessions=int(sessions.counts.sum()),
         anomalous=int(sessions.counts[sessions.labels == ANOMALOUS].sum()),
         events=int(sessions.counts @ sessions.lengths),
-        metrics=validation_metrics(calibration, statistics),
+        metrics=validation_metrics(calibration, statistics, judged=found is not None),
+        score_shares=np.round(shares / shares.sum(), _SHARE_DIGITS).tolist(),
+        sketch=_sketch(sessions, validation),
     )
     if not classifier:
         # What held-out sessions add is known to be normal, too; the shares measured without it are the higher ones.
         # With labels it would lower the scores of just these sessions, and a threshold chosen on them would be too low.
         normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
         profile = CountProfile.fit(normal.sequences, normal.counts)
-    return Trained(model.cpu(), vocabulary, profile, calibration, record, saved)
+    return Trained(model.cpu(), vocabulary, profile, calibration, record, found, saved)
 
 
-def validation_metrics(calibration: Calibration, statistics: SessionStatistics) -> dict[str, float]:
-    """What the scores of the validation sessions are worth, by name.
+def validation_metrics(
+    calibration: Calibration, statistics: SessionStatistics, *, judged: bool = False
+) -> dict[str, float]:
+    """What the scores of the validation sessions are worth, by name; `judged` where tolerances take part.
 
     ``normals.<severity>``: share of the sessions not labelled anomalous that reach the severity. Where both
     kinds are labelled also ``auprc`` and, for each severity, precision, recall and F1 of the final scores
     and (``early.…``) of the highest early scores.
     """
-    final = calibration.final_scores(statistics.highest, statistics.logits, statistics.unusual, statistics.seen)
+    final = _final_scores(calibration, statistics, judged=judged)
     early = calibration.early_scores(statistics.early_highest, statistics.early_logits, statistics.early_unusual)
     thresholds = {"warning": WARNING_SCORE, "critical": CRITICAL_SCORE}
     normal, known = statistics.labels != ANOMALOUS, statistics.labels != UNLABELLED
@@ -201,18 +234,40 @@ def validation_metrics(calibration: Calibration, statistics: SessionStatistics) 
     return metrics
 
 
+def _final_scores(calibration: Calibration, statistics: SessionStatistics, *, judged: bool) -> npt.NDArray[np.float64]:
+    """Of the validation sessions, none of which breaks a tolerance."""
+    if not judged:
+        return calibration.final_scores(statistics.highest, statistics.logits, statistics.unusual, statistics.seen)
+    levels = calibration.levels(statistics.highest, statistics.unusual, statistics.seen)
+    return judge.scores(levels, np.full(len(levels), USUAL, np.int8), np.zeros(len(levels), np.int64))
+
+
+def _sketch(*parts: TrainingSessions | None) -> list[int] | None:
+    hashes: list[int] = []
+    for part in parts:
+        if part is not None and part.keys is None:
+            return None
+        if part is not None and part.keys is not None:
+            hashes += (session_hash(key, row.tobytes()) for key, row in zip(part.keys, part.sequences, strict=True))
+    return session_sketch(hashes)
+
+
 def _parts(
     sessions: TrainingSessions, validation: TrainingSessions | None, share: float, seed: int
 ) -> tuple[TrainingSessions, TrainingSessions]:
     """Training and validation sessions, equal ones merged."""
+    distinct = sessions.distinct()
+    fitting, held_out = distinct.split(share, seed) if validation is None else (distinct, validation.distinct())
+    _check_enough(sessions, held_out)
+    return fitting, held_out
+
+
+def _check_enough(sessions: TrainingSessions, held_out: TrainingSessions) -> None:
     normal = int(sessions.counts[sessions.labels != ANOMALOUS].sum())
     if normal < MIN_NORMAL_SESSIONS:
         raise TrainingError(f"{normal} normal sessions; at least {MIN_NORMAL_SESSIONS} are needed")
-    distinct = sessions.distinct()
-    fitting, held_out = distinct.split(share, seed) if validation is None else (distinct, validation.distinct())
     if not (held_out.labels != ANOMALOUS).any():
         raise TrainingError("no normal session among the validation sessions")
-    return fitting, held_out
 
 
 def _enough_labels(fitting: TrainingSessions, held_out: TrainingSessions) -> bool:

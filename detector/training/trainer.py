@@ -127,9 +127,12 @@ class Trainer:
 
         self._run("classifier", sessions, loss_of, steps_after=0)
 
-    def statistics(self, profile: CountProfile) -> SessionStatistics:
-        """What the calibration needs to know of every validation session, `profile` being of the training ones."""
-        held_out = self._held_out
+    def statistics(self, profile: CountProfile, sessions: TrainingSessions | None = None) -> SessionStatistics:
+        """What the calibration needs to know of sessions, at least one; of the validation ones by default.
+
+        `profile` is of the training ones.
+        """
+        held_out = self._held_out if sessions is None else sessions
         highest, logits, early_highest, early_logits = np.empty((4, len(held_out)))
         for measured in self.inference().measure(held_out.sequences):
             rows, starts, ends = measured.indices, measured.bounds[:-1], measured.bounds[1:] - 1

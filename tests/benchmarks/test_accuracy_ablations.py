@@ -35,7 +35,7 @@ from tests.benchmarks.sessions import blocks
 from tests.shared import needs_shared
 
 DATA = blocks(200, 60)
-OPTIONS = TrainingOptions(next_token_steps=12, classifier_steps=12, passes=0, batch_tokens=512, validations=2, cuts=50)
+OPTIONS = TrainingOptions(next_token_steps=12, classifier_steps=12, batch_tokens=512, validations=2, cuts=50)
 CONFIG = ModelConfig(8, d_model=16, n_layers=1, d_state=4, headdim=8, mimo_rank=2)
 SESSIONS = ([BOS, 3, 4, 5, 3, EOS], [BOS, 7, EOS], [BOS, EOS], [BOS, 6, 6, 4, EOS])
 
@@ -90,7 +90,8 @@ def test_a_score_without_counts_follows_from_the_logit_alone_or_without_labels_f
 
 @pytest.mark.parametrize(("title", "labelled"), [("mean-pooling", False), ("base", True)])
 def test_a_variant_of_the_classifier_says_nothing_new_without_labels(title: str, labelled: bool) -> None:
-    assert variants("tiny", "cpu", OPTIONS)[title].fits(labelled=False) is labelled
+    protocol = Protocol("", lambda: DATA, random_split, labelled=False)
+    assert variants("tiny", "cpu", OPTIONS)[title].fits(protocol) is labelled
 
 
 def test_an_id_alone_enters_without_its_text() -> None:

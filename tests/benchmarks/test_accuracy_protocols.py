@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import datasets
+from benchmarks.accuracy.detectors import OnCounts, detectors, training_sessions
 from benchmarks.accuracy.protocols import (
     PROTOCOLS,
     Protocol,
     Split,
+    by_order,
     chronological,
+    halves,
     last_windows,
     random_split,
     unseen_count_vectors,
 )
 from benchmarks.accuracy.tasks import Task
+from detector.sessions_file import UNLABELLED
 from detector.text.vocabulary import N_SPECIAL, UNK
 from tests.benchmarks.sessions import blocks, dataset
 from tests.shared import needs_shared
@@ -29,6 +33,9 @@ SPLITS = {
     "unseen": unseen_count_vectors,
     "first 20 %": chronological(0.2),
     "last windows": last_windows,
+    "halves": halves(),
+    "halves, few anomalies": halves(0.05),
+    "two logs": by_order,
 }
 
 
@@ -38,13 +45,22 @@ def rows(split: Split) -> list[int]:
 
 @pytest.mark.parametrize("name", SPLITS)
 def test_no_session_is_in_two_parts_and_every_part_has_both_kinds(name: str) -> None:
-    split = SPLITS[name](DATA, 0)
+    data = replace(DATA, order=DATA.order % 2) if name == "two logs" else DATA
+    split = SPLITS[name](data, 0)
     assert len(set(rows(split))) == len(rows(split))
     for part in (split.training, split.validation, split.test):
         assert set(DATA.anomalous[part]) == {False, True}
 
 
-@pytest.mark.parametrize("name", ["random", "unseen"])
+def test_halves_have_the_share_of_anomalies_that_was_asked_for() -> None:
+    split = halves(0.05)(DATA, 0)
+    learnt = np.concatenate([split.training, split.validation])
+    for half in (learnt, split.test):
+        assert (~DATA.anomalous[half]).sum() == 300
+        assert DATA.anomalous[half].mean() == pytest.approx(0.05, abs=0.003)
+
+
+@pytest.mark.parametrize("name", ["random", "unseen", "halves"])
 def test_the_seed_decides_the_split(name: str) -> None:
     first, again, other = (rows(SPLITS[name](DATA, seed)) for seed in (0, 0, 1))
     assert first == again != other
@@ -120,6 +136,19 @@ def test_without_labels_a_detector_sees_no_anomalous_session_before_the_test() -
     assert not task.training.anomalous.any()
     assert not task.validation.anomalous.any()
     assert task.test.anomalous.any()
+
+
+def test_sessions_as_they_come_keep_their_anomalies_and_no_detector_is_told_which_they_are() -> None:
+    data = dataset([[0], [0, 1], [0], [1]], [0, 1, 0, 1])
+    task = Task.of(replace(by_row(data, labelled=False), as_they_come=True), 0)
+    assert task.training.anomalous.tolist() == [False, True]
+    assert task.vocabulary.templates == ("a", "b")
+    assert (training_sessions(task.training, as_they_come=True).labels == UNLABELLED).all()
+    other = replace(task, training=replace(task.training, anomalous=~task.training.anomalous))
+    for detector in detectors("tiny", "cpu").values():
+        if isinstance(detector, OnCounts) and not detector.make(0).uses_labels:
+            one, same = (detector.run(each, 0).test for each in (task, other))
+            np.testing.assert_array_equal(one, same)
 
 
 def test_without_labels_events_of_anomalous_sessions_are_not_in_the_vocabulary() -> None:

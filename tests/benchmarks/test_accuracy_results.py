@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -80,6 +82,23 @@ def test_the_tables_give_mean_and_range_over_the_seeds(measured: Path) -> None:
     assert "## Without labels" in text
 
 
+def test_the_tables_set_the_share_of_normals_at_a_threshold_beside_what_was_promised(measured: Path) -> None:
+    found = results.read_all(measured, PROTOCOLS)
+    without = [each for each in found if "p99.5" in each["figures"]["sessions"]["at"]]
+    shares = [each["false_alarms"] / views["normal"] for each, views in at_percentile(without, "isolation-forest")]
+    mean, low, high = (f"{figure:.2%}" for figure in (np.mean(shares), min(shares), max(shares)))
+    shown = mean if low == high else f"{mean} ({low} to {high})"
+    rows = results.tables(without).splitlines()
+    assert any("isolation-forest | 2 | p99.5" in row and f"| {shown} | 0.5% |" in row for row in rows)
+
+
+def at_percentile(found: list[results.Result], detector: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    for each in found:
+        if each["detector"] == detector:
+            views = each["figures"]["sessions"]
+            yield views["at"]["p99.5"], views
+
+
 def test_the_report_keeps_what_stands_around_the_tables(measured: Path, tmp_path: Path) -> None:
     found = results.read_all(measured, PROTOCOLS)
     report = tmp_path / "accuracy.md"
@@ -131,7 +150,7 @@ def test_sessions_judged_otherwise_are_those_that_only_one_route_gets_wrong() ->
 def test_the_product_learns_is_saved_and_scores_with_its_own_thresholds() -> None:
     few = blocks(200, 40)
     task = Task.of(Protocol("", lambda: few, random_split, labelled=False), 0)
-    options = TrainingOptions(next_token_steps=40, learning_rate=1e-2, passes=0, batch_tokens=1024)
+    options = TrainingOptions(next_token_steps=40, learning_rate=1e-2, batch_tokens=1024)
     outcome = Product("tiny", "cpu", options).run(task, 0)
     assert len(outcome.validation) == len(task.validation)
     assert outcome.fixed == {"warning": 0.7, "critical": 0.95}
@@ -140,10 +159,24 @@ def test_the_product_learns_is_saved_and_scores_with_its_own_thresholds() -> Non
     assert np.mean(outcome.test[~task.test.anomalous] > 0.7) < 0.1
 
 
+def test_the_product_sets_aside_what_came_and_its_verdicts_are_those_of_the_examples_labels() -> None:
+    few = blocks(1_400, 30)
+    task = Task.of(Protocol("", lambda: few, random_split, labelled=False, as_they_come=True), 0)
+    options = TrainingOptions(next_token_steps=20, learning_rate=1e-2, batch_tokens=1024)
+    plain, judged = (Product("tiny", "cpu", options, verdicts=number).run(task, 0) for number in (0, 20))
+    anomalous = task.test.anomalous
+    assert (plain.headline, judged.headline) == ("warning", "critical")
+    assert (plain.test[anomalous] >= 0.7).all()
+    assert plain.test.max() < 0.95
+    assert (judged.test[anomalous] >= 0.95).all()
+    assert (judged.test[~anomalous] < 0.7).mean() > 0.98
+    assert plain.notes["set_aside"] >= 15
+
+
 def test_the_products_validation_scores_are_of_sessions_that_its_count_profile_does_not_know() -> None:
     task = Task.of(Protocol("", lambda: blocks(200, 40), random_split, labelled=False), 0)
     unheard_of = np.concatenate([task.validation.tokens[0]] * 9)
     validation, test = (replace(part, tokens=[unheard_of, *part.tokens[1:]]) for part in (task.validation, task.test))
-    options = TrainingOptions(next_token_steps=20, learning_rate=1e-2, passes=0, batch_tokens=1024)
+    options = TrainingOptions(next_token_steps=20, learning_rate=1e-2, batch_tokens=1024)
     outcome = Product("tiny", "cpu", options).run(replace(task, validation=validation, test=test), 0)
     assert outcome.validation[0] > outcome.test[0], "the checkpoint knows it by the time of the test"

@@ -8,12 +8,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import orjson
 import yaml
@@ -21,13 +23,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests.broker.forked import ForkedProcess
 from tests.shared import shared
 from worker.files.record_files import write_records
 from worker.processing.records import Records
 
-_PATIENCE_S = 90.0  # with what takes a second on a machine that has nothing else to do
+_PATIENCE_S = 150.0  # with what takes a second on a machine that has nothing else to do
 _numbers = itertools.count(1)
-_ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(rb"blk_-?\d+")
 
 HDFS_SETTINGS: dict[str, Any] = {
@@ -70,6 +72,16 @@ def keyed_by_block(lines: Iterable[bytes], partitions: int) -> list[Record]:
         assert found is not None
         records.append(Record(line, found.group(), zlib.crc32(found.group()) % partitions))
     return records
+
+
+def wait_until(
+    condition: Callable[[], bool], why_not: Callable[[], str] = lambda: "", timeout_s: float = _PATIENCE_S
+) -> None:
+    """Wait for something that can be seen from outside; `why_not` is what fails with when it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {why_not()}"
+        time.sleep(0.1)
 
 
 class Application:
@@ -164,60 +176,88 @@ class WorkerProcess:
         self, config: Path, log: Path, overrides: Sequence[str] = (), program: Sequence[str] = ("worker",)
     ) -> None:
         self.log = log
-        arguments = [sys.executable, "-m", *program, "run", "--config", str(config)]
+        arguments = [*program, "run", "--config", str(config)]
         for override in overrides:
             arguments += ["--set", override]
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(arguments, stderr=file, cwd=_ROOT)
+        self.process = ForkedProcess(arguments, log)
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = _PATIENCE_S) -> None:
         """Wait for something observable while the process runs; fails with its log when it ends or time is up."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert self.process.poll() is None, f"the worker ended early:\n{self.tail()}"
-            assert time.monotonic() < deadline, f"not within {timeout_s} s:\n{self.tail()}"
-            time.sleep(0.1)
 
-    def logged(self, *events: str) -> bool:
+        def came() -> bool:
+            if condition():
+                return True
+            assert self.process.poll() is None, f"the worker ended early:\n{self.tail()}"
+            return False
+
+        wait_until(came, self.tail, timeout_s)
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """What its log has of these events by now, or of all; the line that is being written is left for later."""
+        whole = self.log.read_bytes().rpartition(b"\n")[0]
+        events = [orjson.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
+        return [event for event in events if not names or event["event"] in names]
+
+    def logged(self, *names: str) -> bool:
         """Whether its log has one of these events by now."""
-        log = self.log.read_text()
-        return any(f'"event":"{event}"' in log for event in events)
+        return bool(self.events(*names))
 
     def address(self) -> str:
-        """Where its HTTP endpoint is."""
-        found = re.search(r'"url":"([^"]+?)/?"', self.log.read_text())
-        assert found is not None, self.tail()
-        return found.group(1)
+        """Where its HTTP endpoint is, once it listens."""
+        self.wait_until(lambda: self.logged("http_endpoint"))
+        [endpoint] = self.events("http_endpoint")
+        return str(endpoint["url"]).rstrip("/")
+
+    def get(self, path: str) -> tuple[int, str]:
+        """What its HTTP endpoint answers: the status and the text."""
+        try:
+            with urllib.request.urlopen(self.address() + path, timeout=_PATIENCE_S) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def ended(self) -> int:
+        """Wait until it ends by itself; returns its exit code."""
+        try:
+            return self.process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not end within {_PATIENCE_S} s:\n{self.tail()}") from None
 
     def kill(self) -> None:
         """End it as a crash does."""
         self.process.kill()
-        self.process.wait(30)
+        self.ended()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to finish, once it has said that it starts, and so listens to signals; returns its exit code."""
         while self.process.poll() is None and not self.logged("starting"):
             time.sleep(0.05)
         self.process.send_signal(number)
-        return self.process.wait(_PATIENCE_S)
+        return self.ended()
 
-    def __enter__(self) -> WorkerProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.kill()
 
+    def stopped_at(self) -> float:
+        """When it had done all of its stop, by its log; seconds since 1970."""
+        [stopped] = self.events("stopped")
+        return datetime.fromisoformat(stopped["timestamp"]).timestamp()
+
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
 
 
-def run_logmamba(*arguments: object, code: int = 0) -> str:
-    """Run a `logmamba` command to its end; returns what it printed on standard error."""
-    command = [sys.executable, "-m", "worker", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    return done.stderr
+class AlertProcess(WorkerProcess):
+    """`logmamba alert` as an operator starts it."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        self.log = log
+        self.process = ForkedProcess(["worker", "alert", "--config", str(config)], log)
 
 
 def write_partitions(path: Path, parts: Sequence[Sequence[bytes | None]]) -> None:
@@ -230,7 +270,21 @@ def write_partitions(path: Path, parts: Sequence[Sequence[bytes | None]]) -> Non
 
 def create_topic(bootstrap: str, name: str, partitions: int) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    admin.create_topics([NewTopic(name, partitions, 1)])[name].result(30)
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            admin.create_topics([NewTopic(name, partitions, 1)])[name].result(30)
+            break
+        except KafkaException as error:
+            # A busy machine's broker may miss the controller's heartbeats, and is fenced until the next one.
+            fenced = error.args[0].code() == KafkaError.INVALID_REPLICATION_FACTOR
+            if not fenced or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    # The broker learns of it after the controller has made it.
+    while name not in (found := admin.list_topics(timeout=30).topics) or len(found[name].partitions) < partitions:
+        assert time.monotonic() < deadline, f"{name} was made and is not listed"
+        time.sleep(0.05)
 
 
 def read_all(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[Message]:

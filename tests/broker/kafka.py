@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from tests.broker.forked import die_with_parent
+
 LIBS = Path(__file__).resolve().parents[2] / ".kafka" / "libs"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 
 
 def unavailable() -> str | None:
@@ -40,16 +42,20 @@ def require_kafka() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Secured:
-    """A listener with TLS and SCRAM-SHA-512 beside the plain one.
+    """A listener with TLS and SCRAM-SHA-512 beside the plain one, and ACLs.
+
+    Whoever uses the plain listener may do everything.
 
     Attributes:
         keystore: PEM file of the broker's private key and its certificate.
-        username, password: of the one user.
+        username, password: of the user who may do everything.
+        limited: the name of another user, of the same password, who may do what ACLs say.
     """
 
     keystore: Path
     username: str
     password: str
+    limited: str
 
     def properties(self) -> dict[str, str]:
         """What the server needs to know."""
@@ -60,11 +66,14 @@ class Secured:
             "ssl.keystore.location": str(self.keystore),
             "sasl.enabled.mechanisms": "SCRAM-SHA-512",
             login: "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"User:ANONYMOUS;User:{self.username}",
         }
 
-    def user(self) -> list[str]:
-        """How the storage tool is told of the user."""
-        return ["--add-scram", f"SCRAM-SHA-512=[name={self.username},password={self.password}]"]
+    def users(self) -> list[str]:
+        """How the storage tool is told of the users."""
+        users = [f"SCRAM-SHA-512=[name={name},password={self.password}]" for name in (self.username, self.limited)]
+        return [argument for user in users for argument in ("--add-scram", user)]
 
 
 class KafkaBroker:
@@ -85,7 +94,7 @@ class KafkaBroker:
         secured: Secured | None = None,
     ) -> None:
         self.directory = directory
-        self.port, controller_port, secured_port = _free_ports(3)
+        self.port, controller_port, secured_port = free_ports(3)
         self.bootstrap = f"127.0.0.1:{self.port}"
         self.secured_bootstrap = f"127.0.0.1:{secured_port}"
         advertised = f"PLAINTEXT://{self.bootstrap}"
@@ -115,7 +124,7 @@ class KafkaBroker:
             "auto.create.topics.enable": "false",
             "message.max.bytes": "12000000",
             # A killed broker may come back at once: the controller waits this long for the dead one's session.
-            "broker.session.timeout.ms": "1000",
+            "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "250",
             # Tests that need a compacted topic wait for the cleaner.
             "log.cleaner.backoff.ms": "200",
@@ -131,16 +140,19 @@ class KafkaBroker:
             "appender.console.name=console\nappender.console.layout.type=PatternLayout\n"
             "appender.console.layout.pattern=%d %p %c %m%n\n"
         )
-        arguments = ["-t", "bG9nbWFtYmEtdGVzdC0wMQ", "-c", str(self._config), *(secured.user() if secured else ())]
+        arguments = ["-t", "bG9nbWFtYmEtdGVzdC0wMQ", "-c", str(self._config), *(secured.users() if secured else ())]
         self._run_java("kafka.tools.StorageTool", "format", *arguments)
 
     def start(self) -> KafkaBroker:
         """Start the process and wait until it answers; raises RuntimeError with the end of its log otherwise."""
         with self._log.open("ab") as log:
+            command = self._java("kafka.Kafka", str(self._config))
             self._process = subprocess.Popen(
-                self._java("kafka.Kafka", str(self._config)), stdout=log, stderr=log, start_new_session=True
+                command, stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent
             )
-        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        # Tried again and again: by itself the client lets up to ten seconds pass.
+        patience = {"reconnect.backoff.max.ms": 100, "log_level": 0}
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, **patience})
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -176,7 +188,7 @@ class KafkaBroker:
     def _end(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
             os.kill(self._process.pid, number)
-            self._process.wait(timeout=60)
+            self._process.wait(timeout=START_TIMEOUT_S)
         self._process = None
 
     def _java(self, main: str, *arguments: str) -> list[str]:
@@ -194,12 +206,12 @@ class KafkaBroker:
         ]
 
     def _run_java(self, main: str, *arguments: str) -> None:
-        result = subprocess.run(self._java(main, *arguments), capture_output=True, check=False, timeout=60)
+        result = subprocess.run(self._java(main, *arguments), capture_output=True, check=False, timeout=START_TIMEOUT_S)
         if result.returncode != 0:
             raise RuntimeError(f"{main} failed:\n{(result.stdout + result.stderr).decode()[-4000:]}")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports free at this moment, of those that no outgoing connection gets: none takes one before the broker listens,
     or while it is down."""
     first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())

@@ -74,17 +74,17 @@ class Group:
             client.commit(offsets=[self.position(1, instance)], asynchronous=False)
             producer = self.open_transaction(instance)
             producer.send_offsets_to_transaction([self.position(2, instance)], client.consumer_group_metadata(), 30)
-        assert self.committed() is None
+        assert self.committed(within_s=1) is None
         return producer
 
     def position(self, offset: int, instance: str) -> TopicPartition:
         return TopicPartition(*self.input, offset, POINTER.to_metadata(instance))
 
-    def committed(self) -> int | None:
-        """The position; None while a transaction is open that may change it."""
+    def committed(self, within_s: float = 60) -> int | None:
+        """The position; None when it is not decided within that time: a transaction is open that may change it."""
         with self._client("reader") as client:
             try:
-                [found] = client.committed([TopicPartition(*self.input)], timeout=1)
+                [found] = client.committed([TopicPartition(*self.input)], timeout=within_s)
             except KafkaException:
                 return None
             return None if found.error else found.offset

@@ -37,7 +37,6 @@ def written(bootstrap: str, session: str) -> Producer:
     return producer
 
 
-@pytest.mark.timeout(120)  # a record that is not shown is waited for
 def test_committed_records_are_shown_once_each_through_a_restart_of_the_broker(
     own_broker: KafkaBroker, tmp_path: Path
 ) -> None:
@@ -59,13 +58,13 @@ def test_committed_records_are_shown_once_each_through_a_restart_of_the_broker(
             written(own_broker.bootstrap, "aborted").abort_transaction(30)
             written(own_broker.bootstrap, "first").commit_transaction(30)
             assert " first " in process.stdout.readline()
-            own_broker.stop()
+            own_broker.kill()  # a clean stop may take a minute on a busy machine
             assert process.stderr.readline() == "no broker answers; waiting for one\n"
             own_broker.start()
             written(own_broker.bootstrap, "second").commit_transaction(30)
             assert " second " in process.stdout.readline()
             process.send_signal(signal.SIGINT)
-            rest = process.communicate(timeout=30)
+            rest = process.communicate(timeout=150)
         finally:
             process.kill()
     assert (process.returncode, rest) == (0, ("", ""))

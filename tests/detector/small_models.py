@@ -9,6 +9,7 @@ import torch
 
 from detector.checkpoint import Checkpoint, TrainingRecord, load, save
 from detector.model.model import DetectorModel, ModelConfig
+from detector.reading import ReadingRecord
 from detector.scoring.calibration import Calibration, Combination, Evidence, Tail
 from detector.scoring.count_profile import CountProfile
 from detector.text.vocabulary import Vocabulary
@@ -39,6 +40,7 @@ RECORD = TrainingRecord(
     anomalous=30,
     events=19_000,
     metrics={"auprc": 0.875},
+    score_shares=[0.9, *[0.0] * 18, 0.1],
 )
 
 
@@ -57,7 +59,9 @@ def random_model(vocabulary: Vocabulary = VOCABULARY, *, seed: int = 1, d_model:
     return model.eval()
 
 
-def save_random(directory: Path, vocabulary: Vocabulary = VOCABULARY, *, seed: int = 1) -> str:
+def save_random(
+    directory: Path, vocabulary: Vocabulary = VOCABULARY, *, seed: int = 1, reading: ReadingRecord | None = None
+) -> str:
     return save(
         directory,
         model=random_model(vocabulary, seed=seed),
@@ -65,6 +69,7 @@ def save_random(directory: Path, vocabulary: Vocabulary = VOCABULARY, *, seed: i
         profile=PROFILE,
         calibration=CALIBRATION,
         training=RECORD,
+        reading=reading,
     )
 
 

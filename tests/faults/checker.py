@@ -1,7 +1,7 @@
 """Is the score topic exact? An independent answer, which shares no code with the worker.
 
 From the raw records it computes, with the plain loop below, which sessions must exist (the rules are those of the
-README and of `config/worker.example.yaml`), and holds them against what a `read_committed` reader finds. It knows
+manual and of `config/worker.example.yaml`), and holds them against what a `read_committed` reader finds. It knows
 HDFS-like text lines: `yymmdd HHMMSS … blk_… …`. It cannot compute scores; those come from `logmamba score`.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 _BLOCK = re.compile(r"blk_-?\d+")
@@ -331,7 +332,9 @@ def check(
         name = (session.partition, session.first_offset, session.key)
         wanted[*name, "final"] = session, said.pop(name, None)
     of_name = {(each.partition, each.first_offset, each.key): each for each in expected.sessions}
+    alerted: dict[tuple[int, int, str], list[str]] = {}
     for value in early:
+        alerted.setdefault((value["source"]["partition"], *_session(value)), []).append(value["severity"])
         wanted[_identity(value)] = of_name[value["source"]["partition"], *_session(value)], value
     verdict.unexpected += [f"logmamba score alone has {name}" for name in said]
 
@@ -348,6 +351,7 @@ def check(
             continue
         session, value = wanted[identity]
         differences = _differences(score.content, session, value, topic)
+        differences += _not_taken_back(score.content, session, alerted.get(identity[:3], ()), topic)
         verdict.different += [f"{_text(identity)}: {what}" for what in differences]
         if differences:
             continue  # it may not say what its place is
@@ -381,6 +385,7 @@ def _differences(content: Json, session: Session, value: Json | None, topic: str
         events, cause = len(session.offsets), session.cause_offset
     must: dict[str, object] = {
         "schema": "logmamba.score/1",
+        "id": _id(session, topic, content["severity"] if early else ""),
         "session": session.key,
         "events": events,
         "first_event_time": _iso(session.times[0]),
@@ -395,14 +400,35 @@ def _differences(content: Json, session: Session, value: Json | None, topic: str
         },
     }
     if value is not None:
-        own = ("score", "severity", "thresholds", "surprise", "unknown_events", "top_events", "model", "kind")
+        own = ("score", "severity", "thresholds", "surprise", "unknown_events", "top_events", "lines", "model", "kind")
         must |= {name: value[name] for name in own}
-        if list(content) != list(value):
+        # A file has no early scores, so nothing in it takes one back.
+        if [name for name in content if name != "retracts"] != [name for name in value if name != "retracts"]:
             return [f"has {list(content)}, not {list(value)}"]
     wrong = [f"{name} is {content.get(name)!r}, not {it!r}" for name, it in must.items() if content.get(name) != it]
     if value is None:
         wrong.append("logmamba score has no such session")
     return wrong
+
+
+_RANKS = ("normal", "warning", "critical")
+
+
+def _id(session: Session, topic: str, told: str) -> str:
+    """The id of its final record, or of the early one that told of a severity."""
+    nth = int(session.causes[0] == session.cause_offset)  # the record that opened it also closed it
+    place = topic, session.partition, session.offsets[0], nth, "early" if told else "final", told, session.key
+    return sha256("\n".join(map(str, place)).encode()).hexdigest()[:32]
+
+
+def _not_taken_back(content: Json, session: Session, alerted: Iterable[str], topic: str) -> list[str]:
+    """Whether a final record takes back anything else than what it must of what early ones told."""
+    above = [
+        each for each in sorted(alerted, key=_RANKS.index) if _RANKS.index(each) > _RANKS.index(content["severity"])
+    ]
+    must = [{"id": _id(session, topic, each), "severity": each} for each in above if content["kind"] == "final"]
+    found = content.get("retracts", [])
+    return [] if found == must else [f"retracts is {found}, not {must}"]
 
 
 def _places(sessions: Sequence[Session]) -> dict[int, int]:

@@ -30,7 +30,8 @@ from worker.settings.document import Settings, load_settings
 PRODUCE, OFFSET_COMMIT, INIT_PRODUCER_ID, ADD_PARTITIONS, ADD_OFFSETS, END_TRANSACTION, COMMIT_OFFSETS = (
     *(0, 8, 22, 24, 25, 26, 28),
 )
-_PATIENCE_S = 30.0
+_PATIENCE_S = 150.0
+_workers: list[Worker] = []  # that were made for the cluster that there is
 
 
 class MockCluster:
@@ -80,6 +81,11 @@ def mock_cluster(partitions: int = 1) -> Iterator[MockCluster]:
     try:
         yield cluster
     finally:
+        # Python finds no garbage across the client's callbacks: the worker's clients would look for the cluster for
+        # as long as the tests go on.
+        for worker in _workers:
+            vars(worker).clear()
+        _workers.clear()
         cluster.close()
 
 
@@ -102,7 +108,10 @@ def mock_settings(cluster: MockCluster, *overrides: str, **kafka: object) -> Set
 
 def in_process(settings: Settings) -> Worker:
     """A worker on real Kafka clients, with the small worker's scorer."""
-    return connect(settings, Topics(ClientProperties(settings).admin(), settings), OddScorer(), Metrics())
+    topics = Topics(ClientProperties(settings).admin(), settings)
+    worker = connect(settings, topics, OddScorer(), Metrics(), serialize=None)
+    _workers.append(worker)
+    return worker
 
 
 def run_script(worker: Worker, script: Callable[[], Iterator[Callable[[], bool]]]) -> None:
@@ -131,7 +140,7 @@ def run_script(worker: Worker, script: Callable[[], Iterator[Callable[[], bool]]
 
 def totals(worker: Worker) -> dict[str, Any]:
     """The worker's counts as of now."""
-    return worker._totals
+    return worker._report.totals
 
 
 def _loaded_library() -> str:

@@ -2,8 +2,8 @@
 
     python -m tests.faults.slow_worker --after 20 --passes 30 --pass-ms 500 run --config worker.yaml
 
-The first passes are as quick as they are, then so many take so much longer, and those after them are quick again. The
-log gets the line `{"event":"slow_passes","seconds":…}` when the slow ones are over.
+The first passes and the first commit are as quick as they are, then so many passes take so much longer, and those
+after them are quick again. The log gets the line `{"event":"slow_passes","seconds":…}` when the slow ones are over.
 """
 
 from __future__ import annotations
@@ -16,18 +16,27 @@ from typing import Any
 
 from detector.model.inference import Inference
 from worker.cli import main
+from worker.kafka.sink import TransactionalSink
 
 
 def slow_down(after: int, passes: int, pass_s: float) -> None:
-    """Make the passes after the first `after` ones slow."""
-    forward = Inference._forward
-    done, began = 0, 0.0
+    """Make so many passes slow: those after the first `after` that follow the first commit."""
+    forward, commit = Inference._forward, TransactionalSink.commit
+    done, began, committed = 0, 0.0, False
+
+    def committing(self: TransactionalSink, *arguments: Any) -> None:
+        nonlocal committed
+        commit(self, *arguments)
+        committed = True
 
     def slowly(self: Inference, *arguments: Any) -> Any:
         nonlocal done, began
-        done += 1
+        done += committed
+        if not committed:
+            return forward(self, *arguments)
         if done == after + 1:
             began = time.monotonic()
+            os.write(sys.stderr.fileno(), b'{"event":"slow_from_here"}\n')
         if after < done <= after + passes:
             time.sleep(pass_s)
         if done == after + passes:
@@ -36,6 +45,7 @@ def slow_down(after: int, passes: int, pass_s: float) -> None:
         return forward(self, *arguments)
 
     Inference._forward = slowly  # type: ignore[method-assign]
+    TransactionalSink.commit = committing  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

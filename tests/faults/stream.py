@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import signal
 import threading
 import time
 import zlib
@@ -30,7 +31,7 @@ from tests.broker.harness import (
     write_partitions,
 )
 from tests.faults.checker import DeadLetter, Expected, RawRecord, Rules, Score, check, expected_of
-from tests.faults.report import FaultReport
+from tests.faults.report import FaultReport, Size
 from tests.worker.command_line import logmamba
 from worker.generator.log import GeneratedLog
 
@@ -47,11 +48,20 @@ _TIMEOUTS = {
 # can must close the same sessions. While records are being sent, that would be a matter of the clock: there it must not
 # before they have failed to come for longer than their sender ever pauses.
 _IDLE_AT_ONCE, _IDLE_WHILE_FED = "sessions.idle_flush=1ms", "sessions.idle_flush=10s"
+_FED_AT_MOST = 0.95  # of the records, before the block is over in which they are sent
 _STEPS = (
     "worker.batch_records=50",
     "worker.commit_interval=20ms",
     "state.snapshot_interval=100ms",
 )
+# Where kill -9 strikes: how often a worker may pass there first, and how much later it may die (ms).
+KILLED_AT = {
+    "consume": (80, 0),
+    "score": (80, 0),
+    "produce": (400, 5),
+    "send_offsets": (80, 0),
+    "commit": (80, 10),
+}
 
 _BROKEN = (b"", b"   ", b"\xff\xfe line", None, b"240301 120000 7 INFO a line of no block", b"blk_1 of no time")
 
@@ -87,7 +97,7 @@ class Stream:
         """Have records scored, and send them to a topic of the broker."""
         parts = [[record.value for record in records if record.partition == each] for each in range(PARTITIONS)]
         raw = [RawRecord(each, offset, value) for each, part in enumerate(parts) for offset, value in enumerate(part)]
-        values = _scores_of_files(parts, folder, checkpoint)
+        values = scores_of_files(parts, folder, checkpoint)
         undisturbed = cls(records, expected_of(raw, RULES), values, [], checkpoint, bootstrap, "")
         with undisturbed.unsent(folder) as run:
             application = run.application
@@ -120,7 +130,7 @@ def _records(count: int) -> list[Record]:
     return records
 
 
-def _scores_of_files(
+def scores_of_files(
     parts: Sequence[Sequence[bytes | None]], folder: Path, checkpoint: Path
 ) -> dict[int, list[dict[str, Any]]]:
     """What `logmamba score` says of each partition's lines; a file's end closes sessions as an idle end does."""
@@ -180,7 +190,8 @@ class Run:
 
     @contextmanager
     def fed(self, seconds: float) -> Iterator[None]:
-        """Send the records evenly over this time while the block runs, and what is left at its end."""
+        """Send the records evenly over this time while the block runs; the last ones come when it is over, however long
+        it takes."""
         self._idle = _IDLE_WHILE_FED
         over = threading.Event()
         records, began = self.stream.records, time.monotonic()
@@ -188,9 +199,10 @@ class Run:
         def feed() -> None:
             sent = 0
             while sent < len(records):
-                share = 1.0 if over.wait(0.2) else min(1.0, (time.monotonic() - began) / seconds)
+                share = 1.0 if over.wait(0.2) else min(_FED_AT_MOST, (time.monotonic() - began) / seconds)
                 due = int(share * len(records))
-                self.application.produce(records[sent:due])
+                if due > sent:
+                    self.application.produce(records[sent:due])
                 sent = due
 
         thread = threading.Thread(target=feed)
@@ -202,18 +214,35 @@ class Run:
             thread.join()
             self._idle = _IDLE_AT_ONCE
 
+    @property
+    def steps(self) -> Sequence[str]:
+        """Settings of a worker that goes through the records in small steps, so that there is a middle."""
+        return [*_STEPS, self._idle]
+
     def start(self, *overrides: str) -> WorkerProcess:
-        """A worker that goes through the records in small steps, so that there is a middle."""
-        return self.application.start(*_STEPS, self._idle, *overrides)
+        """Such a worker."""
+        return self.application.start(*self.steps, *overrides)
 
     def striking(self, *strike: str, settings: Sequence[str] = ()) -> WorkerProcess:
         """Such a worker that sends itself a signal; the arguments are those of `tests.faults.striking_worker`."""
-        return self.application.start(*_STEPS, self._idle, *settings, program=("tests.faults.striking_worker", *strike))
+        return self.application.start(*self.steps, *settings, program=("tests.faults.striking_worker", *strike))
+
+    def kill_at_each_step(self, rng: random.Random, size: Size) -> None:
+        """Worker after worker dies at a chance moment of each step: all of them before the work is done."""
+        # A core stream lasts for about 200 passes of a step in all.
+        rounds, share = (4, 1.0) if size.full else (1, 0.4)
+        for step, (most_passes, most_ms) in [*KILLED_AT.items()] * rounds:
+            nth, delay_ms = rng.randint(1, int(share * most_passes)), rng.uniform(0, most_ms)
+            strike = ["--at", step, "--nth", str(nth), "--delay-ms", f"{delay_ms:.1f}", "--signal", "KILL"]
+            with self.striking(*strike) as worker:
+                assert worker.ended() == -signal.SIGKILL, worker.tail()
+                self.struck()
+        assert self.share() < 1, "all was done before the last worker was killed"
 
     def finish(self) -> None:
         """One more worker does what is left and stops."""
         with self.application.start(self._idle) as worker:
-            worker.wait_until(lambda: self.output.finals >= len(self.stream.expected.sessions), 120)
+            worker.wait_until(lambda: self.output.finals >= len(self.stream.expected.sessions))
             assert worker.stop() == 0, worker.tail()
 
     def assert_exact(self, report: FaultReport, fault: str, recovery_s: float | None = None) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import worker.commands.run
 import worker.kafka.sink
 from worker.cli import main
+from worker.commands.reload import Reload
 from worker.delivery.loop import Worker
 from worker.delivery.restore import StateStore
 from worker.kafka.source import KafkaSource
@@ -70,6 +71,8 @@ POINTS: dict[str, tuple[type | ModuleType, str, _Passed, str]] = {
     "send_offsets": (_Producer, "send_offsets_to_transaction", _always, "after"),
     "commit": (_Producer, "commit_transaction", _always, "before"),
     "idle": (KafkaSource, "poll", _nothing_came, "after"),
+    "hand_over": (StateStore, "hand_over", _always, "before"),
+    "taken": (Reload, "taken", _always, "after"),
     "revoke": (Worker, "on_revoked", _always, "before"),
 }
 

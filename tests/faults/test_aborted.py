@@ -61,7 +61,7 @@ def test_an_abort_leaves_its_records_unseen_and_one_control_record_behind_them(
 def died(run: Run, point: str, nth: int, *settings: str) -> None:
     """A worker kills itself at this point."""
     with run.striking("--at", point, "--nth", str(nth), "--signal", "KILL", settings=settings) as worker:
-        assert worker.process.wait(60) == -signal.SIGKILL, worker.tail()
+        assert worker.ended() == -signal.SIGKILL, worker.tail()
         run.struck()
 
 

@@ -13,10 +13,11 @@ import orjson
 import pytest
 import yaml
 
-from tests.broker.harness import Application, Record, run_logmamba
+from tests.broker.harness import Application, Record
 from tests.broker.kafka import KafkaBroker
 from tests.faults.conftest import Size
 from tests.faults.report import FaultReport
+from tests.worker.command_line import logmamba
 from worker.generator.log import GeneratedLog
 
 PARTITIONS = 2
@@ -48,7 +49,8 @@ def test_a_poisoned_event_leaves_the_nine_beside_it_and_is_one_dead_letter_that_
     }
     expected = scores_one_by_one(parts, batches, tmp_path, checkpoint)
 
-    application = Application(broker.bootstrap, tmp_path, checkpoint, PARTITIONS, input=INPUT)
+    kafka = {"session.timeout.ms": 3_000, "heartbeat.interval.ms": 500}
+    application = Application(broker.bootstrap, tmp_path, checkpoint, PARTITIONS, input=INPUT, kafka=kafka)
     application.produce(records)
     total = sum(expected.values())
     for share in (0.05, 0.15):
@@ -104,7 +106,8 @@ def scores_one_by_one(
         path = folder / f"{number}.jsonl"
         path.write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in events))
         one = folder / f"one-{number}.jsonl"
-        run_logmamba("score", "--checkpoint", checkpoint, "--config", config, "--input", path, "--output", one)
+        done = logmamba("score", "--checkpoint", checkpoint, "--config", config, "--input", path, "--output", one)
+        assert done.returncode == 0, done.stderr
         outputs.append(one)
     scored = (orjson.loads(line) for path in outputs for line in path.read_bytes().splitlines())
     return Counter(content(record) for record in scored if record["kind"] == "final")

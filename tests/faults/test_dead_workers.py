@@ -5,7 +5,6 @@ In these tests the coordinator would end it after ten minutes: whoever waits for
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
@@ -13,10 +12,9 @@ import pytest
 from confluent_kafka import ConsumerGroupState, Producer
 from confluent_kafka.admin import AdminClient
 
-from tests.broker.harness import WorkerProcess
 from tests.faults.report import FaultReport
 from tests.faults.stream import PARTITIONS, Run, Stream, stopped
-from tests.faults.test_workers import events, has_worked, start
+from tests.faults.test_workers import has_worked, start
 
 PATIENT = {"transaction.timeout.ms": 600_000, "max.poll.interval.ms": 2_400_000}
 
@@ -31,17 +29,17 @@ PATIENT = {"transaction.timeout.ms": 600_000, "max.poll.interval.ms": 2_400_000}
 def test_a_killed_workers_transaction_is_ended_by_its_heir_before_that_asks_what_is_committed(
     point: str, stream: Stream, tmp_path: Path, fault_report: FaultReport
 ) -> None:
-    strike = ["--at", point, "--nth", "20", "--signal", "KILL"]
+    strike = ["--at", point, "--nth", "5", "--signal", "KILL"]
     with stream.unsent(tmp_path, kafka=PATIENT) as run:
         with run.fed(seconds=60), start(run, "w0") as heir:
             has_worked(run, heir)
             with run.striking(*strike, settings=["worker.instance=w1"]) as dying:
-                assert dying.process.wait(60) < 0, dying.tail()
+                assert dying.ended() < 0, dying.tail()
                 run.struck()
-                [struck] = events(dying, "strike")
+                [struck] = dying.events("strike")
             heir.wait_until(lambda: run.output.partitions_since(struck["time"]) == set(range(PARTITIONS)))
-            assert [each["worker"] for each in events(heir, "dead_worker_fenced")] == ["w1"]
-            names = every_event(heir)
+            assert [each["worker"] for each in heir.events("dead_worker_fenced")] == ["w1"]
+            names = [each["event"] for each in heir.events()]
             assert "committed_offsets_undecided" not in names
             assert "partition_restored" in names[names.index("dead_worker_fenced") :]
             assert heir.stop() == 0, heir.tail()
@@ -64,7 +62,7 @@ def test_a_member_that_stands_still_amid_a_commit_is_not_fenced_by_who_joins(
                 slow.process.send_signal(signal.SIGCONT)
                 has_worked(run, third)
                 workers = (first, slow, third)
-                assert not [each for worker in workers for each in events(worker, "dead_worker_fenced")]
+                assert not any(worker.logged("dead_worker_fenced") for worker in workers)
                 for worker in workers:
                     assert worker.stop() == 0, worker.tail()
         run.finish()
@@ -103,9 +101,9 @@ def test_a_worker_that_was_taken_for_dead_while_idle_goes_on_when_it_has_partiti
             sleeper.wait_until(lambda: stopped(sleeper))
             run.struck()
             with start(run, "w0", waits) as heir:
-                heir.wait_until(lambda: any(events(heir, "dead_worker_fenced")))
+                heir.wait_until(lambda: heir.logged("dead_worker_fenced"))
                 sleeper.process.send_signal(signal.SIGCONT)
-                sleeper.wait_until(lambda: any(events(sleeper, "partitions_lost")))
+                sleeper.wait_until(lambda: sleeper.logged("partitions_lost"))
                 assert heir.stop() == 0, heir.tail()
             seen = run.output.finals
             run.application.produce(stream.records[half:])
@@ -128,8 +126,3 @@ def fence(run: Run, instance: str) -> None:
     Producer({"bootstrap.servers": run.application.bootstrap, "transactional.id": transactional_id}).init_transactions(
         30
     )
-
-
-def every_event(worker: WorkerProcess) -> list[str]:
-    """The names of the events in a worker's log."""
-    return [json.loads(line)["event"] for line in worker.log.read_text().splitlines() if line.startswith("{")]

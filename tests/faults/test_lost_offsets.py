@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from tests.broker.harness import Application, Record, WorkerProcess, read_all
+from tests.broker.harness import Application, Record, WorkerProcess, read_all, wait_until
 from tests.broker.kafka import KafkaBroker
 from tests.faults.checker import RawRecord, Rules, expected_of
 from tests.faults.report import FaultReport
@@ -133,18 +133,11 @@ class Lost:
 
 def assert_stopped(worker: WorkerProcess, reason: str) -> None:
     """Exit code 1, and the reason with what to do."""
-    assert worker.process.wait(60) == 1, worker.tail()
+    assert worker.ended() == 1, worker.tail()
     log = worker.log.read_text()
     assert re.search(reason, log), log
     assert "input.on_lost_offsets: earliest starts over at the oldest record" in log
     assert "Traceback" not in log
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s"
-        time.sleep(0.1)
 
 
 def position_deleted(lost: Lost) -> tuple[str, int]:

@@ -1,9 +1,11 @@
-"""Row 23: kill -9 while stream time jumps over nights, passes by wrong clocks, and falls back from one it believed."""
+"""Row 23: kill -9 while stream time jumps over nights, passes by wrong clocks, and falls back from one it believed.
+
+And a whole year of a partition, with nights and weekends off.
+"""
 
 from __future__ import annotations
 
 import random
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -11,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.harness import Record
+from tests.broker.harness import Record, read_all
 from tests.broker.kafka import KafkaBroker
 from tests.faults.report import FaultReport, Size
 from tests.faults.stream import PARTITIONS, Stream
-from tests.faults.test_kill_9 import STEPS
 from worker.generator.log import GeneratedLog
 
 _STAMP = "%y%m%d %H%M%S"
@@ -54,7 +55,7 @@ def _records(count: int) -> list[Record]:
     return records
 
 
-@pytest.mark.fault(row=23, core=False)
+@pytest.mark.fault(row=23, core=True)
 def test_kill_9_while_time_jumps_and_falls_changes_nothing(
     size: Size, tmp_path: Path, checkpoint: Path, broker: KafkaBroker, fault_report: FaultReport
 ) -> None:
@@ -69,14 +70,52 @@ def test_kill_9_while_time_jumps_and_falls_changes_nothing(
         if any(cause != offset for cause, offset in zip(session.causes, session.offsets, strict=True))
     ]
     assert len(together) > size.records / 200, "hardly an event waited"
-    rng = random.Random(23)
     with stream.sent(tmp_path) as run:
-        for step, (most_passes, most_ms) in [*STEPS.items()] * (4 if size.full else 1):
-            nth, delay_ms = rng.randint(1, most_passes), rng.uniform(0, most_ms)
-            strike = ["--at", step, "--nth", str(nth), "--delay-ms", f"{delay_ms:.1f}", "--signal", "KILL"]
-            with run.striking(*strike) as worker:
-                assert worker.process.wait(60) == -signal.SIGKILL, worker.tail()
-                run.struck()
-        assert run.share() < 1, "all was done before the last worker was killed"
+        run.kill_at_each_step(random.Random(23), size)
         run.finish()
         run.assert_exact(fault_report, "kill -9 while stream time jumps and falls")
+
+
+def _year(days: int) -> list[Record]:
+    """A partition's working days, of which each has one line that says another year, month or minute."""
+    rng = random.Random(24)
+    lines = [*GeneratedLog(lines=days * _DAY_LINES, seed=2, anomaly_rate=0.1)]
+    records = []
+    for day in range(days):
+        today = lines[day * _DAY_LINES : (day + 1) * _DAY_LINES]
+        morning = datetime(2024, 1, 1, 8) + timedelta(days=day // 5 * 7 + day % 5)  # noqa: DTZ001  text again at once
+        late = morning - datetime.strptime(today[0].text[:13], _STAMP)  # noqa: DTZ007
+        wrong = rng.randrange(_DAY_LINES)
+        for at, line in enumerate(today):
+            time = datetime.strptime(line.text[:13], _STAMP) + late  # noqa: DTZ007
+            if at == wrong:
+                time += rng.choice([timedelta(days=-700), timedelta(days=31), timedelta(minutes=-9), timedelta(days=1)])
+            records.append(Record((time.strftime(_STAMP) + line.text[13:]).encode(), line.block.encode(), 0))
+    return records
+
+
+@pytest.mark.fault(row=23, core=False)
+def test_a_year_with_nights_and_weekends_off_gives_the_sessions_expected_and_no_state_grows(
+    tmp_path: Path, checkpoint: Path, broker: KafkaBroker, fault_report: FaultReport
+) -> None:
+    folder = tmp_path / "stream"
+    folder.mkdir()
+    stream = Stream.of(_year(days=260), folder, checkpoint, broker.bootstrap)
+    kept_open = [session for session in stream.expected.sessions if session.closed_by == "idle"]
+    assert len(kept_open) < 100, "sessions of earlier days were open to the end"
+    with stream.sent(tmp_path) as run:
+        for share in (0.3, 0.6, 0.9):  # in spring, summer and autumn
+            with run.start() as worker:
+                worker.wait_until(lambda share=share: run.share() > share)  # type: ignore[misc]
+                worker.kill()
+                run.struck()
+        run.finish()
+        run.assert_exact(fault_report, "a year of working days, one wrong clock a day, kill -9")
+        application = run.application
+        sizes = [
+            len(each.value() or b"")
+            for each in read_all(application.bootstrap, f"{application.settings['application_id']}-state")
+        ]
+    quarter = len(sizes) // 4
+    assert quarter > 20, "too few snapshots to see a trend"
+    assert max(sizes[-quarter:]) < 1.5 * max(sizes[:quarter]), "what a worker keeps grew over the year"

@@ -111,7 +111,7 @@ def test_a_burst_of_input_and_a_blocked_output_take_no_more_memory_than_the_sett
         worker.wait_until(lambda: measured() and time.monotonic() > until)
         assert application.committed()[0].offset < end, "the output was not blocked"
         proxy.unblock()
-        worker.wait_until(lambda: measured() and application.committed()[0].offset == end, 200)
+        worker.wait_until(lambda: measured() and application.committed()[0].offset == end)
         fault_report(f"burst of 10x, output blocked: {(most - before) / MIB:.0f} MiB more", records=end, rounds=1)
         assert worker.stop() == 0, worker.tail()
     assert not worker.logged("partitions_lost")
@@ -131,7 +131,7 @@ def test_a_dead_letter_topic_that_cannot_be_written_stops_the_worker_which_skips
         for _ in range(2):
             with run.start() as worker:
                 run.struck()
-                assert worker.process.wait(60) == 1, worker.tail()
+                assert worker.ended() == 1, worker.tail()
             assert f"{run.application.dead_topic} cannot be written" in worker.tail()
             committed = run.application.committed()
             assert all(committed[number].offset <= offset for number, offset in refused.items())

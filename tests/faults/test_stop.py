@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -28,11 +27,9 @@ def test_sigterm_in_any_phase_ends_the_worker_in_time_and_loses_nothing(
         def sigterm(phase: str, point: str, nth: int = 1, delay_ms: int = 0) -> None:
             strike = ["--at", point, "--nth", str(nth), "--delay-ms", str(delay_ms), "--signal", "TERM"]
             with run.striking(*strike) as worker:
-                assert worker.process.wait(90) == 0, f"{phase}: {worker.tail()}"
-                log = worker.log.read_text()
-                (struck,) = [json.loads(line)["time"] for line in log.splitlines() if '"strike"' in line]
-                assert time.time() - struck < SHUTDOWN_TIMEOUT_S, phase
-                assert '"event":"stopped"' in log, phase
+                assert worker.ended() == 0, f"{phase}: {worker.tail()}"
+                [struck] = worker.events("strike")
+                assert worker.stopped_at() - struck["time"] < SHUTDOWN_TIMEOUT_S, phase
                 run.struck()
 
         def nothing_to_replay() -> bool:
@@ -48,7 +45,7 @@ def test_sigterm_in_any_phase_ends_the_worker_in_time_and_loses_nothing(
         with run.striking(
             *["--at", "commit", "--nth", "15", "--signal", "KILL"], settings=["state.snapshot_interval=1h"]
         ) as worker:
-            assert worker.process.wait(60) < 0, worker.tail()
+            assert worker.ended() < 0, worker.tail()
         assert not nothing_to_replay()
         sigterm("restoring", "restore")
         sigterm("replaying", "replay", nth=2)
@@ -73,7 +70,7 @@ def test_sigterm_while_a_worker_starts_ends_it_before_it_takes_the_place_of_one_
     other.produce(application.score_topic, b"{}")
     strike = ("tests.faults.striking_worker", "--at", "load", "--signal", "TERM")
     with application.start(program=strike) as worker:
-        assert worker.process.wait(90) == 0, worker.tail()
+        assert worker.ended() == 0, worker.tail()
         assert worker.logged("stopped")
     other.commit_transaction(30)  # it was not fenced
     assert application.scores() == [{}]

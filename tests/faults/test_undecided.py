@@ -19,7 +19,7 @@ def test_sigterm_ends_a_worker_that_waits_for_the_transaction_of_a_dead_one(
     kafka = {"transaction.timeout.ms": 60_000, "max.poll.interval.ms": 240_000, "client.id": "the same for all"}
     with stream.sent(tmp_path, kafka=kafka) as run:
         with run.striking("--at", "commit", "--nth", "6", "--signal", "KILL") as worker:
-            assert worker.process.wait(60) < 0, worker.tail()
+            assert worker.ended() < 0, worker.tail()
         with run.start("worker.instance=w1") as other:
             other.wait_until(lambda: other.logged("committed_offsets_undecided"))
             run.struck()

@@ -76,10 +76,11 @@ def read(
             headers=None if headers is None else headers[part],
         )
         [events] = decoder.decode([records])
-        found.messages.extend(kept.messages[token] for token in events.tokens)
-        found.keys.extend(events.keys)
-        found.times.extend(events.times)
-        found.offsets.extend(events.offsets)
+        for key, token, time, offset in events.rows():
+            found.messages.append(kept.messages[token])
+            found.keys.append(key)
+            found.times.append(time)
+            found.offsets.append(offset)
         found.dead_letters.extend(letter_at(letter, start) for letter in events.dead_letters)
         skipped += events.skipped
     return found._replace(skipped=skipped)

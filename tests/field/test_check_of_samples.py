@@ -8,11 +8,13 @@ import pytest
 
 from tests.field.sessions_of_people import STAMP, visits, write
 from tests.worker.small_worker import VOCABULARY
+from worker.commands.check import check_everything
 from worker.files.sample import Sample, try_sample
 from worker.settings.advice import advice
 from worker.settings.document import load_settings
 
 CONFIG = Path(__file__).parents[2] / "config"
+SHOWN = {"settings", "compiled loops", "checkpoint", "sample"}
 KEY = r"sessions.key={regex: 'user\d+'}"
 
 
@@ -44,8 +46,15 @@ def test_a_key_that_never_matches_is_wrong(tmp_path: Path) -> None:
         r"no session key (regex user\d+)"
     ]
     assert tried(log, "sessions.no_key=ignore").wrong == [
-        "the input holds no session: 2 lines have no key (sessions.key) and are left out (sessions.no_key: ignore)"
+        "the input holds no session: 2 events have no key (sessions.key) and are left out (sessions.no_key: ignore)"
     ]
+
+
+def test_it_says_that_the_compiled_loops_are_kept() -> None:
+    rows = check_everything(load_settings(None, [KEY]), create_topics=False, offline=True)
+    (row,) = [row for row in rows if row.what == "compiled loops"]
+    assert row.state == "ok"
+    assert "__pycache__" in row.detail
 
 
 @pytest.mark.parametrize(
@@ -71,6 +80,21 @@ def test_refused_lines_and_lines_without_times_are_told(tmp_path: Path) -> None:
 def test_an_idle_flush_below_the_gap_is_doubted(gap: str, idle_flush: str, told: bool) -> None:
     lines = list(advice(load_settings(None, [f"sessions.gap={gap}", f"sessions.idle_flush={idle_flush}"])))
     assert [line.startswith("sessions.idle_flush: 10m is below sessions.gap (1h)") for line in lines] == [True] * told
+
+
+def test_offline_only_what_needs_no_broker_is_checked_and_a_checkpoint_may_be_missing(tmp_path: Path) -> None:
+    log = write(tmp_path / "app.log", visits(users=2, rounds=1))
+    settings = load_settings(None, [KEY, STAMP, f"model.checkpoint={tmp_path / 'none'}"])
+    rows = check_everything(settings, create_topics=False, sample=[log], offline=True)
+    assert ({row.what for row in rows}, {row.ok for row in rows}) == (SHOWN, {True})
+    assert [row.detail for row in rows if row.what == "checkpoint"] == [
+        f"model.checkpoint: {tmp_path / 'none'}: there is none yet; logmamba train writes one"
+    ]
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    settings = load_settings(None, [KEY, STAMP, f"model.checkpoint={damaged}"])
+    rows = check_everything(settings, create_topics=False, offline=True)
+    assert [row.what for row in rows if not row.ok] == ["checkpoint"]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)

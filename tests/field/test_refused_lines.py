@@ -79,7 +79,7 @@ def test_lines_that_are_refused_are_told_by_reason_with_place_and_setting(tmp_pa
         (
             "2024-05-06 07:00:00 anna read\n",
             [STAMP, "sessions.no_key=ignore"],
-            r"1 lines have no key \(sessions.key\) and are left out \(sessions.no_key: ignore\)",
+            r"1 events have no key \(sessions.key\) and are left out \(sessions.no_key: ignore\)",
         ),
     ],
 )

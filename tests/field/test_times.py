@@ -20,11 +20,12 @@ import pytest
 
 from detector.text.vocabulary import Vocabulary
 from tests.shared import needs_shared, shared
+from tests.worker.processing.listed_events import ListedEvents, listed
 from tests.worker.small_worker import OddScorer
 from worker.commands.score import score_files
 from worker.errors import SettingsError
 from worker.files.log_files import read_records
-from worker.processing.decoder import Decoder, Events
+from worker.processing.decoder import Decoder
 from worker.processing.records import Records
 from worker.settings.document import load_settings
 
@@ -43,11 +44,11 @@ def decoder(timestamp: str, *overrides: str) -> Decoder:
     return Decoder(settings.input, settings.sessions, OneToken())
 
 
-def from_kafka(one: Decoder, values: Sequence[bytes], written: Sequence[datetime] | None = None) -> Events:
+def from_kafka(one: Decoder, values: Sequence[bytes], written: Sequence[datetime] | None = None) -> ListedEvents:
     offsets = list(range(len(values)))
     timestamps = None if written is None else [milliseconds(at) for at in written]
     [events] = one.decode([Records("raw", 0, offsets, list(values), None, timestamps, None)])
-    return events
+    return listed(events)
 
 
 def from_file(one: Decoder, path: Path) -> list[int]:
@@ -55,7 +56,7 @@ def from_file(one: Decoder, path: Path) -> list[int]:
     for records in read_records(path):
         [events] = one.decode([records])
         assert events.dead_letters == []
-        times += events.times
+        times += events.times.tolist()
     return times
 
 
@@ -264,9 +265,9 @@ def test_where_a_line_tells_its_time_twice_both_are_the_same(system: str, rule: 
     assert sum(abs(a - b) < 1500 for a, b in zip(local, epoch, strict=True)) == agree
 
 
-def readme_rows() -> list[tuple[str, str]]:
-    """Lines and the settings beside them in the README's table of times."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def rows_of_the_manual() -> list[tuple[str, str]]:
+    """Lines and the settings beside them in the manual's table of times."""
+    text = (Path(__file__).parents[2] / "docs" / "input.md").read_text(encoding="utf-8")
     table = text.split("| `input.timestamp` |\n| --- | --- |\n")[1].split("\n\n")[0]
     rows = []
     for row in table.splitlines():
@@ -276,8 +277,8 @@ def readme_rows() -> list[tuple[str, str]]:
     return rows
 
 
-@pytest.mark.parametrize(("line", "rule"), readme_rows())
-def test_what_the_readme_says_of_a_time_reads_it(line: str, rule: str) -> None:
+@pytest.mark.parametrize(("line", "rule"), rows_of_the_manual())
+def test_what_the_manual_says_of_a_time_reads_it(line: str, rule: str) -> None:
     as_json = line.startswith("{")
     value = line.replace(", …", ', "message": "x"') if as_json else line
     one = decoder(rule, f"input.format={'json' if as_json else 'text'}")

@@ -15,6 +15,7 @@ from worker.delivery.deadline import Deadline
 from worker.delivery.loop import Worker
 from worker.delivery.memory import MemoryBroker, MemorySink, MemorySource
 from worker.delivery.outage import Outage
+from worker.delivery.protocols import NoReloads, Reloads
 from worker.delivery.restore import StateStore
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
@@ -41,7 +42,10 @@ class OddScorer:
     """The score grows with the share of "odd" events so far: a pure function of the tokens, easy to foresee."""
 
     checkpoint = "sha256:odd"
+    trained_score_shares = None
+    trained_sketch: list[int] | None = None
     cache_hits = cache_misses = batches_split = 0
+    odd = ODD
 
     def __init__(self, vocabulary: Vocabulary = VOCABULARY, reading: ReadingRecord | None = None) -> None:
         self.vocabulary = vocabulary
@@ -55,12 +59,18 @@ class OddScorer:
     ) -> list[EventScores]:
         results: list[EventScores] = []
         for sequence in (*sequences, *unfinished):
-            odd = (np.frombuffer(sequence, np.int64) == ODD).astype(np.float32)
+            odd = (np.frombuffer(sequence, np.int64) == self.odd).astype(np.float32)
             share = np.cumsum(odd) / np.arange(1, len(odd) + 1)
             final = float(share[-1]) if len(results) < len(sequences) else np.nan
             results.append(Scores(odd + 1, share.astype(np.float32), final))
             after_pass()
         return results
+
+    def reason(self, sequence: bytes) -> None:
+        """It has none."""
+
+    def gpu_usage(self) -> None:
+        """It uses none."""
 
 
 class Clock:
@@ -112,13 +122,15 @@ class SmallWorker:
         partitions: Iterable[int] = (0,),
         clock: Clock | None = None,
         vocabulary: Vocabulary = VOCABULARY,
+        scorer: OddScorer | None = None,
+        reloads: Reloads | None = None,
     ) -> None:
         self.clock = clock or Clock()
         self.source = ScriptedSource(broker, assign_next=[Partition(INPUT, number) for number in partitions])
         self.sink = MemorySink(broker, clock=self.clock, sleep=self.clock.sleep)
-        scorer, metrics = OddScorer(vocabulary), Metrics(clock=self.clock)
+        scorer, metrics = scorer or OddScorer(vocabulary), Metrics(clock=self.clock)
         pipeline = Pipeline(use, scorer, metrics)
-        store = StateStore(use, vocabulary=vocabulary, decoder=pipeline.decoder, reader=broker)
+        store = StateStore(use, vocabulary=scorer.vocabulary, decoder=pipeline.decoder, reader=broker)
         self.worker = Worker(
             use,
             source=self.source,
@@ -126,10 +138,12 @@ class SmallWorker:
             store=store,
             pipeline=pipeline,
             metrics=metrics,
-            status=WorkerStatus("app", "w0", "", {}, scorer.checkpoint, vocabulary.sha256),
+            status=WorkerStatus("app", "w0", "", {}, scorer.checkpoint, scorer.vocabulary.sha256),
             outage=Outage(self.clock),
             revoke_budget_s=10,
             clock=self.clock,
+            sleep=self.clock.sleep,
+            reloads=reloads or NoReloads(),
         )
 
     def run(self, script: Iterable[Callable[[], object] | None]) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from detector.checkpoint import demo_checkpoint
-from tests.worker.command_line import logmamba
+from tests.worker.command_line import logmamba, parse
+from worker import cli
 from worker.commands.demo import LINES_SETTINGS
 from worker.settings.document import load_settings
 
@@ -47,7 +54,8 @@ def test_wrong_settings_give_every_error_at_once_and_exit_code_2(tmp_path: Path)
         "scoring.warning",
         "wroker",
     ):
-        assert sum(line.startswith(f"logmamba: {path}: ") for line in lines) == 1, done.stderr
+        [line] = [line for line in lines if f": {path}: " in line]
+        assert re.match(rf"logmamba: {re.escape(str(config))}:\d+:\d+: ", line), done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -59,6 +67,19 @@ def test_check_shows_all_settings_with_the_format_spelled_out(tmp_path: Path) ->
     again.write_text(done.stdout)
     assert load_settings(again) == load_settings(config)
     assert "  split: /resourceLogs/*/scopeLogs/*/logRecords/*\n" in done.stdout
+
+
+def test_a_check_and_the_counts_of_a_scoring_are_json_for_scripts(tmp_path: Path) -> None:
+    config, log = tmp_path / "worker.yaml", tmp_path / "a.log"
+    config.write_text("sessions: {gap: 10m, idle_flush: 1m}\n")
+    log.write_text(LINE * 2)
+    sample = "--set", *LINES_SETTINGS, "--input", log, "--json"
+    done = logmamba("check", "--config", config, "--offline", *sample)
+    shown = json.loads(done.stdout)
+    assert (done.returncode, shown["ok"], done.stderr) == (0, True, "")
+    assert [(row["what"], row["state"]) for row in shown["checks"]][:2] == [("settings", "ok"), ("settings", "warning")]
+    done = logmamba("score", "--checkpoint", demo_checkpoint(), "--output", tmp_path / "scores.jsonl", *sample)
+    assert json.loads(done.stdout) == {"lines": 2, "sessions": 1, "warnings": 0, "critical": 0, "refused": 0}
 
 
 def test_a_missing_settings_file_gives_exit_code_2() -> None:
@@ -87,12 +108,51 @@ def test_an_unreachable_broker_gives_a_message_and_exit_code_1_within_15_seconds
     assert not any("Traceback" in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "check", "train", "score", "evaluate", "explain", "capture", "tail", "generate", "demo"]
-)
-def test_every_command_has_help(command: str) -> None:
-    done = logmamba(command, "--help")
+def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], set[str]]]:
+    """Every command and group of commands: the words that name it, and its options."""
+    yield path, {option for parameter in command.params for option in parameter.opts}
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands(below, *path, name)
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands(get_command(cli.app))], ids=" ".join)
+def test_every_help_has_an_example_that_would_run(path: tuple[str, ...]) -> None:
+    done = logmamba(*path, "--help")
     assert (done.returncode, done.stdout.count("Usage")) == (0, 1)
+    paragraphs = [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", done.stdout)]  # lines are wrapped
+    examples = [text.removeprefix("Example: logmamba ") for text in paragraphs if text.startswith("Example: logmamba ")]
+    assert examples
+    for example in examples:
+        arguments = shlex.split(example)
+        assert tuple(arguments[: len(path)]) == path
+        parse(arguments)
+
+
+def test_an_example_that_would_not_run_is_seen() -> None:
+    for example in (["run"], ["run", "--confg", "a.yaml"], ["verdicts", "list", "--checkpoint"]):
+        with pytest.raises(Exception, match=r"Missing|No such|requires"):
+            parse(example)
+
+
+def test_it_tells_its_version() -> None:
+    assert logmamba("--version") == (0, f"logmamba {importlib.metadata.version('logmamba')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("logmamba ver", {"verdicts"}),
+        ("logmamba check --of", {"--offline"}),
+        ("logmamba verdicts l", {"list", "learn"}),
+    ],
+)
+def test_a_shell_completes_commands_and_options(
+    words: str, expected: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_LOGMAMBA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    assert set(logmamba().stdout.split()) == expected
 
 
 def test_the_demo_finds_most_faults_without_a_kafka(tmp_path: Path) -> None:
@@ -141,13 +201,13 @@ def _flip(path: Path) -> None:
 
 def test_generated_logs_are_trained_on_and_scored_from_files(tmp_path: Path) -> None:
     log, labels = tmp_path / "app.log.gz", tmp_path / "labels.csv"
-    done = process("generate", "--lines", 6000, "--output", log, "--labels", labels, "--anomalies", 0.2)
+    done = logmamba("generate", "--lines", 6000, "--output", log, "--labels", labels, "--anomalies", 0.2)
     assert done.returncode == 0, done.stderr
     checkpoint, output = tmp_path / "checkpoint", tmp_path / "scores.jsonl"
-    done = process("train", "--input", log, "--labels", labels, "--output", checkpoint, "--steps", 5)
+    done = logmamba("train", "--input", log, "--labels", labels, "--output", checkpoint, "--steps", 5)
     assert done.returncode == 0, done.stderr
     assert "checkpoint sha256:" in done.stderr
-    done = process("score", "--checkpoint", checkpoint, "--input", log, "--output", output)
+    done = logmamba("score", "--checkpoint", checkpoint, "--input", log, "--output", output)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in output.read_text().splitlines()]
     truth = labels.read_text().splitlines()[1:]
@@ -189,3 +249,14 @@ def test_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
     arguments = [argument for path in paths for argument in ("--input", path)]
     done = logmamba("score", "--checkpoint", demo_checkpoint(), *arguments, "--output", tmp_path / "out.jsonl")
     assert (done.returncode, "same name" in done.stderr) == (1, True)
+
+
+def test_files_are_scored_by_the_checkpoint_that_the_settings_name_unless_the_command_names_one(tmp_path: Path) -> None:
+    config, log, scores = tmp_path / "worker.yaml", tmp_path / "app.log", tmp_path / "scores.jsonl"
+    log.write_text(LINE)
+    config.write_text(f"model: {{checkpoint: {demo_checkpoint()}}}\n")
+    command = ["score", "--config", config, "--set", *LINES_SETTINGS, "--input", log, "--output", scores]
+    done = logmamba(*command)
+    assert (done.returncode, len(scores.read_text().splitlines())) == (0, 1), done.stderr
+    done = logmamba(*command, "--checkpoint", tmp_path / "none")
+    assert (done.returncode, f"no checkpoint at {tmp_path / 'none'}" in done.stderr) == (1, True)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from worker.delivery.outage import Outage
+from worker.delivery.outage import outage_of_a_command
 from worker.errors import RunError
 from worker.files.record_files import write_records
 from worker.formats.durations import parse_duration
@@ -23,8 +23,6 @@ from worker.kafka.source import KafkaReader
 from worker.kafka.topics import Topics
 from worker.processing.records import Partition
 from worker.settings.document import Settings
-
-_PATIENCE_S = 30.0  # without any answer of the brokers
 
 
 def since_ms(text: str) -> int:
@@ -73,14 +71,9 @@ def capture_records(
     topics = Topics(properties.admin(), settings)
     topics.require_inputs()
     partitions = [Partition(topic.name, number) for topic in topics.inputs() for number in range(topic.partitions)]
-    outage = Outage()
-
-    def give_up() -> None:
-        if outage.seconds > _PATIENCE_S:
-            raise RunError(f"no Kafka broker has answered for {_PATIENCE_S:.0f} s")
-
-    outage.while_away = give_up
-    reader = KafkaReader(properties.reader(), outage, batch_records=settings.worker.batch_records, with_headers=True)
+    reader = KafkaReader(
+        properties.reader(), outage_of_a_command(), batch_records=settings.worker.batch_records, with_headers=True
+    )
     written = 0
     try:
         spans = {}

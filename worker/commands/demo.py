@@ -73,7 +73,7 @@ def run_demo(lines: int, seed: int, console: Console) -> None:
     with console.status("loading the checkpoint"):
         scorer = load_scorer(settings)
         topics = Topics(ClientProperties(settings).admin(), settings)
-        worker = connect(settings, topics, scorer, Metrics())
+        worker = connect(settings, topics, scorer, Metrics(), serialize=None)
 
     log = GeneratedLog(lines=lines, seed=seed, anomaly_rate=ANOMALY_RATE, unseen_pool=UNSEEN_POOL)
     truths: list[Truth] = []

@@ -3,17 +3,20 @@
 `metrics.json` (schema `logmamba.evaluation/1`) is one object: the checkpoint, the inputs and the options, the fields of
 `detector.quality.evaluation.Evaluation` with everything below them by its own name, and in `worst_misses`,
 `worst_false_alarms` and `highest_scores` (of sessions without a label) lists of
-`worker.commands.evaluation.examples.Example`. No name changes or goes without a new version.
+`worker.commands.evaluation.examples.Example`. `decides` says which of `labelled` is what the labels are about, and
+`learnt_from` the share of the sessions that the training had (null where the checkpoint does not tell). No name changes
+or goes without a new version.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from rich.box import SIMPLE_HEAD
@@ -23,12 +26,14 @@ from rich.table import Table
 
 from detector.quality.evaluation import Evaluation, evaluate
 from detector.quality.operating_points import BEST, Quality
+from detector.quality.session_sketch import share_known
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED, is_sessions_file, read_labels
 from worker.commands.evaluation.examples import examples
 from worker.commands.evaluation.page import render
 from worker.commands.evaluation.plots import plots
 from worker.commands.evaluation.sessions import ReadSessions, read_evaluated_sessions, score_sequences
 from worker.errors import RunError
+from worker.processing.fit import reading_record
 from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
 
@@ -47,8 +52,11 @@ def evaluate_checkpoint(
     normal_weight: float,
     seed: int,
     console: Console,
+    at: datetime | None = None,
 ) -> None:
-    """Evaluate a checkpoint; write `metrics.json` and `index.html` into `report`, the same bytes for the same input.
+    """Evaluate a checkpoint; write `metrics.json` and `index.html` into `report`.
+
+    They have the same bytes for the same input, but for the time that stands in the page.
 
     Args:
         settings: `input`, `sessions`, `tokenizer` and the fixed thresholds of `scoring` are used.
@@ -59,6 +67,7 @@ def evaluate_checkpoint(
         normal_weight: how many sessions of the stream each normal one stands for.
         seed: of the bootstrap and of the baselines.
         console: for the progress and the summary.
+        at: when; None for now.
 
     Raises:
         InputFileError: an input or the labels cannot be read, or the inputs hold no session.
@@ -70,6 +79,8 @@ def evaluate_checkpoint(
         report.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{report}: cannot be made: {error.strerror}") from error
+    parsed = is_sessions_file(inputs[0])
+    own_labels = parsed and labels is None  # each row its own; every other label is that of a key
     thresholds = {"warning": settings.scoring.warning, "critical": settings.scoring.critical}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
@@ -95,6 +106,7 @@ def evaluate_checkpoint(
         )
         final, label = scores.final[read.sessions.sequence], read.sessions.labels
         alert = final >= thresholds["warning"]
+        by_key = evaluation.labelled is not None and evaluation.labelled.by_key is not None and not own_labels
         document = {
             "schema": SCHEMA,
             "checkpoint": scorer.checkpoint,
@@ -105,15 +117,24 @@ def evaluate_checkpoint(
             "seed": seed,
             "refused_lines": read.refused,
             "unmatched_labels": read.unmatched_labels,
+            "decides": "by_key" if by_key else "by_session",
+            "learnt_from": None if scorer.trained_sketch is None else share_known(scorer.trained_sketch, read.hashes()),
             **{field.name: getattr(evaluation, field.name) for field in fields(evaluation)},
             "worst_misses": examples(read, scores, scorer, (label == ANOMALOUS) & ~alert, highest=False),
             "worst_false_alarms": examples(read, scores, scorer, (label == NORMAL) & alert, highest=True),
             "highest_scores": examples(read, scores, scorer, label == UNLABELLED, highest=True),
         }
-        page = render(document, plots(evaluation, thresholds), parsed=is_sessions_file(inputs[0]))
+        page = render(
+            document,
+            plots(evaluation, thresholds),
+            parsed=parsed,
+            labels=None if labels is None else labels.name,
+            settings={} if parsed else reading_record(settings, times=True).settings,
+            at=at or datetime.now(UTC),
+        )
     _write(report / METRICS_FILE, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     _write(report / PAGE_FILE, page.encode())
-    _describe(read, evaluation, console)
+    _describe(read, evaluation, document, console)
     console.print(f"Report: {report / PAGE_FILE}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -129,7 +150,7 @@ def _write(path: Path, content: bytes) -> None:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _describe(read: ReadSessions, evaluation: Evaluation, console: Console) -> None:
+def _describe(read: ReadSessions, evaluation: Evaluation, document: Mapping[str, Any], console: Console) -> None:
     sessions = ", ".join(f"{count:,} {kind}" for kind, count in evaluation.sessions.items())
     console.print(
         f"{sum(evaluation.sessions.values()):,} sessions ({sessions}), {evaluation.distinct_sequences:,} distinct "
@@ -138,6 +159,11 @@ def _describe(read: ReadSessions, evaluation: Evaluation, console: Console) -> N
     )
     if read.unmatched_labels:
         console.print(f"{read.unmatched_labels:,} labels are of sessions that the input does not hold")
+    if document["learnt_from"]:
+        console.print(
+            f"{document['learnt_from']:.0%} of these sessions were in the training: that says little of others",
+            highlight=False,
+        )
     labelled = evaluation.labelled
     if labelled is None:
         table = Table("at or above", *(f"{kind} sessions" for kind in evaluation.sessions))
@@ -149,9 +175,11 @@ def _describe(read: ReadSessions, evaluation: Evaluation, console: Console) -> N
         table.add_column("at", no_wrap=True)
         for name in ("prec.", "recall", "F1", "misses", "false", "best", "AUPRC"):
             table.add_column(name, justify="right", no_wrap=True)
-        _rows(table, "logmamba", labelled.by_session)
+        rows = [("logmamba", labelled.by_session)]
         if labelled.by_key is not None:
-            _rows(table, "logmamba, by key", labelled.by_key)
+            rows.append(("logmamba, by key", labelled.by_key))
+        for name, quality in reversed(rows) if document["decides"] == "by_key" else rows:
+            _rows(table, name, quality)
         for baseline in labelled.baselines:
             _rows(table, baseline.name, baseline.quality)
     console.print(table)

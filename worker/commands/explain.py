@@ -33,8 +33,8 @@ from worker.processing.decoder import Decoder
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
 from worker.processing.score_records import DECIMALS, iso_time
+from worker.processing.session_columns import ClosedSession
 from worker.processing.session_rules import SessionRules
-from worker.processing.sessions import ClosedSession
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
@@ -180,14 +180,11 @@ def explain_sessions(
         SettingsError: settings that do not fit the checkpoint or the input.
     """
     files = open_inputs(settings, inputs)
-    scoring = settings.scoring.model_copy(update={"early": False, "adaptive": None})
-    output = settings.output.model_copy(update={"include": "all"})
-    use = settings.model_copy(update={"scoring": scoring, "output": output})
-    pipeline = Pipeline(use, scorer, Metrics(), parsed=files.parsed, times=files.times)
+    pipeline = explaining_pipeline(settings, scorer, parsed=files.parsed, times=files.times)
     for note in (*files.notes, *pipeline.misfits):
         tell(note)
     seen = _Seen()
-    found: list[_Found] = []
+    found: list[Found] = []
     if files.parsed:
         for path in files.paths:
             found += _parsed(scorer.vocabulary, path, key, seen)
@@ -201,7 +198,19 @@ def explain_sessions(
     if not found:
         raise RunError(_not_found(key, seen))
     adaptive = settings.scoring.adaptive is not None
-    return (_explained(pipeline, scorer, each, adaptive=adaptive) for each in found)
+    return (explained(pipeline, scorer, each, adaptive=adaptive) for each in found)
+
+
+def explaining_pipeline(settings: Settings, scorer: Scorer, *, parsed: bool = False, times: bool = True) -> Pipeline:
+    """A pipeline that makes a final record of every session, with the fixed thresholds.
+
+    Raises:
+        SettingsError: settings that do not fit the checkpoint or the input.
+    """
+    scoring = settings.scoring.model_copy(update={"early": False, "adaptive": None})
+    output = settings.output.model_copy(update={"include": "all"})
+    use = settings.model_copy(update={"scoring": scoring, "output": output})
+    return Pipeline(use, scorer, Metrics(), parsed=parsed, times=times)
 
 
 @dataclass(slots=True)
@@ -213,20 +222,23 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class Found:
+    """A session that was found, with the place that its score record names and the text of each event."""
+
     partition: Partition
     closed: ClosedSession
     texts: list[str]
 
 
-class _TextKeeper:
+class TextKeeper:
     """Stands before the tokenizer, so that an event's line is known beside its token."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, vocabulary: Vocabulary, settings: Settings) -> None:
+        self._tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
         self.lines = pa.array([], pa.string())
 
     def encode(self, lines: pa.Array) -> npt.NDArray[np.int64]:
+        """(n,) tokens of (n,) strings."""
         self.lines = lines
         return self._tokenizer.encode(lines)
 
@@ -239,38 +251,40 @@ def _raw(
     seen: _Seen,
     refusals: Refusals,
     progress: Callable[[int], object],
-) -> Iterator[_Found]:
-    keeper = _TextKeeper(Tokenizer(vocabulary, unknown=settings.tokenizer.unknown))
+) -> Iterator[Found]:
+    keeper = TextKeeper(vocabulary, settings)
     decoder = Decoder(settings.input, settings.sessions, keeper)
     # By partition and offset, of events whose session is still open.
     texts: defaultdict[tuple[Partition, int], list[str]] = defaultdict(list)
     for step in closed_sessions(stream, decoder, SessionRules.of(settings.sessions, vocabulary), progress):
         refusals.add(step)
         if step.events is not None:
-            seen.keys.update(step.events.keys)
-            for row, found in enumerate(step.events.keys):
+            keys = step.events.keys.to_pylist()
+            seen.keys.update(keys)
+            for row, found in enumerate(keys):
                 if found == key:
-                    texts[step.partition, step.events.offsets[row]].append(keeper.lines[row].as_py())
+                    texts[step.partition, int(step.events.offsets[row])].append(keeper.lines[row].as_py())
         seen.sessions += len(step.closed)
         for each in step.closed:
             if each.session.key == key:
                 places = [(step.partition, offset) for offset in each.session.offsets]
-                yield _Found(*located(stream, step.partition, each), [texts[place].pop(0) for place in places])
+                yield Found(*located(stream, step.partition, each), [texts[place].pop(0) for place in places])
                 for place in {*places}:
                     if not texts[place]:
                         del texts[place]
 
 
-def _parsed(vocabulary: Vocabulary, path: Path, key: str, seen: _Seen) -> Iterator[_Found]:
+def _parsed(vocabulary: Vocabulary, path: Path, key: str, seen: _Seen) -> Iterator[Found]:
     rows = read_sessions(path)
     seen.sessions += len(rows)
     seen.keys.update(rows.sessions)
     own = [row for row, each in enumerate(rows.sessions) if each == key]
     for row, tokens in zip(own, event_tokens(vocabulary, [rows.events[row] for row in own]), strict=True):
-        yield _Found(partition_of(path), parsed_session(key, tokens, row), list(rows.events[row]))
+        yield Found(partition_of(path), parsed_session(key, tokens, row), list(rows.events[row]))
 
 
-def _explained(pipeline: Pipeline, scorer: Scorer, found: _Found, *, adaptive: bool) -> ExplainedSession:
+def explained(pipeline: Pipeline, scorer: Scorer, found: Found, *, adaptive: bool) -> ExplainedSession:
+    """What is known about the score of a session."""
     vocabulary, session = scorer.vocabulary, found.closed.session
     pipeline.open(found.partition)
     [output] = pipeline.score_closed(found.partition, [found.closed])

@@ -1,35 +1,96 @@
-"""`logmamba run`: one worker, its log and its HTTP endpoint."""
+"""`logmamba run`: one worker in this process, its log and its HTTP endpoint."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
 
 import structlog
 
+from worker.commands.explain_record import explain_for_a_page
+from worker.commands.reload import Reload
+from worker.delivery.loop import Worker
+from worker.kafka.avro import score_writer
 from worker.kafka.clients import ClientProperties
 from worker.kafka.connect import connect
+from worker.kafka.group_members import look_for_members
 from worker.kafka.topics import Topics
-from worker.observability.http_server import serve
-from worker.observability.log import configure_logging
+from worker.observability.http_server import Page, serve
 from worker.observability.memory_trim import freed_memory_given_back
-from worker.observability.metrics import Metrics
-from worker.processing.scorer import load_scorer
+from worker.observability.metrics import Metrics, Observed
+from worker.observability.recent_alerts import PublishedAlerts
+from worker.observability.status import WorkerStatus
+from worker.options import settings_of
+from worker.pages.worker_pages import worker_pages
+from worker.processing.scorer import checkpoint_stamp, load_scorer
 from worker.settings.advice import advice
 from worker.settings.document import Settings
 
 _log = structlog.get_logger(__name__)
 
+Shown = Callable[[Worker, Metrics], AbstractContextManager[None]]
+"""Shows a worker and its metrics to others within a `with` block."""
 
-def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
+
+def run_alone(config: Path, overrides: list[str], settings: Settings, stopping: Callable[[], bool]) -> None:
+    """Run a worker of these settings until `stopping()`, with an endpoint of its own.
+
+    SIGHUP reads settings and checkpoint again. As for `run_worker`.
+    """
+    reload = reload_of(config, overrides, settings)
+
+    @contextmanager
+    def shown(worker: Worker, metrics: Metrics) -> Iterator[None]:
+        limit_s = settings.max_poll_interval_ms / 1000
+        observed = settings.observability
+        with (
+            pages_of(lambda: reload.settings, metrics, worker.status, worker.alerts) as pages,
+            serve(observed.address, observed.port, metrics, worker.status, limit_s, pages),
+        ):
+            yield
+
+    run_worker(settings, stopping, reload, shown)
+
+
+def reload_of(config: Path, overrides: list[str], settings: Settings) -> Reload:
+    """What reads these settings again from their file, at each SIGHUP to this process."""
+    reload = Reload(settings, partial(settings_of, config, overrides))
+    signal.signal(signal.SIGHUP, reload.ask)
+    return reload
+
+
+def pages_of(
+    settings: Callable[[], Settings], metrics: Observed, status: Callable[[], WorkerStatus], alerts: PublishedAlerts
+) -> AbstractContextManager[Mapping[str, Page]]:
+    """The pages of a worker, by path, within a `with` block; `settings` are those that hold when asked."""
+    return worker_pages(
+        metrics=metrics,
+        status=status,
+        alerts=alerts,
+        members=partial(look_for_members, ClientProperties(settings())),
+        explain=lambda record, limit_s: explain_for_a_page(settings(), record, limit_s),
+        show_lines=settings().observability.show_lines,
+    )
+
+
+def run_worker(settings: Settings, stopping: Callable[[], bool], reload: Reload, shown: Shown) -> None:
     """Run a worker until `stopping()`; told to stop while it starts, it ends before it joins its application.
 
+    Args:
+        settings: of the application.
+        stopping: asked all the time.
+        reload: of its settings and its checkpoint.
+        shown: entered while it works.
+
     Raises:
-        RunError: no broker answers, the checkpoint is refused, or the worker cannot go on.
+        RunError: no broker answers, the checkpoint is refused, the schema registry cannot be used, or the worker cannot
+            go on.
         SettingsError: settings that do not fit the checkpoint.
     """
-    observed = settings.observability
-    configure_logging(observed.log_level, observed.log_format)
     _log.info("starting", settings=settings.describe())
     for line in advice(settings):
         _log.warning("settings_doubtful", reason=line)
@@ -37,11 +98,13 @@ def run_worker(settings: Settings, stopping: Callable[[], bool]) -> None:
     # finds nothing.
     gc.set_threshold(100_000, 50, 100)
     topics = Topics(ClientProperties(settings).admin(), settings)  # a wrong address shows before the model is loaded
+    stamp = checkpoint_stamp(settings)  # before it is read, so that no change is missed
     scorer = load_scorer(settings)
     if not stopping():  # its producer would fence one of its name that goes on working
         metrics = Metrics()
-        worker = connect(settings, topics, scorer, metrics)
-        limit_s = settings.max_poll_interval_ms / 1000
-        with freed_memory_given_back(), serve(observed.address, observed.port, metrics, worker.status, limit_s):
+        serialize = score_writer(settings)
+        worker = connect(settings, topics, scorer, metrics, serialize, reload)
+        with reload.watching(scorer, stamp, metrics, serialize), freed_memory_given_back(), shown(worker, metrics):
+            del scorer  # the worker has it, as long as it needs it
             worker.run(stopping)
     _log.info("stopped")

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
 from detector.sessions_file import read_sessions
 from detector.text.tokenizer import event_tokens
 from worker.errors import RunError
@@ -17,7 +15,8 @@ from worker.files.input_files import open_inputs
 from worker.files.log_files import LogStream, parsed_session, partition_of
 from worker.files.refusals import Refusals
 from worker.observability.metrics import Metrics
-from worker.processing.pipeline import Output, Pipeline
+from worker.processing.outputs import Output
+from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
 from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
@@ -103,15 +102,16 @@ def _raw(
 ) -> _Scored:
     refusals = Refusals(stream)
     pipeline.when_decoded = refusals.decoded
+    pipeline.origin = stream.origin if stream.moves else None
     partitions: dict[Partition, None] = {}
     for records in stream.read(progress):
         partition = Partition(records.topic, records.partition)
         if partition not in partitions:
             partitions[partition] = None
             pipeline.open(partition)
-        yield from _records(pipeline.process([records]), stream)
+        yield from _records(pipeline.process([records]))
     for partition in partitions:
-        yield from _records(pipeline.flush(partition, pipeline.position(partition), "end_of_input"), stream)
+        yield from _records(pipeline.flush(partition, pipeline.position(partition), "end_of_input"))
         pipeline.drop(partition)
     done.lines, done.refused = refusals.lines, refusals.count
     refusals.require_events()
@@ -119,27 +119,10 @@ def _raw(
         tell(line)
 
 
-def _records(outputs: Iterable[Output], stream: LogStream) -> _Scored:
+def _records(outputs: Iterable[Output]) -> _Scored:
     for each in outputs:
         if each.severity is not None:
-            yield _located(each.value or b"", stream), each.severity
-
-
-def _located(value: bytes, stream: LogStream) -> bytes:
-    """A score record with the place of its session in the files, instead of that in the stream."""
-    if not stream.moves:
-        return value
-    record = orjson.loads(value)
-    source = record["source"]
-    origin, start = stream.origin(Partition(source["topic"], source["partition"]), source["first_offset"])
-    record["source"] = {
-        "topic": origin.topic,
-        "partition": origin.partition,
-        **{name: source[name] - start for name in ("first_offset", "last_offset", "cause_offset")},
-    }
-    for event in record["top_events"]:
-        event["offset"] -= start
-    return orjson.dumps(record)
+            yield each.value or b"", each.severity
 
 
 def _parsed(pipeline: Pipeline, scorer: Scorer, paths: Sequence[Path], done: ScoredFiles) -> _Scored:

@@ -20,6 +20,7 @@ from detector.sessions_file import read_labels
 from worker.commands.terminal.stage_lines import StageLines
 from worker.files.input_files import InputFiles, open_inputs
 from worker.files.training_set import TrainingSet, read_training_set
+from worker.formats.printable import printable
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ def train_checkpoint(
     *,
     seed: int,
     size: Literal["tiny", "small", "reference"],
-    steps: int,
+    steps: int | None = None,
     batch_tokens: int = 2048,
     combine: bool = False,
+    normals: bool = False,
     restart: bool = False,
     console: Console,
 ) -> None:
@@ -53,9 +55,10 @@ def train_checkpoint(
         output: directory of the checkpoint.
         seed: of weights, order and the validation split.
         size: of the model.
-        steps: most optimiser steps in each stage.
+        steps: most optimiser steps in each stage; None as the options have it.
         batch_tokens: tokens of a step, BOS and EOS included.
         combine: with labels, let what is unusual raise the score, too.
+        normals: whether sessions without labels are known to be normal.
         restart: start over where a killed training could go on.
         console: told what is going on.
 
@@ -79,6 +82,7 @@ def train_checkpoint(
     _describe(found, console)
 
     # PyTorch takes seconds to import; a mistake in the input shows before.
+    from detector.training.set_aside import set_aside_lines
     from detector.training.train import MIN_ANOMALOUS_SESSIONS, TrainingOptions, train
 
     with _reporting(log, console, resumed=state.exists()) as report:
@@ -94,6 +98,7 @@ def train_checkpoint(
             options=TrainingOptions(
                 next_token_steps=steps, classifier_steps=steps, batch_tokens=batch_tokens, combine=combine
             ),
+            normals=normals,
             progress=report,
             state=state,
         )
@@ -105,6 +110,10 @@ def train_checkpoint(
             soft_wrap=True,
         )
     digest = trained.save(output, found.reading)
+    if trained.set_aside is not None:
+        for line in set_aside_lines(trained.set_aside):
+            _say(console, printable(line))
+        _say(console, f"`logmamba verdicts list --checkpoint {output}` shows them all; what you answer counts at once")
     mode = trained.record.mode.replace("_", " ")
     console.print(f"scores of the sessions to validate ({mode}):", highlight=False)
     console.print(_quality(trained.record))
@@ -118,7 +127,8 @@ def _quality(record: TrainingRecord) -> Table:
     metrics = record.metrics
     table = Table(box=SIMPLE_HEAD, caption=f"AUPRC {metrics['auprc']:.4f}" if "auprc" in metrics else None)
     table.add_column("at or above", no_wrap=True)
-    table.add_column("of the normal ones", justify="right", no_wrap=True)
+    whose = "of those not set aside" if record.mode == "as_they_come" else "of the normal ones"
+    table.add_column(whose, justify="right", no_wrap=True)
     rates = ("precision", "recall", "f1") if "auprc" in metrics else ()
     for rate in rates:
         table.add_column(rate.capitalize(), justify="right", no_wrap=True)

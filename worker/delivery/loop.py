@@ -3,8 +3,8 @@
 Everything happens in one thread. Rebalance callbacks run inside `Source.poll`, at the top of the loop, where every
 record polled so far is processed and its outputs are in the open transaction: so a revoke can commit at once.
 
-The group never takes a busy worker for a dead one. When the scorer is behind, batches shrink until one takes about
-`_BATCH_TARGET_S`. While sessions are scored, after each forward pass of the model, and while the broker is slow to take
+The group never takes a busy worker for a dead one. When the scorer is behind, batches shrink until one takes about a
+second. While sessions are scored, after each forward pass of the model, and while the broker is slow to take
 the outputs, `_keep_alive` is called: partitions are paused and polling goes on. Partitions that go away in such a poll
 do so in the middle of a batch, some of whose outputs are sent and some not, so everything since the last commit is
 given up.
@@ -29,35 +29,37 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import structlog
 
+from worker.delivery.batch_size import BatchSize
 from worker.delivery.deadline import Deadline, StopDeadline
 from worker.delivery.outage import Outage
-from worker.delivery.protocols import Committed, Message, Sink, Source
+from worker.delivery.protocols import NO_RELOADS, Committed, Message, Reloads, Sink, Source
+from worker.delivery.report import Report
 from worker.delivery.restore import StateStore
+from worker.delivery.snapshot_writer import SnapshotWriter
 from worker.delivery.snapshots import SnapshotPointer
-from worker.errors import TransactionAborted
+from worker.errors import AbortCause, SnapshotError, TransactionAborted
 from worker.observability.metrics import Metrics
-from worker.observability.status import PartitionStatus, WorkerStatus
+from worker.observability.status import WorkerStatus
 from worker.processing.clock import Move
-from worker.processing.pipeline import Output, Pipeline
+from worker.processing.outputs import Output
+from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
 from worker.processing.score_records import iso_time
+from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
 
-_BATCH_TARGET_S = 1.0
-_MIN_BATCH = 100
 _LONGEST_BACKOFF_S = 2.0
-_STATUS_INTERVAL_S = 1.0
 _COMMIT_SHARE = 0.7  # of a revoke's time: the rest is for aborting when there is no commit
 # Shares of a stop's time by which it has to be through with a batch that was polled before, with the last commit, and
 # with aborting when there was none. What is left then is for leaving the group and closing.
 _BATCH_BY, _COMMIT_BY, _ABORT_BY = 0.3, 0.6, 0.8
 _LEAVE_SHARE = 0.7  # of what is then left of a stop; the rest is for closing the producer
-_SNAPSHOT_SHARE = 0.05  # of the worker's time; snapshots that would take more come less often than asked
 
 _log = structlog.get_logger(__name__)
 
@@ -76,7 +78,6 @@ class _Progress:
     snapshot_at: float  # monotonic seconds
     quiet_since: float  # monotonic seconds of the latest record
     asked_for_end: bool = False  # after it was quiet for `idle_flush`
-    snapshots_took: tuple[float, float] = (0.0, 0.0)  # seconds, the two latest
 
 
 class Worker:
@@ -89,7 +90,11 @@ class Worker:
         status: what does not change of the worker's status.
         outage: what is known of a broker that does not answer.
         revoke_budget_s: time for everything a revoke must finish; past it the transaction is aborted.
-        clock: monotonic seconds.
+        clock, sleep: monotonic seconds, and what lets them pass.
+        reloads: where pipelines come from that it goes over to.
+
+    Attributes:
+        alerts: those that were published last; to be read in any thread.
     """
 
     def __init__(
@@ -105,36 +110,50 @@ class Worker:
         outage: Outage,
         revoke_budget_s: float,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        reloads: Reloads = NO_RELOADS,
     ) -> None:
         self._settings = settings
         self._source = source
         self._sink = sink
         self._store = store
-        self._pipeline = pipeline
+        self._snapshots = SnapshotWriter(store, sink, metrics, settings.state.snapshot_interval_ms, clock)
+        self._reloads = reloads
         self._metrics = metrics
-        self._totals = {"records": 0, "scores": 0, "dead_letters": 0, "commits": 0, "aborts": 0}
-        self._status = replace(status, totals=dict(self._totals))
         self._revoke_budget_s = revoke_budget_s
-        self._clock = clock
+        self._clock, self._sleep = clock, sleep
         self._progress: dict[Partition, _Progress] = {}
+        self._report = Report(
+            status,
+            partitions=self._progress.keys(),
+            source=source,
+            pipeline=pipeline,
+            outage=outage,
+            metrics=metrics,
+            clock=clock,
+            reloads=reloads,
+        )
+        self.alerts = self._report.alerts
         self._unsent_commit = False  # outputs are in the open transaction
         self._rebuild_needed = False
         self._doing: _Doing = "working"
-        self._outage = outage
         self._stop = self._batch_by = self._commit_by = self._abort_by = Deadline()
         # Up to where every output is in the open transaction, as of before what is being scored.
         self._sent: dict[Partition, int] = {}
-        self._joined = False
-        self._batch_records = settings.worker.batch_records
-        self._committed_at = self._published_at = clock()
+        self._batch_size = BatchSize(settings.worker.batch_records)
+        self._committed_at = clock()
         sink.while_waiting = self._keep_alive
-        pipeline.while_scoring = self._while_scoring
-        outage.while_away = self._while_away
-        pipeline.time_moved = _log_move
+        outage.while_away, outage.changed = self._while_away, self._report.publish
+        self._outage = outage
+        self._use(pipeline)
+
+    def scorer(self) -> Scorer:
+        """What scores now; only for the thread that works."""
+        return self._pipeline.scorer
 
     def status(self) -> WorkerStatus:
         """The state as of about a second ago; safe to call from other threads."""
-        return self._status
+        return self._report.status
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until `stopping()`; then commit, leave the group and return.
@@ -167,18 +186,18 @@ class Worker:
             try:
                 self._turn()
             except TransactionAborted as error:
-                aborts = aborts + 1 if self._totals["commits"] == commits else 1
-                commits = self._totals["commits"]
+                aborts = aborts + 1 if self._report.totals["commits"] == commits else 1
+                commits = self._report.totals["commits"]
                 _log.warning("transaction_aborted", reason=str(error), in_a_row=aborts)
-                self._abort(Deadline(self._revoke_budget_s, self._clock, within=(self._abort_by,)))
+                self._abort(Deadline(self._revoke_budget_s, self._clock, within=(self._abort_by,)), error.cause)
                 if aborts > 1:
-                    time.sleep(min(0.1 * 2**aborts, _LONGEST_BACKOFF_S))
+                    self._sleep(min(0.1 * 2**aborts, _LONGEST_BACKOFF_S))
         try:
             self._commit(snapshots=tuple(self._progress))
         except TransactionAborted as error:
             # As after a crash: the next worker goes on from what is committed.
             _log.warning("last_commit_aborted", reason=str(error))
-            self._abort(self._abort_by)
+            self._abort(self._abort_by, error.cause)
 
     def _leave(self) -> None:
         with self._while_doing("polling"):
@@ -188,11 +207,9 @@ class Worker:
     # -- one turn of the loop --------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        self._metrics.heartbeat()
-        if self._clock() - self._published_at >= _STATUS_INTERVAL_S:
-            self._publish_status()
-        with self._while_doing("polling"):
-            batch = self._source.poll(self._batch_records, self._settings.worker.linger_ms / 1000)
+        self._report.beat()
+        with self._while_doing("polling"), self._metrics.stage("poll"):
+            batch = self._source.poll(self._batch_size.records, self._settings.worker.linger_ms / 1000)
         if self._rebuild_needed:
             self._rebuild()
             return  # what was polled will be polled again from the committed positions
@@ -203,13 +220,16 @@ class Worker:
             self._sent = self._positions()
             self._send(self._pipeline.process(batch))
             polled = sum(len(records.offsets) for records in batch)
-            self._totals["records"] += polled
-            self._adapt(polled, self._clock() - began)
+            self._report.polled(polled)
+            self._batch_size.adapt(polled, self._clock() - began)
             for records in batch:
                 progress = self._progress[Partition(records.topic, records.partition)]
                 progress.quiet_since, progress.asked_for_end = began, False
         self._look_at_ends()
-        if self._commit_is_due():
+        pipeline = self._reloads.due()
+        if pipeline is not None and not any(map(self._pipeline.replaying, self._progress)):
+            self._go_over_to(pipeline)
+        elif self._commit_is_due():
             self._commit()
 
     def _commit_is_due(self) -> bool:
@@ -221,13 +241,14 @@ class Worker:
         Raises:
             TransactionAborted: partitions have gone away; the outputs must not be committed.
         """
+        self._outage.look()
         if self._doing != "working":
             return  # a revoke commits from within a poll
         self._metrics.heartbeat()
         with self._while_doing("waiting"):
             self._source.keep_alive()
         if self._rebuild_needed:
-            raise TransactionAborted("partitions went away in the middle of a batch")
+            raise TransactionAborted("partitions went away in the middle of a batch", "rebalance")
 
     def _while_scoring(self) -> None:
         """Called between two forward passes when a batch takes long to score.
@@ -239,10 +260,11 @@ class Worker:
         if self._unsent_commit and self._commit_is_due():
             unsaved = [str(each) for each in self._sent if self._progress[each].pointer is None]
             if unsaved:  # amid a batch there is no state to take a first snapshot of
-                raise TransactionAborted(f"a batch takes long and {', '.join(unsaved)} has no snapshot yet")
+                reason = f"a batch takes long and {', '.join(unsaved)} has no snapshot yet"
+                raise TransactionAborted(reason, "slow_batch")
             self._commit_at(self._sent, {}, self._commit_by, self._clock())
         if self._batch_by.passed:
-            raise TransactionAborted("told to stop while a batch was scored")
+            raise TransactionAborted("told to stop while a batch was scored", "stop")
 
     def _while_away(self) -> None:
         """Called while a call waits for a broker that does not answer.
@@ -250,11 +272,9 @@ class Worker:
         Raises:
             TransactionAborted: the worker was told to stop.
         """
-        self._metrics.heartbeat()
-        if self._clock() - self._published_at >= _STATUS_INTERVAL_S:
-            self._publish_status()
+        self._report.beat()
         if self._told_to_stop():
-            raise TransactionAborted("told to stop while no broker answered")
+            raise TransactionAborted("told to stop while no broker answered", "stop")
 
     @contextmanager
     def _while_doing(self, doing: _Doing) -> Iterator[None]:
@@ -263,14 +283,6 @@ class Worker:
             yield
         finally:
             self._doing = before
-
-    def _adapt(self, records: int, took_s: float) -> None:
-        """Take smaller batches from here on when the scorer is behind, larger ones when it has caught up."""
-        most = self._settings.worker.batch_records
-        if took_s > _BATCH_TARGET_S:
-            self._batch_records = min(most, max(_MIN_BATCH, int(records * _BATCH_TARGET_S / took_s)))
-        elif took_s < _BATCH_TARGET_S / 2 and records >= self._batch_records:
-            self._batch_records = min(most, self._batch_records * 2)
 
     def _look_at_ends(self) -> None:
         """Close the sessions of partitions that are fully consumed and have been quiet for `idle_flush`."""
@@ -303,15 +315,15 @@ class Worker:
 
     def _send(self, outputs: Sequence[Output]) -> None:
         topics = self._settings.output
-        for out in outputs:
-            self._totals["dead_letters" if out.severity is None else "scores"] += 1
         messages = [
             Message(topics.dead_letter_topic if out.severity is None else topics.topic, out.key, out.value, out.headers)
             for out in outputs
         ]
         if messages:
-            self._sink.send(messages, self._batch_by)
+            with self._metrics.stage("send"):
+                self._sink.send(messages, self._batch_by)
             self._unsent_commit = True
+            self._report.sent(outputs)
 
     def _positions(self) -> dict[Partition, int]:
         """Where each live partition is."""
@@ -325,8 +337,11 @@ class Worker:
         """Commit every live partition's position, with a snapshot of those named and of those whose turn it is."""
         if self._rebuild_needed:
             return  # after an abort the positions are ahead of what was published
-        deadline = deadline or self._commit_by
-        began, snapshot_interval_s = self._clock(), self._snapshot_interval_s()
+        with self._metrics.stage("commit"):
+            self._commit_all(snapshots, deadline or self._commit_by)
+
+    def _commit_all(self, snapshots: Collection[Partition], deadline: Deadline) -> None:
+        began, snapshot_interval_s = self._clock(), self._snapshots.interval_s(self._progress)
         positions = self._positions()
         chosen = []
         for partition, position in positions.items():
@@ -334,7 +349,10 @@ class Worker:
             due = partition in snapshots or began - progress.snapshot_at >= snapshot_interval_s
             if progress.pointer is None or (due and progress.pointer.position != position):
                 chosen.append(partition)
-        pointers = self._write_snapshots(chosen, positions, deadline) if chosen else {}
+        pointers: dict[Partition, SnapshotPointer] = {}
+        if chosen:
+            self._unsent_commit = True
+            pointers = self._snapshots.write(self._pipeline, chosen, positions, deadline)
         self._commit_at(positions, pointers, deadline, began)
 
     def _commit_at(
@@ -354,8 +372,7 @@ class Worker:
         if offsets or self._unsent_commit:
             self._sink.commit(offsets, self._source.group_metadata, deadline)
             self._unsent_commit = False
-            self._totals["commits"] += 1
-            self._metrics.committed(self._clock() - began)
+            self._report.committed(self._clock() - began)
         self._committed_at = self._clock()
         for partition, committed in offsets.items():
             self._progress[partition].committed = committed.offset
@@ -363,80 +380,63 @@ class Worker:
             self._progress[partition].pointer = pointer
             self._progress[partition].snapshot_at = self._committed_at
 
-    def _snapshot_interval_s(self) -> float:
-        """How often each partition is saved: as often as asked, unless all of them together would then cost too much.
+    # -- another checkpoint, other settings ------------------------------------------------------------------------
 
-        Of the two latest snapshots of a partition the quicker one counts: one that had to wait for a broker's restart
-        says nothing of the next.
+    def _use(self, pipeline: Pipeline) -> None:
+        pipeline.while_scoring = self._while_scoring
+        pipeline.time_moved = _log_move
+        self._pipeline = self._report.pipeline = pipeline
+
+    def _go_over_to(self, pipeline: Pipeline) -> None:
+        """Commit what was made so far, with snapshots, and go on with another pipeline from there.
+
+        Each partition's snapshot is then as of its committed position: whoever restores it replays nothing that another
+        checkpoint has scored. A partition that still replays has none there, so all have to be live. Whatever goes
+        wrong leaves the pipeline as it was.
+
+        Raises:
+            TransactionAborted: not committed, partitions came or went meanwhile, or the worker was told to stop.
         """
-        cost_s = sum(min(progress.snapshots_took) for progress in self._progress.values())
-        return max(self._settings.state.snapshot_interval_ms / 1000, cost_s / _SNAPSHOT_SHARE)
+        partitions, began = tuple(self._progress), self._clock()
+        for partition in partitions:
+            self._pipeline.look_back(partition)
+        self._commit(snapshots=partitions)
+        try:
+            self._store.hand_over(self._pipeline, pipeline, partitions, partial(self._while_rereading, partitions))
+        except SnapshotError as error:
+            self._reloads.refused(error)
+            return
+        self._use(pipeline)
+        self._reloads.taken(self._clock() - began)
+        self._report.publish()
 
-    def _write_snapshots(
-        self, partitions: Sequence[Partition], positions: Mapping[Partition, int], deadline: Deadline
-    ) -> dict[Partition, SnapshotPointer]:
-        """Write snapshots with one wait for the broker; each partition counts with its share of the time."""
-        began = self._clock()
-        sizes: list[int] = []
-        parts: list[int] = []
-
-        def encoded() -> Iterator[list[Message]]:
-            for partition in partitions:
-                messages = self._store.messages(partition, positions[partition], *self._pipeline.state(partition))
-                sizes.append(sum(len(part.value or b"") for part in messages))
-                parts.append(len(messages))
-                yield messages + self._store.stale_parts(partition, len(messages))
-
-        self._unsent_commit = True
-        firsts = self._sink.send_snapshots(encoded(), deadline)
-        took = (self._clock() - began) / len(partitions)
-        for partition, size in zip(partitions, sizes, strict=True):
-            progress = self._progress[partition]
-            progress.snapshots_took = (progress.snapshots_took[1], took)
-            self._metrics.snapshot(size, took)
-        return {
-            partition: self._store.pointer(partition, positions[partition], first, count)
-            for partition, first, count in zip(partitions, firsts, parts, strict=True)
-        }
-
-    def _publish_status(self) -> None:
-        self._published_at = self._clock()
-        partitions = []
-        for partition in sorted(self._progress):
-            position, end = self._pipeline.position(partition), self._source.end_offset(partition)
-            lag = None if end is None else max(0, end - position)
-            if lag is not None:
-                self._metrics.lag(*partition, lag)
-            state: Literal["live", "replaying"] = "replaying" if self._pipeline.replaying(partition) else "live"
-            opened = self._pipeline.open_sessions(partition)
-            partitions.append(PartitionStatus(*partition, state, position, lag, opened))
-        self._status = replace(
-            self._status,
-            joined=self._joined,
-            broker_away=self._outage.lasts,
-            partitions=tuple(partitions),
-            totals=dict(self._totals),
-            unknown_share=self._pipeline.unknown_share,
-        )
+    def _while_rereading(self, partitions: tuple[Partition, ...]) -> None:
+        self._keep_alive()
+        if tuple(self._progress) != partitions:
+            raise TransactionAborted("partitions came while records were read again", "rebalance")
+        if self._told_to_stop():
+            raise TransactionAborted("told to stop while records were read again", "stop")
 
     # -- partitions come and go ------------------------------------------------------------------------------------
 
     def on_assigned(self, partitions: Sequence[Partition]) -> None:
         """Restore and start newly assigned partitions."""
-        self._joined = True
+        self._report.joined = True
+        self._metrics.rebalanced("assigned")
         self._source.start(self._restore(partitions))
-        self._publish_status()
+        self._report.publish()
 
     def on_revoked(self, partitions: Sequence[Partition]) -> None:
         """Commit what is done, then let the partitions go; past the budget, or amid a batch, abort."""
+        self._metrics.rebalanced("revoked")
         began, budget = self._clock(), Deadline(self._revoke_budget_s, self._clock, within=(self._abort_by,))
         try:
             if self._doing == "waiting":
-                raise TransactionAborted("outputs of a batch are still to be sent")
+                raise TransactionAborted("outputs of a batch are still to be sent", "rebalance")
             self._commit(partitions, budget.part(_COMMIT_SHARE))
         except TransactionAborted as error:
             _log.warning("revoke_aborted", reason=str(error))
-            self._abort(budget)
+            self._abort(budget, error.cause)
         self._drop(partitions)
         took_s = round(self._clock() - began, 3)
         _log.info("partitions_revoked", partitions=[str(each) for each in partitions], seconds=took_s)
@@ -444,17 +444,17 @@ class Worker:
     def on_lost(self, partitions: Sequence[Partition]) -> None:
         """Give up everything since the last commit: part of it belongs to another worker now."""
         _log.warning("partitions_lost", partitions=[str(each) for each in partitions])
-        self._joined = False
+        self._report.joined = False
+        self._metrics.rebalanced("lost")
         self._sink.lost()
-        self._abort(Deadline(self._revoke_budget_s, self._clock, within=(self._abort_by,)))
+        self._abort(Deadline(self._revoke_budget_s, self._clock, within=(self._abort_by,)), "rebalance")
         self._drop(partitions)
 
-    def _abort(self, deadline: Deadline) -> None:
+    def _abort(self, deadline: Deadline, cause: AbortCause) -> None:
         if self._rebuild_needed:
             return  # nothing was sent since the last one
         self._sink.abort(deadline)
-        self._totals["aborts"] += 1
-        self._metrics.aborted()
+        self._report.aborted(cause)
         self._unsent_commit = False
         self._rebuild_needed = True
 
@@ -491,6 +491,7 @@ class Worker:
         for partition in partitions:
             self._pipeline.drop(partition)
             self._progress.pop(partition, None)
+            self._snapshots.forget(partition)
         self._source.forget(partitions)
 
 

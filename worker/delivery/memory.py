@@ -23,7 +23,7 @@ class _Stored:
     key: bytes | None
     value: bytes | None
     timestamp: int
-    headers: list[tuple[str, bytes]]
+    headers: list[tuple[str, bytes | None]]
     committed: bool | None  # None while its transaction is open
 
 
@@ -47,11 +47,12 @@ class MemoryBroker:
         value: bytes | None,
         key: bytes | None = None,
         timestamp: int = 0,
+        headers: Sequence[tuple[str, bytes | None]] = (),
         *,
         committed: bool = True,
     ) -> int:
         """Write one record, or one of a transaction that never commits; returns its offset."""
-        return self.store(partition, _Stored(key, value, timestamp, [], committed))
+        return self.store(partition, _Stored(key, value, timestamp, [*headers], committed))
 
     def visible(self, topic: str) -> list[Message]:
         """What a reader of committed records sees, partition after partition."""
@@ -78,7 +79,7 @@ class MemoryBroker:
     def read(self, partition: Partition, start: int, end: int, *, committed: bool = True) -> Iterator[Records]:
         """The records in [start, end), with or without those of open and aborted transactions."""
         records = self.slice(partition, start, end, committed=committed)
-        if records.offsets:
+        if len(records.offsets):
             yield records
 
     def slice(self, partition: Partition, start: int, end: int, *, committed: bool = True) -> Records:
@@ -97,6 +98,7 @@ class MemoryBroker:
             keys=[row.key for row in rows],
             timestamps=[row.timestamp for row in rows],
             headers=None,
+            headers_of=lambda number: rows[number].headers,
         )
 
     def store(self, partition: Partition, stored: _Stored) -> int:
@@ -136,9 +138,9 @@ class MemorySource:
             if max_records == 0:
                 break
             records = self.broker.slice(partition, position, position + max_records)
-            if records.offsets:
+            if len(records.offsets):
                 max_records -= len(records.offsets)
-                self._positions[partition] = records.offsets[-1] + 1
+                self._positions[partition] = records.last_offset + 1
                 self._ends.pop(partition, None)
                 batch.append(records)
             self._heard[partition] = self.broker.watermarks(partition)[1]
@@ -167,6 +169,9 @@ class MemorySource:
 
     def ask_for_end(self, partition: Partition) -> None:
         self._ends.pop(partition, None)
+
+    def missing_topics(self) -> Sequence[str]:
+        return ()
 
     def end_offset(self, partition: Partition) -> int | None:
         return self._heard.get(partition)
@@ -300,7 +305,7 @@ class MemorySink:
             left_s = deadline.left_s
             self._sleep(min(takes_s, left_s))
             if takes_s > left_s:
-                raise TransactionAborted(f"no answer in time: {operation}")
+                raise TransactionAborted(f"no answer in time: {operation}", "no_answer")
         if self._open and self._clock() - self._begun_at > self._longest_s:
             raise RunError(f"fenced: the transaction was too old: {operation}")
 

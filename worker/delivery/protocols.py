@@ -7,9 +7,11 @@ the loop knows only what stands here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from worker.delivery.deadline import Deadline
+from worker.observability.status import ReloadStatus
+from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
 
 
@@ -21,13 +23,49 @@ class Committed(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A record to be written. `partition` None lets the producer choose by key."""
+    """A record to be written. `partition` None lets the producer choose by key, `timestamp_ms` None means now."""
 
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]]
+    headers: Sequence[tuple[str, bytes | None]]
     partition: int | None = None
+    timestamp_ms: int | None = None
+
+
+class Reloads(Protocol):
+    """Where pipelines come from that a running worker is to go over to; asked between two turns of the loop."""
+
+    @property
+    def latest(self) -> ReloadStatus | None:
+        """What became of the latest reload."""
+
+    def due(self) -> Pipeline | None:
+        """The pipeline to go over to now, if any; the same again until `taken` or `refused`, or a later one."""
+
+    def taken(self, seconds: float) -> None:
+        """What was due is what the worker goes on with; the change took so long."""
+
+    def refused(self, error: Exception) -> None:
+        """The worker goes on with what it had."""
+
+
+class NoReloads:
+    """For a worker that goes on with the pipeline that it began with."""
+
+    latest = None
+
+    def due(self) -> None:
+        """None."""
+
+    def taken(self, seconds: float) -> None:
+        """Never called."""
+
+    def refused(self, error: Exception) -> None:
+        """Never called."""
+
+
+NO_RELOADS: Final[Reloads] = NoReloads()
 
 
 class Rebalance(Protocol):
@@ -82,6 +120,9 @@ class Source(Protocol):
 
     def ask_for_end(self, partition: Partition) -> None:
         """Forget the partition's end; it is there again when the broker has said so anew."""
+
+    def missing_topics(self) -> Sequence[str]:
+        """Input topics that are not there, as far as is known; a pattern where it matches none."""
 
     def end_offset(self, partition: Partition) -> int | None:
         """Offset after the partition's newest record as last heard, without asking; None when not heard yet."""

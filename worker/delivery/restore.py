@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from worker.errors import RunError, SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import Event
 from worker.processing.decoder import Decoder
+from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
 from worker.processing.session_state import SessionsState
 from worker.settings.document import Settings
@@ -114,6 +115,29 @@ class StateStore:
         """What a committed offset's metadata says of a snapshot that was just written."""
         return SnapshotPointer(position, self._state_partition(partition), first_offset, parts)
 
+    def hand_over(
+        self, old: Pipeline, new: Pipeline, partitions: Sequence[Partition], between: Callable[[], None]
+    ) -> None:
+        """Open in a new pipeline what is open in the one so far, where it stands, with the tokens of its vocabulary.
+
+        Args:
+            old: the pipeline so far.
+            new: the one that goes on, of which the snapshots to come are.
+            partitions: those that are open, all of them live.
+            between: called between two batches of records that are read again. What it raises ends the call.
+
+        Raises:
+            SnapshotError: what would have to be read again is deleted; nothing has changed then.
+        """
+        vocabulary, states = new.scorer.vocabulary, {each: old.state(each) for each in partitions}
+        sessions = {}
+        for each, (state, _) in states.items():
+            snapshot = Snapshot(old.position(each), self._vocabulary.sha256, len(self._vocabulary.templates), state)
+            sessions[each] = _with_tokens_of(vocabulary, new.decoder, each, snapshot, self._reader, between)
+        self._vocabulary, self._decoder = vocabulary, new.decoder
+        for each, (_, thresholds) in states.items():
+            new.open(each, old.position(each), old.position(each), sessions[each], thresholds)
+
     def start(self, partition: Partition, committed: Committed | None) -> Start:
         """How to start a partition that was just assigned.
 
@@ -142,7 +166,7 @@ class StateStore:
             # Not those of a later snapshot that this process wrote: its transaction was aborted.
             self._live_parts[partition] = pointer.parts
             snapshot = self._load(partition, pointer)
-            sessions = self._with_our_tokens(partition, snapshot, low)
+            sessions = _with_tokens_of(self._vocabulary, self._decoder, partition, snapshot, self._reader)
         except SnapshotError as error:
             return self._lost(partition, low, f"the snapshot cannot be used: {error}")
         _log.info(
@@ -190,54 +214,6 @@ class StateStore:
             )
         return snapshot
 
-    def _with_our_tokens(self, partition: Partition, snapshot: Snapshot, low: int) -> SessionsState:
-        """The snapshot's sessions and waiting events, tokenised anew if their vocabulary is not one ours only adds to.
-
-        A session is open without a break, so its raw records are those of its key from its first offset on.
-        """
-        state, waiting = snapshot.sessions, snapshot.sessions.clock.waiting
-        same = (
-            snapshot.n_templates <= len(self._vocabulary.templates)
-            and self._vocabulary.truncated(snapshot.n_templates).sha256 == snapshot.vocabulary
-        )
-        if same or not (state.keys or waiting):
-            return state
-        ends, was = state.ends(), snapshot.vocabulary
-        begun: dict[str, int] = {}  # offset of the first record of each key that is needed
-        if state.keys:
-            least = np.minimum.reduceat(state.offsets, ends - state.lengths)
-            begun = dict(zip(state.keys, least.tolist(), strict=True))
-        for each in waiting:
-            begun[each.key] = min(each.offset, begun.get(each.key, each.offset))
-        first = min(begun.values())
-        _log.info("vocabulary_changed", partition=str(partition), rereads_from=first, to=snapshot.position, was=was)
-        if first < low:
-            raise SnapshotError(
-                f"another vocabulary made it, and the raw records from offset {first} are deleted (oldest: {low})"
-            )
-        found: dict[str, list[_Reread]] = {key: [] for key in begun}
-        for records in self._reader.read(partition, first, snapshot.position):
-            (events,) = self._decoder.decode([records])
-            for key, *event in zip(events.keys, events.offsets, events.times, events.tokens, strict=True):
-                if event[0] >= begun.get(key, snapshot.position):
-                    found[key].append(_Reread(*event))
-        tokens = [
-            _tokens_again(key, found[key], state.offsets[begin:end].tolist(), state.times[begin:end].tolist())
-            for key, begin, end in zip(state.keys, (ends - state.lengths).tolist(), ends.tolist(), strict=True)
-        ]
-        of_key: defaultdict[str, list[Event]] = defaultdict(list)
-        for each in waiting:
-            of_key[each.key].append(each)
-        again = {
-            key: iter(_tokens_again(key, found[key], [each.offset for each in own], [each.time for each in own]))
-            for key, own in of_key.items()
-        }
-        return replace(
-            state,
-            clock=replace(state.clock, waiting=tuple(each._replace(token=next(again[each.key])) for each in waiting)),
-            tokens=np.array([*chain.from_iterable(tokens)], np.int64),
-        )
-
     def _find_parts(self, partition: Partition) -> int:
         """How many parts of the partition's snapshots compaction would leave in the state topic."""
         prefix = self._key_prefix(partition)
@@ -262,6 +238,64 @@ class StateStore:
             if not self._partitions:
                 raise RunError(f"state.topic: {self._topic} does not exist")
         return self._partitions[zlib.crc32(str(partition).encode()) % len(self._partitions)]
+
+
+def _with_tokens_of(
+    vocabulary: Vocabulary,
+    decoder: Decoder,
+    partition: Partition,
+    snapshot: Snapshot,
+    reader: TopicReader,
+    between: Callable[[], None] = lambda: None,
+) -> SessionsState:
+    """The snapshot's sessions and waiting events, tokenised anew unless `vocabulary` only adds to that of its tokens.
+
+    A session is open without a break, so its raw records are those of its key from its first offset on.
+
+    Raises:
+        SnapshotError: they are deleted, or have changed.
+    """
+    state, waiting = snapshot.sessions, snapshot.sessions.clock.waiting
+    if vocabulary.begins_with(snapshot.n_templates, snapshot.vocabulary) or not (len(state.keys) or waiting):
+        return state
+    ends, was = state.ends(), snapshot.vocabulary
+    begun: dict[str, int] = {}  # offset of the first record of each key that is needed
+    keys = state.keys.to_pylist()
+    if keys:
+        least = np.minimum.reduceat(state.offsets, ends - state.lengths)
+        begun = dict(zip(keys, least.tolist(), strict=True))
+    for each in waiting:
+        begun[each.key] = min(each.offset, begun.get(each.key, each.offset))
+    first = min(begun.values())
+    _log.info("vocabulary_changed", partition=str(partition), rereads_from=first, to=snapshot.position, was=was)
+    low, _ = reader.watermarks(partition)
+    if first < low:
+        raise SnapshotError(
+            f"its tokens are of another vocabulary, and the raw records from offset {first} are deleted (oldest: {low})"
+        )
+    found: dict[str, list[_Reread]] = {key: [] for key in begun}
+    for records in reader.read(partition, first, snapshot.position):
+        between()
+        (events,) = decoder.decode([records])
+        for key, token, at, offset in events.rows():
+            if offset >= begun.get(key, snapshot.position):
+                found[key].append(_Reread(offset, at, token))
+    tokens = [
+        _tokens_again(key, found[key], state.offsets[begin:end].tolist(), state.times[begin:end].tolist())
+        for key, begin, end in zip(keys, (ends - state.lengths).tolist(), ends.tolist(), strict=True)
+    ]
+    of_key: defaultdict[str, list[Event]] = defaultdict(list)
+    for each in waiting:
+        of_key[each.key].append(each)
+    again = {
+        key: iter(_tokens_again(key, found[key], [each.offset for each in own], [each.time for each in own]))
+        for key, own in of_key.items()
+    }
+    return replace(
+        state,
+        clock=replace(state.clock, waiting=tuple(each._replace(token=next(again[each.key])) for each in waiting)),
+        tokens=np.array([*chain.from_iterable(tokens)], np.int64),
+    )
 
 
 def _tokens_again(key: str, found: list[_Reread], offsets: list[int], times: list[int]) -> list[int]:
@@ -289,6 +323,6 @@ def _tokens_again(key: str, found: list[_Reread], offsets: list[int], times: lis
             # times, and among lines of one time, the latest count: earlier ones may have ended the session before.
             lines = [line for line in lines if line.time in its_times] or lines
         if len(lines) < len(its_times):
-            raise SnapshotError(f"another vocabulary made it, and raw records of session {key} have changed")
+            raise SnapshotError(f"its tokens are of another vocabulary, and raw records of session {key} have changed")
         tokens[offset] = iter([line.token for line in lines[-len(its_times) :]])
     return [next(tokens[offset]) for offset in offsets]

@@ -188,7 +188,7 @@ def decode(parts: Sequence[bytes]) -> Snapshot:
 def _to_stream(snapshot: Snapshot) -> pa.Buffer:
     state = snapshot.sessions
     ends = np.append(0, state.ends())
-    columns: list[pa.Array] = [pa.array(state.keys, pa.large_string())]
+    columns: list[pa.Array] = [state.keys]
     fields = [pa.field("keys", columns[0].type, nullable=False)]
     for name in (*SESSION_COLUMNS, *EVENT_COLUMNS):
         column, least = _narrowed(getattr(state, name))
@@ -258,7 +258,7 @@ def _from_stream(stream: bytes, *, with_waiting: bool) -> Snapshot:
             behind=int(metadata.get("behind", 0)),
             behind_time=int(metadata.get("behind_time", NO_TIME)),
         ),
-        keys=batch["keys"].to_pylist(),
+        keys=batch["keys"],
         lengths=lengths[0],
         **{name: integers(name) for name in (*SESSION_COLUMNS, *EVENT_COLUMNS)},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
 
@@ -13,7 +13,7 @@ from detector.errors import InputFileError
 from detector.sessions_file import is_sessions_file
 from worker.errors import SettingsError
 from worker.files.log_files import LogStream, years_of
-from worker.files.open_files import last_lines, opened
+from worker.files.open_files import last_lines
 from worker.files.record_files import has_places, is_record_file
 from worker.files.timestamp_suggestion import NoTokens, suggested_timestamp
 from worker.processing.clock import NO_TIME
@@ -21,8 +21,9 @@ from worker.processing.decoder import Decoder
 from worker.processing.records import Records
 from worker.processing.score_records import iso_time
 from worker.settings.document import Settings
+from worker.settings.sections import InputSettings
 
-_SAMPLE_LINES = 1_000
+_SAMPLE_EVENTS = 1_000
 _FIRST_TIMES = (
     101  # one wrong clock among them, such as 1970 before the first contact with a time server, changes nothing
 )
@@ -44,6 +45,7 @@ class InputFiles:
     parsed: bool
     times: bool
     notes: tuple[str, ...]
+    _settings: InputSettings
     _records: bool
 
     def stream(self) -> LogStream:
@@ -52,7 +54,7 @@ class InputFiles:
         Raises:
             InputFileError: a file cannot be read.
         """
-        return LogStream(self.paths, records=self._records)
+        return LogStream(self.paths, self._settings, records=self._records)
 
 
 def open_inputs(settings: Settings, paths: Sequence[Path]) -> InputFiles:
@@ -81,7 +83,7 @@ def open_inputs(settings: Settings, paths: Sequence[Path]) -> InputFiles:
             )
         seen[path.name] = path
     if _one_kind("raw logs and parsed sessions (TSV)", [is_sessions_file(path) for path in paths]):
-        return InputFiles(tuple(paths), parsed=True, times=False, notes=(), _records=False)
+        return InputFiles(tuple(paths), parsed=True, times=False, notes=(), _settings=settings.input, _records=False)
     records = _one_kind("raw logs and files of records", [is_record_file(path) for path in paths])
     if records:
         _one_kind("records with and without their places in Kafka", [has_places(path) for path in paths])
@@ -108,10 +110,12 @@ def open_inputs(settings: Settings, paths: Sequence[Path]) -> InputFiles:
         ordered.sort(key=lambda path: told.get(path, 0))
     times = bool(told) or settings.input.timestamp is not None
     if not times:
-        notes = tuple(_no_times(settings, ordered[0]))
+        notes = tuple(_no_times(settings, ordered[0], records=records))
     else:
         notes = () if records else tuple(_overlaps(settings, ordered, told))
-    return InputFiles(tuple(ordered), parsed=False, times=times, notes=notes, _records=records)
+    return InputFiles(
+        tuple(ordered), parsed=False, times=times, notes=notes, _settings=settings.input, _records=records
+    )
 
 
 def _one_kind(what: str, found: Sequence[bool]) -> bool:
@@ -122,7 +126,7 @@ def _one_kind(what: str, found: Sequence[bool]) -> bool:
 
 def _begins(settings: Settings, path: Path, *, records: bool) -> int | None:
     """The time at which a file begins, in ms; None where its first lines tell none."""
-    for batch in LogStream([path], records=records).read():
+    for batch in LogStream([path], settings.input, records=records).read():
         times = _times(settings, batch)[:_FIRST_TIMES]
         return median_low(times) if times else None
     return None
@@ -130,7 +134,8 @@ def _begins(settings: Settings, path: Path, *, records: bool) -> int | None:
 
 def _times(settings: Settings, records: Records) -> list[int]:
     (events,) = Decoder(settings.input, settings.sessions, NoTokens()).decode([records])
-    return [time for time in events.times if time != NO_TIME]
+    found: list[int] = events.times[events.times != NO_TIME].tolist()
+    return found
 
 
 def _overlaps(settings: Settings, ordered: Sequence[Path], begins: Mapping[Path, int]) -> Iterator[str]:
@@ -157,14 +162,14 @@ def _rotated(paths: Sequence[Path]) -> list[Path]:
     return sorted(paths, key=ranks.__getitem__)
 
 
-def _no_times(settings: Settings, path: Path) -> Iterator[str]:
+def _no_times(settings: Settings, path: Path, *, records: bool) -> Iterator[str]:
     sessions = settings.describe()["sessions"]
     assert isinstance(sessions, dict)
     rules = " and ".join(f"sessions.{name} {sessions[name]}" for name in ("gap", "max_age") if sessions[name])
     if not rules:
         return
-    with opened(path) as (lines, _):
-        sample = list(islice(lines, _SAMPLE_LINES))
+    first = next(LogStream([path], settings.input, records=records).read(), None)
+    sample = [value for value in first.values[:_SAMPLE_EVENTS] if value is not None] if first is not None else []
     found = suggested_timestamp(sample, settings.input)
     cure = (
         f"this would read them: input.timestamp: {found}" if found else "where a line has one, input.timestamp names it"

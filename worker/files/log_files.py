@@ -1,9 +1,11 @@
 """Log files as one stream of records and its sessions, as a worker sees a topic.
 
-A line is a record. Files that are given together are one stream, read one after the other, so that a session may go
-over several (rotated logs). Its topic is the name of the file in which it begins, its partition 0, and offsets are
-numbers of lines from 0 in that file; where the session goes on in the next file, so does the count. Records that say
-where in Kafka they stood (`worker.files.record_files`) keep that place, and every partition is a stream of its own.
+A line is a record, and so are several that are joined to one event (`worker.files.joined_lines`), at the place of the
+first; an event never goes over files. Files that are given together are one stream, read one after the other, so that a
+session may go over several (rotated logs). Its topic is the name of the file in which it begins, its partition 0, and
+offsets are numbers of lines from 0 in that file; where the session goes on in the next file, so does the count. Records
+that say where in Kafka they stood (`worker.files.record_files`) keep that place, and every partition is a stream of its
+own.
 
 A row of a file of parsed sessions is a session, and its number the offset of its events.
 """
@@ -14,6 +16,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,15 +24,18 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import InputFileError
+from worker.files.joined_lines import joined_lines
 from worker.files.open_files import lines_of
 from worker.files.record_files import has_places, read_record_file
 from worker.formats.times.years import FileYears
 from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder, Events
 from worker.processing.records import Partition, Records
+from worker.processing.session_columns import RANK_EXPIRED, ClosedSession
 from worker.processing.session_rules import SessionRules
 from worker.processing.session_state import Session
-from worker.processing.sessions import RANK_EXPIRED, ClosedSession, Sessions
+from worker.processing.sessions import Sessions
+from worker.settings.sections import InputSettings
 
 _BATCH_LINES = 20_000
 
@@ -39,7 +45,11 @@ def partition_of(path: Path) -> Partition:
     return Partition(path.name, 0)
 
 
-def read_records(path: Path, progress: Callable[[int], object] = lambda _bytes: None) -> Iterator[Records]:
+def read_records(
+    path: Path,
+    progress: Callable[[int], object] = lambda _bytes: None,
+    settings: InputSettings | None = None,
+) -> Iterator[Records]:
     """The lines of a log file, plain or compressed with gzip, in batches.
 
     A line ends at LF; a CR before it is not part of the line. An empty line at the very end is none. Where times lack a
@@ -48,25 +58,26 @@ def read_records(path: Path, progress: Callable[[int], object] = lambda _bytes: 
     Args:
         path: the file.
         progress: told how many bytes of the file (compressed ones for gzip) were read since the last call.
+        settings: whether lines are joined to events, and how; None: each is a record.
 
     Raises:
         InputFileError: the file cannot be read.
     """
     topic, partition = partition_of(path)
     years = years_of(path)
-    first = 0
-    for lines in lines_of(path, _BATCH_LINES, progress):
+    lines = lines_of(path, _BATCH_LINES, progress)
+    for numbers, values, counts in joined_lines(lines, settings):
         yield Records(
             topic=topic,
             partition=partition,
-            offsets=list(range(first, first + len(lines))),
-            values=list(lines),
+            offsets=numbers,
+            values=list(values),
             keys=None,
             timestamps=None,
             headers=None,
             years=years,
+            line_counts=counts,
         )
-        first += len(lines)
 
 
 def years_of(path: Path) -> FileYears:
@@ -86,6 +97,7 @@ class LogStream:
 
     Args:
         paths: at least one, in the order of their contents.
+        settings: whether lines are joined to events, and how.
         records: they hold records, all with their places or all without.
 
     Attributes:
@@ -96,9 +108,9 @@ class LogStream:
         InputFileError: a file cannot be read.
     """
 
-    def __init__(self, paths: Sequence[Path], *, records: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], settings: InputSettings, *, records: bool = False) -> None:
         self._paths = paths
-        self._read_file = read_record_file if records else read_records
+        self._read_file = read_record_file if records else partial(read_records, settings=settings)
         self.placed = records and has_places(paths[0])
         self.moves = len(paths) > 1 and not self.placed
         self._starts: list[int] = []  # of the files begun so far, the number of the first line in the stream
@@ -115,7 +127,7 @@ class LogStream:
         for path in self._paths:
             self._starts.append(lines)
             for records in self._read_file(path, progress):
-                lines += len(records.offsets)
+                lines += records.lines
                 yield records if self.placed else self._moved(records, years)
 
     def origin(self, partition: Partition, first_offset: int) -> tuple[Partition, int]:
@@ -137,7 +149,7 @@ class LogStream:
 
     def _moved(self, records: Records, years: FileYears) -> Records:
         start, topic = self._starts[-1], self._paths[0].name
-        offsets = [start + offset for offset in records.offsets] if start else records.offsets
+        offsets = np.asarray(records.offsets, np.int64) + start
         return replace(records, topic=topic, offsets=offsets, years=records.years and years)
 
 
@@ -153,7 +165,7 @@ class Step(NamedTuple):
     partition: Partition
     records: Records | None
     events: Events | None
-    closed: list[ClosedSession]
+    closed: Sequence[ClosedSession]
 
 
 def closed_sessions(
@@ -176,7 +188,7 @@ def closed_sessions(
             events,
             sessions.process(events.keys, events.tokens, events.times, events.offsets),
         )
-        ends[partition] = records.offsets[-1] + 1
+        ends[partition] = records.last_offset + 1
     for partition, sessions in partitions.items():
         yield Step(partition, None, None, sessions.flush(ends[partition], "end_of_input"))
 

@@ -98,8 +98,8 @@ def write_records(file: BinaryIO, records: Records) -> None:
     """
     count = len(records.offsets)
     columns = zip(
-        records.offsets,
-        records.timestamps or [_NO_TIMESTAMP] * count,
+        map(int, records.offsets),
+        [_NO_TIMESTAMP] * count if records.timestamps is None else map(int, records.timestamps),
         records.keys or [None] * count,
         records.headers or [None] * count,
         records.values,

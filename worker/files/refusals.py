@@ -33,7 +33,7 @@ class Refusals:
 
     def __init__(self, stream: LogStream) -> None:
         self.lines = 0
-        self._events = self._ignored = self._skipped = 0
+        self._events = self._ignored = self._skipped = self._cut = 0
         self._stream = stream
         self._counts: Counter[Reason] = Counter()
         self._examples: dict[Reason, str] = {}
@@ -50,22 +50,31 @@ class Refusals:
 
     def decoded(self, records: Records, events: Events) -> None:
         """These records of the stream were decoded to these events."""
-        self.lines += len(records.offsets)
+        self.lines += records.lines
         self._events += len(events.keys)
         self._ignored += events.ignored
         self._skipped += events.skipped
-        self._counts.update(letter.reason for letter in events.dead_letters)
+        self._cut += events.cut
         for letter in events.dead_letters:
+            self._counts[letter.reason] += 1 if records.line_counts is None else records.line_counts[letter.index]
             if letter.reason not in self._examples:
-                place = self._stream.place(Partition(records.topic, records.partition), records.offsets[letter.index])
+                place = self._stream.place(
+                    Partition(records.topic, records.partition), int(records.offsets[letter.index])
+                )
                 self._examples[letter.reason] = f"{place}: {letter.message}"
 
     def described(self) -> list[str]:
-        """A line for each reason, the commonest first; of a log line they show what a dead letter's header does."""
-        return [
+        """A line for each reason, the commonest first, and one for what was cut.
+
+        Of a log line they show what a dead letter's header does.
+        """
+        told = [
             f"{count:,} of {self.lines:,} lines refused: {reason} ({_AT_FAULT[reason]}), as {self._examples[reason]}"
             for reason, count in self._counts.most_common()
         ]
+        if self._cut:
+            told.append(f"{self._cut:,} events are longer than input.max_line_bytes; nothing past it counts")
+        return told
 
     def require_events(self) -> None:
         """Check that something came of the lines.
@@ -77,7 +86,9 @@ class Refusals:
             return
         why = self.described()
         if self._ignored:
-            why.append(f"{self._ignored:,} lines have no key (sessions.key) and are left out (sessions.no_key: ignore)")
+            why.append(
+                f"{self._ignored:,} events have no key (sessions.key) and are left out (sessions.no_key: ignore)"
+            )
         if self._skipped:
             why.append(f"{self._skipped:,} are another application's (input.only)")
         raise InputFileError(f"the input holds no session: {'; '.join(why) or 'it has no lines'}")

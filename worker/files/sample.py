@@ -72,7 +72,7 @@ def try_sample(settings: Settings, vocabulary: Vocabulary | None, paths: Sequenc
         refusals.add(step)
         if step.events is not None:
             events += len(step.events.keys)
-            times += (each for each in step.events.times if each != NO_TIME)
+            times += step.events.times[step.events.times != NO_TIME].tolist()
         sessions += len(step.closed)
         closed_by.update(each.closed_by for each in step.closed)
     try:

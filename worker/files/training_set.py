@@ -16,19 +16,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from detector.errors import InputFileError
 from detector.reading import ReadingRecord
 from detector.sessions_file import UNLABELLED, read_sessions
 from detector.text.canonical import Mask
-from detector.text.tokenizer import Tokenizer, event_tokens, learn_vocabulary
+from detector.text.mining import learn_vocabulary
+from detector.text.tokenizer import Tokenizer, event_tokens
 from detector.text.vocabulary import Vocabulary
 from detector.training.data import TrainingSessions
 from worker.files.input_files import InputFiles
 from worker.files.log_files import LogStream, closed_sessions
 from worker.files.refusals import Refusals
-from worker.processing.decoder import Decoder
+from worker.processing.decoder import Decoder, Events
 from worker.processing.fit import reading_record
+from worker.processing.records import Records
+from worker.processing.session_columns import ClosedSession
 from worker.processing.session_rules import SessionRules
-from worker.processing.sessions import ClosedSession
 from worker.settings.document import Settings
 
 VALIDATION_SHARE = 0.2
@@ -84,10 +87,10 @@ def read_training_set(
     """
     if inputs.parsed:
         return _parsed(inputs.paths, labels, seed)
-    masks = tuple(Mask(mask.pattern, mask.name) for mask in settings.tokenizer.masks)
     stream = inputs.stream()
     # Sessions of every label shape the vocabulary: a template is a fact of the log, not of its labels.
-    vocabulary = learn_vocabulary(_training_lines(settings, stream, seed, progress), masks)
+    lines = _lines(settings, stream, progress, lambda key: not is_validation(key, seed))
+    vocabulary = learn_vocabulary(lines, _masks(settings))
     tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
     decoder = Decoder(settings.input, settings.sessions, tokenizer)
     rules = SessionRules.of(settings.sessions, vocabulary)
@@ -101,17 +104,53 @@ def read_training_set(
     return _split(vocabulary, rows, [1] * len(rows), labels, seed, refusals.described(), reading)
 
 
-def _training_lines(
-    settings: Settings, stream: LogStream, seed: int, progress: Callable[[int], object]
+def read_vocabulary_of(
+    settings: Settings, inputs: InputFiles, progress: Callable[[int], object] = lambda _bytes: None
+) -> tuple[Vocabulary, list[str]]:
+    """Learn the vocabulary of all events of the input files.
+
+    Args:
+        settings: `input`, `sessions` and `tokenizer.masks` are used.
+        inputs: raw logs, which are one stream, or parsed sessions.
+        progress: told how many bytes of the files were read since the last call.
+
+    Returns:
+        The vocabulary, and what is to be said of lines that were refused.
+
+    Raises:
+        InputFileError: a file cannot be read, or no event in them says anything.
+    """
+    if inputs.parsed:
+        events = [names for path in inputs.paths for names in read_sessions(path).events]
+        return Vocabulary(tuple(dict.fromkeys(name for names in events for name in names)), kind="events"), []
+    stream = inputs.stream()
+    refusals = Refusals(stream)
+    lines = _lines(settings, stream, progress, lambda _key: True, refusals.decoded)
+    vocabulary = learn_vocabulary(lines, _masks(settings))
+    refusals.require_events()
+    if not vocabulary.templates:
+        raise InputFileError("no line of the input says anything: there is no template to learn")
+    return vocabulary, refusals.described()
+
+
+def _masks(settings: Settings) -> tuple[Mask, ...]:
+    return tuple(Mask(mask.pattern, mask.name) for mask in settings.tokenizer.masks)
+
+
+def _lines(
+    settings: Settings,
+    stream: LogStream,
+    progress: Callable[[int], object],
+    wanted: Callable[[str], bool],
+    decoded: Callable[[Records, Events], object] = lambda _records, _events: None,
 ) -> Iterator[pa.Array]:
-    """The lines of the sessions that are not kept for validation, in order."""
+    """The lines of the sessions whose keys are wanted, in order; `decoded` is told of all there are."""
     keeper = _LineKeeper()
     decoder = Decoder(settings.input, settings.sessions, keeper)
     for records in stream.read(progress):
         (events,) = decoder.decode([records])
-        yield keeper.take(
-            [line for key, line in zip(events.keys, events.tokens, strict=True) if not is_validation(key, seed)]
-        )
+        decoded(records, events)
+        yield keeper.take([line for key, line, _, _ in events.rows() if wanted(key)])
 
 
 class _LineKeeper:
@@ -166,7 +205,10 @@ def _split(
     keys = {key for key, _ in rows}
     sides = np.array([is_validation(key, seed) for key, _ in rows])
     whole = TrainingSessions.of(
-        [tokens for _, tokens in rows], [labels.get(key, UNLABELLED) for key, _ in rows], counts
+        [tokens for _, tokens in rows],
+        [labels.get(key, UNLABELLED) for key, _ in rows],
+        counts,
+        [key for key, _ in rows],
     )
     return TrainingSet(
         vocabulary=vocabulary,

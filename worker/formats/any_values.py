@@ -1,18 +1,29 @@
-"""Values as OpenTelemetry wraps them in JSON: `{"stringValue": …}`, lists of `{"key": …, "value": …}`."""
+"""Values as OpenTelemetry wraps them in JSON: `{"stringValue": …}`, lists of `{"key": …, "value": …}`.
 
+The mapping is that of Protocol Buffers (https://protobuf.dev/programming-guides/json/): 64-bit numbers are text, bytes
+are base64.
+"""
+
+import base64
+import binascii
 from collections.abc import Mapping
 from typing import Any
 
-_SINGLE = frozenset(["stringValue", "intValue", "doubleValue", "boolValue", "bytesValue"])
+_SINGLE = frozenset(["stringValue", "intValue", "doubleValue", "boolValue"])
 
 
 def plain(value: object) -> object:
-    """Return what is in a wrapped value, through all levels; any other value as it is."""
+    """Return what is in a wrapped value, through all levels; any other value as it is.
+
+    Bytes are text, with U+FFFD for what of them is not UTF-8.
+    """
     if not isinstance(value, dict) or len(value) != 1:
         return value
     [(kind, inner)] = value.items()
     if kind in _SINGLE:
         return inner
+    if kind == "bytesValue":
+        return _text(inner)
     if not isinstance(inner, dict) or not isinstance(values := inner.get("values", []), list):
         return value
     if kind == "arrayValue":
@@ -31,6 +42,13 @@ def member(node: object, name: str, otherwise: object) -> object:
         return otherwise
     inside = plain(node)
     return inside.get(name, otherwise) if inside is not node and isinstance(inside, dict) else otherwise
+
+
+def _text(encoded: object) -> object:
+    try:
+        return base64.b64decode(encoded, validate=True).decode(errors="replace")  # type: ignore[arg-type]
+    except (TypeError, ValueError, binascii.Error):
+        return encoded
 
 
 def _is_pair(value: Any) -> bool:

@@ -2,7 +2,8 @@
 
 import re
 
-_FORM = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*(ms|s|m|h|d)")
+PATTERN = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h|d)"  # a regular expression of JSON Schema as well
+_FORM = re.compile(PATTERN)
 _UNIT_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 
 ALLOWED = "a number with ms, s, m, h or d (250ms, 10m)"

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 _TERMINAL = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_]|[ -/]+[0-~])"
 _FIRST_PRINTED = 0x20
 _BOM_BYTE = 0xEF
+_ESCAPE = 0x1B
 
 
 def tidied(texts: pa.StringArray) -> pa.StringArray:
@@ -21,12 +22,21 @@ def tidied(texts: pa.StringArray) -> pa.StringArray:
         return texts
     # Hardly any line has one of these, and a look at the least and the greatest byte costs next to nothing.
     if data.min() < _FIRST_PRINTED:
-        if (data == 0x1B).any():
-            texts = pc.replace_substring_regex(texts, pattern=_TERMINAL, replacement="")
-        texts = pc.utf8_trim(pc.utf8_rtrim(texts, "\r\n\0"), "\0")
+        texts = pc.utf8_trim(pc.utf8_rtrim(without_codes(texts), "\r\n\0"), "\0")
     if data.max() >= _BOM_BYTE:
         texts = pc.utf8_ltrim(texts, "\ufeff\0")
     return texts
+
+
+def without_codes(texts: pa.StringArray) -> pa.StringArray:
+    """Return texts without terminal codes.
+
+    Args:
+        texts: (n,) without nulls.
+    """
+    if not (_bytes(texts) == _ESCAPE).any():
+        return texts
+    return pc.replace_substring_regex(texts, pattern=_TERMINAL, replacement="")
 
 
 def _bytes(texts: pa.StringArray) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

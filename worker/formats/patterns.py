@@ -1,4 +1,4 @@
-"""Patterns that take one text from each line of a batch, in RE2 over Arrow arrays: linear time, whatever the line."""
+"""Patterns that a user writes, in RE2 over Arrow arrays: linear time, whatever the text."""
 
 import re
 
@@ -29,7 +29,7 @@ def check_pattern(pattern: object) -> str:
     """
     if not isinstance(pattern, str) or not pattern:
         raise ValueError("is not a pattern; allowed: a regular expression in RE2 syntax")
-    for candidate in (pattern, _with_one_group(pattern)):  # the user's own first, so that the reason speaks of it
+    for candidate in (pattern, with_one_group(pattern)):  # the user's own first, so that the reason speaks of it
         try:
             matches(candidate, "")
         except (pa.ArrowInvalid, UnicodeEncodeError) as error:
@@ -47,26 +47,7 @@ def matches(pattern: str, text: str) -> bool:
     return found
 
 
-class LinePattern:
-    r"""The first group of a pattern's first match in a line, or the whole match where the pattern has no group.
-
-    Args:
-        pattern: RE2 syntax, such as `blk_-?\d+`.
-
-    Raises:
-        ValueError: as `check_pattern`.
-    """
-
-    def __init__(self, pattern: str) -> None:
-        self.pattern = check_pattern(pattern)
-        self._named = _with_one_group(pattern)
-
-    def extract(self, lines: pa.StringArray) -> pa.StringArray:
-        """Return the text of each line, empty for a line without a match or where the group took no part in it."""
-        return pc.extract_regex(lines, self._named).field(0)
-
-
-def _with_one_group(pattern: str) -> str:
+def with_one_group(pattern: str) -> str:
     """Name the first capturing group and make the others non-capturing; without any, name the whole pattern.
 
     Arrow extracts named groups only, and every capturing group costs time.

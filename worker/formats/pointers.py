@@ -8,6 +8,7 @@ from worker.formats.any_values import member, plain
 
 _INDEX = re.compile(r"0|[1-9][0-9]*")
 _EACH = "*"
+_PLAINLY: Final = frozenset([str, int, float, bool])  # types of values that are what they are wherever they stand
 
 
 class _Missing:
@@ -97,9 +98,23 @@ class JsonPointer:
                 return MISSING
         return plain(document) if isinstance(document, dict) else document
 
+    def resolve_each(self, documents: Sequence[object]) -> list[object]:
+        """Return what the pointer names in each document; objects in objects, as most are, cost least."""
+        if not self._names:
+            return list(map(self.resolve, documents))
+        *outer, last = self._names
+        around: Sequence[object] = documents
+        for name in outer:
+            around = [each.get(name) if type(each) is dict else None for each in around]
+        resolve, plainly = self.resolve, _PLAINLY
+        return [
+            value if type(each) is dict and type(value := each.get(last)) in plainly else resolve(document)
+            for each, document in zip(around, documents, strict=True)
+        ]
+
 
 class FirstPointer:
-    """The first of some places in a document where something other than null stands.
+    """The first of some places in a document where something stands that is no word for nothing, as null is.
 
     Args:
         pointers: at least one.
@@ -109,16 +124,32 @@ class FirstPointer:
         self.pointer = " or ".join(pointers)
         self._pointers = [JsonPointer(pointer) for pointer in pointers]
 
-    def resolve(self, document: object) -> object:
-        """Return what stands there; null where that is all there is, `MISSING` where there is nothing."""
+    def resolve(self, document: object, nothing: tuple[object, ...] = (None,)) -> object:
+        """Return what stands there.
+
+        Args:
+            document: a parsed one.
+            nothing: values that stand for none; the first of them is returned where there is no other value, and
+                `MISSING` where there is nothing at all.
+        """
         found: object = MISSING
         for pointer in self._pointers:
             value = pointer.resolve(document)
             if value is not MISSING:
-                if value is not None:
+                if value not in nothing:
                     return value
-                found = None
+                found = value if found is MISSING else found
         return found
+
+    def resolve_each(self, documents: Sequence[object], nothing: tuple[object, ...] = (None,)) -> list[object]:
+        """Return what stands there in each document."""
+        first = self._pointers[0].resolve_each(documents)
+        if len(self._pointers) == 1:
+            return first
+        return [
+            value if type(value) is str and value not in nothing else self.resolve(document, nothing)
+            for value, document in zip(first, documents, strict=True)
+        ]
 
 
 Path = tuple[str | int, ...]

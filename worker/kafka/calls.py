@@ -22,6 +22,7 @@ from worker.kafka.errors import error_of, translated
 
 _HUNG_AFTER_S = 1.0  # beyond the limit that a call was given
 _LOOK_EVERY_S = 0.5  # whether the deadline has come nearer: it does when the worker is told to stop
+_MUCH_TIME_S = 3.0
 _BACKOFF_S = 0.1
 _AFTER_STANDSTILL_S = 5.0
 _LONGEST_CALL_S = 3600.0  # the library takes no infinite limit
@@ -32,18 +33,24 @@ _Result = TypeVar("_Result")
 class NoAnswer(TransactionAborted):
     """A call was not answered in time: what it asked for may have happened, or happen yet."""
 
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "no_answer")
+
 
 class Hung(NoAnswer):
     """The call has not even returned: its client is of no use any more."""
 
 
-def within(deadline: Deadline, call: Callable[[], _Result], what: str) -> _Result:
+def within(
+    deadline: Deadline, call: Callable[[], _Result], what: str, waiting: Callable[[], object] = lambda: None
+) -> _Result:
     """Run a call in a thread of its own, which is left behind when the call takes longer.
 
     Args:
         deadline: after which the call should have returned; it gets a second more.
         call: returns or raises what this function does.
         what: it is, for the error.
+        waiting: called about twice a second while there is no answer and much time is left; it may take a second.
 
     Raises:
         Hung: it took longer.
@@ -66,15 +73,20 @@ def within(deadline: Deadline, call: Callable[[], _Result], what: str) -> _Resul
                 return outcome.result()  # or what the call raised
             if left_s <= 0.0:
                 raise Hung(f"the client hangs: {what}") from error
+            if left_s > _MUCH_TIME_S:
+                waiting()
 
 
-def transactional(call: Callable[[float], object], deadline: Deadline, what: str) -> None:
+def transactional(
+    call: Callable[[float], object], deadline: Deadline, what: str, waiting: Callable[[], object] = lambda: None
+) -> None:
     """Make a transactional call, again while its error is retriable.
 
     Args:
         call: takes the seconds that it may take.
         deadline: for all of it.
         what: it is, for the error.
+        waiting: called about twice a second while there is no answer.
 
     Raises:
         NoAnswer: time is up.
@@ -85,7 +97,7 @@ def transactional(call: Callable[[float], object], deadline: Deadline, what: str
     while True:
         left_s, began = min(deadline.left_s, _LONGEST_CALL_S), time.monotonic()
         try:
-            within(deadline, lambda limit_s=left_s: call(limit_s), what)  # type: ignore[misc]
+            within(deadline, lambda limit_s=left_s: call(limit_s), what, waiting)  # type: ignore[misc]
         except KafkaException as error:
             if not error_of(error).retriable():
                 raise translated(error) from error

@@ -52,6 +52,10 @@ class ClientErrorLog:
             _log.warning("kafka_client_error", client=self._client, code=error.name(), reason=error.str(), times=times)
 
 
+# A client that is fenced says so in several lines of internals; the worker that this ends says it in one, with the why.
+_FENCED = ("fenced by a newer instance", "attempted an operation with an old epoch")
+
+
 class _OncePerKind(logging.Filter):
     """Lets a line of the client library pass if no other of its facility (FAIL, REQTMOUT, …) did lately."""
 
@@ -61,6 +65,8 @@ class _OncePerKind(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
+        if any(words in text for words in _FENCED):
+            return False
         times = self._kinds.times((record.levelno, text.partition(" ")[0]))
         if times > 1:
             record.msg, record.args = f"{text} (and {times - 1} more since the last such line)", ()
@@ -72,4 +78,7 @@ def client_logger() -> logging.Logger:
     logger = logging.getLogger("librdkafka")
     if not logger.filters:
         logger.addFilter(_OncePerKind())
+        # Python writes what no handler takes to standard error. A command that sets up no log says by itself what went
+        # wrong, in one line.
+        logger.addHandler(logging.NullHandler())
     return logger

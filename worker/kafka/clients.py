@@ -71,19 +71,21 @@ class ClientProperties:
             "max.poll.interval.ms": self.settings.max_poll_interval_ms,
             "session.timeout.ms": 45_000,
             "queued.max.messages.kbytes": 65_536,
+            # How soon a topic is found that is made or deleted meanwhile: librdkafka's own 5 minutes are long.
+            "topic.metadata.refresh.interval.ms": 30_000,
             # How soon a full queue is filled again: librdkafka's own second leaves a fast worker without records.
             "fetch.queue.backoff.ms": 20,
+            # Which brokers it is connected to, for the metrics.
+            "statistics.interval.ms": 10_000,
             "group.protocol": "classic",
         }
         return self._with(defaults, _PRODUCER_ONLY) | {"group.id": self.settings.group_id}
 
     def reader(self) -> dict[str, object]:
-        """For reading single partitions; the group's name is required by the client and never joined."""
+        """For reading single partitions; it joins no group, and names the application's, since the client needs one."""
         # What it reads is there already: a request that waits for more holds up the one for the next partition.
         defaults: dict[str, object] = {"queued.max.messages.kbytes": 16_384, "fetch.wait.max.ms": 10}
-        return self._with(defaults, _PRODUCER_ONLY | {"group.instance.id"}) | {
-            "group.id": f"{self.settings.group_id}-reader"
-        }
+        return self._with(defaults, _PRODUCER_ONLY | {"group.instance.id"}) | {"group.id": self.settings.group_id}
 
     def plain_producer(self) -> dict[str, object]:
         """For generated lines: outside any transaction, yet in order when a batch is retried."""

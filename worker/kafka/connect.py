@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from importlib.metadata import version
-
 import structlog
 
 from worker.delivery.loop import Worker
 from worker.delivery.outage import Outage
+from worker.delivery.protocols import NO_RELOADS, Reloads
 from worker.delivery.restore import StateStore
 from worker.kafka.clients import ClientProperties
 from worker.kafka.dead_workers import DeadWorkers
 from worker.kafka.sink import AtLeastOnceSink, TransactionalSink
 from worker.kafka.source import KafkaReader, KafkaSource
+from worker.kafka.statistics import BrokerStates
 from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics
-from worker.observability.status import WorkerStatus
+from worker.observability.status import WorkerStatus, versions
 from worker.processing.pipeline import Pipeline
-from worker.processing.score_records import iso_time
+from worker.processing.score_records import Serialize, iso_now
 from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
 
@@ -28,31 +27,41 @@ _REVOKE_SHARE = 0.2
 _log = structlog.get_logger(__name__)
 
 
-def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics) -> Worker:
+def connect(
+    settings: Settings,
+    topics: Topics,
+    scorer: Scorer,
+    metrics: Metrics,
+    serialize: Serialize | None,
+    reloads: Reloads = NO_RELOADS,
+) -> Worker:
     """A worker on real Kafka clients, ready to run; missing output topics are created when the broker allows.
 
+    Where a pattern matches no input topic yet, that happens when one is there to tell how many partitions they need.
+
     Raises:
-        RunError: a topic is missing and cannot be created, or an input topic does not exist.
+        RunError: an output topic is missing and cannot be created, or none of the named input topics exists.
         SettingsError: settings that do not fit the checkpoint.
     """
     properties = ClientProperties(settings)
-    topics.require_inputs()
-    for name in topics.create_missing_outputs():
-        _log.info("topic_created", topic=name)
+    topics.require_inputs(one_is_enough=True)
+    told = topics.output_partitions() > 0
+    if told:
+        _create_outputs(topics)
     headers = settings.headers_needed
-    metrics.watch_score_cache(lambda: scorer.cache_hits, lambda: scorer.cache_misses)
-    metrics.watch_batches_split(lambda: scorer.batches_split)
-    pipeline = Pipeline(settings, scorer, metrics)
+    pipeline = Pipeline(settings, scorer, metrics, serialize=serialize)
     for difference in pipeline.misfits:
         _log.warning("checkpoint_trained_otherwise", difference=difference)
     outage = Outage()
     exactly_once = settings.worker.delivery == "exactly_once"
+    states = BrokerStates(metrics.brokers, settings.kafka.whole("fetch.wait.max.ms", 500))
     source = KafkaSource(
-        properties.consumer(),
+        properties.consumer() | {"stats_cb": states},
         settings.input.topics,
         outage,
         with_headers=headers,
         dead_workers=DeadWorkers(properties) if exactly_once else None,
+        prepare=None if told else lambda: _create_outputs(Topics(properties.admin(), settings)),
     )
     store = StateStore(
         settings,
@@ -67,7 +76,7 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
         if exactly_once
         else AtLeastOnceSink(properties.producer(), source.commit, outage)
     )
-    return Worker(
+    worker = Worker(
         settings,
         source=source,
         sink=sink,
@@ -77,11 +86,23 @@ def connect(settings: Settings, topics: Topics, scorer: Scorer, metrics: Metrics
         status=WorkerStatus(
             application_id=settings.application_id,
             instance=settings.instance,
-            started_at=iso_time(int(time.time() * 1000)) or "",
-            versions={name: version(name) for name in ("logmamba", "confluent-kafka", "torch")},
+            started_at=iso_now(),
+            versions=versions(),
             checkpoint=scorer.checkpoint,
             vocabulary=scorer.vocabulary.sha256,
+            trained_score_shares=scorer.trained_score_shares,
         ),
         outage=outage,
         revoke_budget_s=settings.max_poll_interval_ms / 1000 * _REVOKE_SHARE,
+        reloads=reloads,
     )
+    # Of the scorer at that time: totals begin anew with another one, as with another process.
+    metrics.watch_score_cache(lambda: worker.scorer().cache_hits, lambda: worker.scorer().cache_misses)
+    metrics.watch_batches_split(lambda: worker.scorer().batches_split)
+    metrics.watch_gpu(lambda: worker.scorer().gpu_usage())
+    return worker
+
+
+def _create_outputs(topics: Topics) -> None:
+    for topic in topics.create_missing_outputs():
+        _log.info("topic_created", topic=topic.name, partitions=topic.partitions)

@@ -33,6 +33,7 @@ from confluent_kafka.admin import AdminClient
 from worker.delivery.snapshots import committer
 from worker.kafka.clients import ClientProperties
 from worker.kafka.errors import FENCED
+from worker.kafka.group_members import group_members
 from worker.processing.records import Partition
 
 _REQUEST_TIMEOUT_S = 5.0
@@ -83,9 +84,7 @@ class DeadWorkers:
 
     def _members(self, admin: AdminClient) -> frozenset[str]:
         """The instances that are members of the group."""
-        described = admin.describe_consumer_groups([self._group], request_timeout=_REQUEST_TIMEOUT_S)
-        members = described[self._group].result(_REQUEST_TIMEOUT_S).members
-        names = (self._properties.instance_of(member.client_id) for member in members)
+        names = (member.instance for member in group_members(admin, self._properties))
         return frozenset(name for name in names if name is not None)
 
     def _committers(self, admin: AdminClient, partitions: Iterable[Partition]) -> frozenset[str]:

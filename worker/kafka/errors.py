@@ -47,6 +47,9 @@ AWAY = frozenset(
     }
 )
 
+#: A topic or a partition is not there, as far as the brokers know.
+UNKNOWN = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
+
 #: A permission that is missing will be missing next time: aborting and trying again would never end.
 DENIED = frozenset(
     {
@@ -72,6 +75,10 @@ _OUT_OF_STEP = frozenset(
 FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 
 
+class Fenced(RunError):
+    """Another client with our transactional id has started; it has ended what we had open."""
+
+
 def error_of(exception: KafkaException) -> KafkaError:
     """What the client's exception is about."""
     error = exception.args[0]
@@ -82,7 +89,7 @@ def translated(exception: KafkaException, topic: str = "") -> RunError | Transac
     """The error as the loop must see it: abort and go on, or stop. `topic` is the one that was written to."""
     error = error_of(exception)
     if error.code() in FENCED:
-        return RunError(
+        return Fenced(
             "another worker with the same worker.instance has taken over (each needs its own), or this process stood "
             "still for longer than session.timeout.ms or transaction.timeout.ms"
         )

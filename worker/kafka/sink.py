@@ -57,7 +57,7 @@ from worker.delivery.protocols import Committed, Message
 from worker.errors import RunError, TransactionAborted
 from worker.kafka.calls import Hung, NoAnswer, transactional
 from worker.kafka.client_log import ClientErrorLog
-from worker.kafka.errors import DENIED, UNDELIVERED_FOR_NOW, error_of, translated
+from worker.kafka.errors import DENIED, UNDELIVERED_FOR_NOW, Fenced, error_of, translated
 from worker.processing.records import Partition
 
 _COMMIT_SHARE = 0.75  # of the transaction's longest life
@@ -65,7 +65,11 @@ _OFFSETS_TIMEOUT_S = 15.0
 _START_TIMEOUT_S = 30.0
 _SETTLE_SLICE_S = 2.0  # between two looks whether the worker was told to stop
 _LAST_FLUSH_S = 5.0
+_ENDED = frozenset({KafkaError._FATAL, KafkaError._FENCED})  # of a record: its client takes none any more
 _WAIT_SLICE_S = 1.0  # between two calls of `while_waiting`
+
+# What Python says of a call of the client that failed and whose reason a later report overwrote.
+_LOST = "returned NULL without setting an exception"
 
 _log = structlog.get_logger(__name__)
 
@@ -107,7 +111,7 @@ class _KafkaSink:
             for part in parts:
                 produce(part, number)
             if deadline.passed:
-                raise TransactionAborted(f"no time was left after {number + 1} snapshots")
+                raise TransactionAborted(f"no time was left after {number + 1} snapshots", "no_answer")
         self._flush(deadline)
         if None in firsts:
             raise RunError("the broker acknowledged a snapshot without its offset")
@@ -122,6 +126,14 @@ class _KafkaSink:
         """Called before each message; returns what ends every wait."""
         return Deadline()
 
+    def _said_in_full(self, exception: KafkaException) -> KafkaException:
+        """An exception, or the one that says why the client has ended, where this one says no more than that it has."""
+        return (error_of(exception).code() in _ENDED and self._fatal()) or exception
+
+    def _fatal(self) -> KafkaException | None:
+        """Why the client has ended, if it has and can still say so."""
+        return None
+
     def _produce(
         self, message: Message, delivered: Callable[[KafkaError | None, KafkaMessage], None], deadline: Deadline
     ) -> None:
@@ -134,6 +146,7 @@ class _KafkaSink:
                     message.key,
                     -1 if message.partition is None else message.partition,
                     delivered,
+                    timestamp=message.timestamp_ms or 0,
                     headers=list(message.headers),
                 )
             except BufferError:
@@ -142,7 +155,7 @@ class _KafkaSink:
                 if error_of(error).code() == KafkaError._STATE:
                     # What the reason was comes with the abort.
                     raise TransactionAborted("the client gave the transaction up") from error
-                raise translated(error, message.topic) from error
+                raise translated(self._said_in_full(error), message.topic) from error
             else:
                 return
 
@@ -151,14 +164,14 @@ class _KafkaSink:
         queued, wait = len(self._producer), _Wait(deadline, self.while_waiting)
         while len(self._producer) >= queued:
             if not wait.goes_on():
-                raise TransactionAborted("the producer's queue stayed full")
+                raise TransactionAborted("the producer's queue stayed full", "no_answer")
             self._serve(0.1)
 
     def _flush(self, deadline: Deadline) -> None:
         wait = _Wait(deadline, self.while_waiting)
         while left := self._serve(min(_WAIT_SLICE_S, deadline.left_s), self._producer.flush):
             if not wait.goes_on():
-                raise TransactionAborted(f"{left} records were not delivered in time")
+                raise TransactionAborted(f"{left} records were not delivered in time", "no_answer")
 
     def _serve(self, seconds: float, call: Callable[[float], int] | None = None) -> int:
         """Hear from the client what was delivered: `poll` unless said otherwise; returns what it returns."""
@@ -166,10 +179,15 @@ class _KafkaSink:
             result = (call or self._producer.poll)(seconds)
         except KafkaException as error:
             raise translated(error) from error
-        except SystemError as error:  # a fatal error that was raised between two delivery reports
-            if isinstance(error.__cause__, KafkaException):
-                raise translated(error.__cause__) from error
-            raise
+        except Exception as error:
+            # The client raises a fatal error between two of its reports. It comes out as the cause of another error, as
+            # whatever the code of the next report meets with an error pending, or not at all.
+            fatal = error.__cause__ if isinstance(error.__cause__, KafkaException) else self._fatal()
+            if fatal is not None:
+                raise translated(fatal) from error
+            if _LOST not in str(error):
+                raise
+            result = len(self._producer)  # the next call has it again
         self._raise_failed()
         return result
 
@@ -180,9 +198,13 @@ class _KafkaSink:
     def _raise_failed(self) -> None:
         if self._failed is not None:
             error, topic = self._failed
+            if error.code() in _ENDED:
+                raise translated(self._said_in_full(KafkaException(error)), topic)
             if error.code() not in UNDELIVERED_FOR_NOW:
                 raise RunError(f"Kafka: {topic} cannot be written: {error.str()} ({error.name()})")
-            raise TransactionAborted(f"{topic}: a record was not delivered: {error.str()}")
+            timed_out = error.code() == KafkaError._MSG_TIMED_OUT
+            reason = f"{topic}: a record was not delivered: {error.str()}"
+            raise TransactionAborted(reason, "no_answer" if timed_out else "broker")
 
     def _forget_failed(self) -> None:
         """After an abort: records that can be sent again will be; for others the worker stops.
@@ -227,8 +249,8 @@ class TransactionalSink(_KafkaSink):
             self._send_offsets(_positions(offsets), group_metadata, deadline)
             self._flush(deadline)
             if deadline.passed:  # once asked for, a commit cannot be taken back
-                raise TransactionAborted("no time was left to commit")
-            transactional(self._producer.commit_transaction, deadline, "committing")
+                raise TransactionAborted("no time was left to commit", "no_answer")
+            transactional(self._producer.commit_transaction, deadline, "committing", self._outage.look)
         except NoAnswer:
             self._stuck = True
             raise
@@ -243,7 +265,7 @@ class TransactionalSink(_KafkaSink):
             # Past its end the coordinator has aborted it, or will tell that it was not us who let it pass.
             limit = deadline if self._ends.passed else Deadline(within=(deadline, self._ends))
             try:
-                transactional(self._producer.abort_transaction, limit, "aborting")
+                transactional(self._producer.abort_transaction, limit, "aborting", self._outage.look)
             except TransactionAborted as error:
                 self._outage.noticed(str(error))
                 self._stuck = True
@@ -276,18 +298,28 @@ class TransactionalSink(_KafkaSink):
         if self._open:
             try:
                 transactional(self._producer.abort_transaction, deadline.part(0.5), "aborting")
+            except Fenced:
+                return
             except (RunError, TransactionAborted) as error:
                 _log.warning("transaction_left_open", reason=str(error))
                 return
         super().close(deadline)
 
+    def _fatal(self) -> KafkaException | None:
+        reason = self._refusal()
+        return reason if reason is not None and error_of(reason).fatal() else None
+
     def _denied(self) -> Exception | None:
         """The permission for lack of which the client gave the open transaction up, if that is why."""
+        reason = self._refusal()
+        return translated(reason) if reason is not None and error_of(reason).code() in DENIED else None
+
+    def _refusal(self) -> KafkaException | None:
+        """What is wrong with the open transaction or its client: with that the client refuses to begin another one."""
         try:
-            self._producer.begin_transaction()  # refused, since one is open, with what is wrong with it
-        except KafkaException as error:
-            if error_of(error).code() in DENIED:
-                return translated(error)
+            self._producer.begin_transaction()
+        except KafkaException as reason:
+            return reason
         return None
 
     def _start_anew(self) -> None:
@@ -326,7 +358,8 @@ class TransactionalSink(_KafkaSink):
         def send(left_s: float) -> None:
             self._producer.send_offsets_to_transaction(positions, metadata, left_s)
 
-        transactional(send, Deadline(_OFFSETS_TIMEOUT_S, within=(deadline,)), "sending offsets")
+        limit = Deadline(_OFFSETS_TIMEOUT_S, within=(deadline,))
+        transactional(send, limit, "sending offsets", self._outage.look)
 
 
 class AtLeastOnceSink(_KafkaSink):

@@ -6,9 +6,9 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from operator import methodcaller
 from typing import TypeVar
 
+import numpy as np
 import structlog
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -27,7 +27,8 @@ from worker.errors import RunError, TransactionAborted
 from worker.kafka.calls import Hung, within
 from worker.kafka.client_log import ClientErrorLog
 from worker.kafka.dead_workers import DeadWorkers
-from worker.kafka.errors import AWAY, error_of, not_committed
+from worker.kafka.errors import AWAY, UNKNOWN, error_of, not_committed
+from worker.kafka.missing_topics import MissingTopics
 from worker.processing.records import Partition, Records
 
 _SLICE_S = 2.0  # of a wait for an answer: in between, the worker may be told to stop
@@ -36,8 +37,6 @@ _SILENT_S = 5.0
 _BACKOFF_S = 0.1
 _UNKNOWN_S = 30.0  # a broker that has just come back may not know its partitions yet
 _READ_LINGER_S = 0.02  # a restart waits that long once more after the last part of each partition's snapshot
-
-_UNKNOWN = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
 
 _Answer = TypeVar("_Answer")
 
@@ -53,6 +52,7 @@ class KafkaSource:
         outage: is told when no broker answers.
         with_headers: whether records carry their headers (only a session key of kind `header` needs them).
         dead_workers: ends what they left open of newly assigned partitions; None where there are no transactions.
+        prepare: called once, when there are partitions and before the listener hears of them.
     """
 
     def __init__(
@@ -63,13 +63,15 @@ class KafkaSource:
         *,
         with_headers: bool = False,
         dead_workers: DeadWorkers | None = None,
+        prepare: Callable[[], object] | None = None,
     ) -> None:
         self._topics = list(topics)
         self._outage = outage
-        self._suspicion: str | None = None  # why no broker may be there
+        outage.ask = self._unreachable
         self._log_error = ClientErrorLog("consumer")
         self._dead_workers = dead_workers
         self._with_headers = with_headers
+        self._prepare = prepare
         self.consumer = Consumer(
             {
                 **properties,
@@ -82,12 +84,20 @@ class KafkaSource:
                 "error_cb": self._hear,
             }
         )
+        self._missing = MissingTopics(self._topics, self._known)
         self._ends: dict[Partition, int] = {}
         self._paused = False
         self._rebalancing = False  # a callback of the client runs, which leaves other threads' calls waiting
         self._left = False  # the group, to join it anew once the partitions are handed back
 
     def subscribe(self, listener: Rebalance) -> None:
+        def assigned(partitions: Sequence[Partition]) -> None:
+            self._missing.suspect()
+            if partitions and self._prepare is not None:
+                self._prepare()
+                self._prepare = None
+            listener.on_assigned(partitions)
+
         def forward(tell: Callable[[Sequence[Partition]], None]) -> Callable[[Consumer, list[TopicPartition]], None]:
             def told(_consumer: Consumer, partitions: list[TopicPartition]) -> None:
                 self._rebalancing = True
@@ -101,7 +111,7 @@ class KafkaSource:
         self._join = partial(
             self.consumer.subscribe,
             self._topics,
-            on_assign=forward(listener.on_assigned),
+            on_assign=forward(assigned),
             on_revoke=forward(listener.on_revoked),
             on_lost=forward(listener.on_lost),
         )
@@ -116,16 +126,16 @@ class KafkaSource:
             self.consumer.resume(self.consumer.assignment())
             _log.info("input_resumed")
         messages = self._consume(max_records, timeout_s)
+        self._missing.look()
         if not messages:
-            self._look_for_broker()
+            self._outage.look()
             return []
-        self._suspicion = None
         self._outage.over()
         batch = _by_partition(messages, self._with_headers)
         if self._ends:
             for records in batch:
                 partition = Partition(records.topic, records.partition)
-                if self._ends.get(partition, 0) <= records.offsets[-1]:
+                if self._ends.get(partition, 0) <= records.last_offset:
                     self._ends.pop(partition, None)
         return batch
 
@@ -136,7 +146,7 @@ class KafkaSource:
             self.consumer.pause(self.consumer.assignment())
             _log.info("input_paused")
         if self._consume(1, 0.0):
-            raise TransactionAborted("a paused partition delivered a record, which has to be polled again")
+            raise TransactionAborted("a paused partition delivered a record, which has to be polled again", "position")
 
     def fully_consumed(self) -> Mapping[Partition, int]:
         return self._ends
@@ -149,6 +159,9 @@ class KafkaSource:
             place = [TopicPartition(*partition)]
             self.consumer.pause(place)
             self.consumer.resume(place)
+
+    def missing_topics(self) -> Sequence[str]:
+        return self._missing.names
 
     def end_offset(self, partition: Partition) -> int | None:
         marks = self.consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
@@ -176,7 +189,7 @@ class KafkaSource:
                 # A live worker's commit, or a dead one's that could not be ended: at worst for transaction.timeout.ms.
                 self._outage.over()
                 if stopping():
-                    raise TransactionAborted("told to stop while the committed offsets were undecided")
+                    raise TransactionAborted("told to stop while the committed offsets were undecided", "stop")
                 if not undecided:
                     undecided = True
                     _log.info("committed_offsets_undecided", reason=error.str())
@@ -208,10 +221,11 @@ class KafkaSource:
                 self.consumer.commit(offsets=positions, asynchronous=True)
                 while not self._are_committed(positions, deadline):
                     if deadline.passed:
-                        raise TransactionAborted("the offsets were not committed in time")
+                        raise TransactionAborted("the offsets were not committed in time", "no_answer")
                     time.sleep(min(_BACKOFF_S, deadline.left_s))
             else:
-                within(deadline, lambda: self.consumer.commit(offsets=positions, asynchronous=False), "committing")
+                commit = partial(self.consumer.commit, offsets=positions, asynchronous=False)
+                within(deadline, commit, "committing", self._outage.look)
         except KafkaException as error:
             raise not_committed(error) from error
 
@@ -245,7 +259,8 @@ class KafkaSource:
                 # so after a broker's crash. Only an assignment starts it again, and only the group may assign.
                 self.consumer.unsubscribe()
                 self._left = True
-                raise TransactionAborted(f"{each}: fetching had stopped, so the group is joined anew") from exception
+                reason = f"{each}: fetching had stopped, so the group is joined anew"
+                raise TransactionAborted(reason, "position") from exception
 
     def forget(self, partitions: Sequence[Partition]) -> None:
         for each in partitions:
@@ -272,25 +287,21 @@ class KafkaSource:
     def _hear(self, error: KafkaError) -> None:
         self._log_error(error)
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._suspicion = error.str()
-
-    def _look_for_broker(self) -> None:
-        """Whether a broker that seemed to be away is: a connection that was idle for long is closed, too."""
-        if self._suspicion is not None or self._outage.lasts:
-            if reason := self._unreachable():
-                self._outage.noticed(self._suspicion or reason)
-            else:
-                self._suspicion = None
-                self._outage.over()
+            self._outage.suspect(error.str())  # perhaps it has only closed connections that were idle for long
 
     def _unreachable(self) -> str | None:
-        """Why no broker answers; None when one does."""
+        """Why no broker answers; None when one does. Of several the client asks the one that it asked last."""
         topic = self._topics[0]
         try:
             self.consumer.list_topics("" if topic.startswith("^") else topic, timeout=_PROBE_S)
         except KafkaException as exception:
             return error_of(exception).str()
         return None
+
+    def _known(self, topic: str | None) -> Mapping[str, TopicMetadata]:
+        metadata = self.consumer.list_topics(**({} if topic is None else {"topic": topic}), timeout=_PROBE_S)
+        topics: Mapping[str, TopicMetadata] = metadata.topics
+        return topics
 
     def _consume(self, max_records: int, timeout_s: float) -> list[Message]:
         """Records; errors among them are dealt with."""
@@ -313,7 +324,9 @@ class KafkaSource:
             self._ends[partition] = message.offset() or 0
         elif error.code() == KafkaError._AUTO_OFFSET_RESET:
             # Retention has passed the position while the worker was running: the same decision as at a start.
-            raise TransactionAborted(f"{partition}: the position is no longer in the topic: {error.str()}")
+            raise TransactionAborted(f"{partition}: the position is no longer in the topic: {error.str()}", "position")
+        elif error.code() in UNKNOWN:
+            self._missing.suspect()
         elif error.code() in {KafkaError._MAX_POLL_EXCEEDED, *AWAY}:
             _log.warning("kafka_consumer_error", partition=str(partition), code=error.name(), reason=error.str())
         else:
@@ -420,7 +433,7 @@ class KafkaReader:
                 answer = ask(_SLICE_S)
             except KafkaException as exception:
                 error = error_of(exception)
-                if error.code() not in AWAY and (error.code() not in _UNKNOWN or unknown_until.passed):
+                if error.code() not in AWAY and (error.code() not in UNKNOWN or unknown_until.passed):
                     raise RunError(f"{what}: {error.str()}") from exception
                 reason = error.str()
             else:
@@ -442,21 +455,27 @@ def _by_partition(messages: Iterable[Message], with_headers: bool) -> list[Recor
     `consume` returns runs of one partition's messages, so whole runs are moved rather than single messages.
     """
     runs: dict[tuple[str, int], list[Message]] = {}
-    for number, run in itertools.groupby(messages, methodcaller("partition")):
-        for topic, part in itertools.groupby(run, methodcaller("topic")):
-            runs.setdefault((topic, number), []).extend(part)
+    # Methods of the type are called twice as fast as those looked up for each message.
+    for number, run in itertools.groupby(messages, Message.partition):
+        for topic, part in itertools.groupby(run, Message.topic):
+            runs.setdefault((topic, number), []).extend(part)  # type: ignore[arg-type]  # only an error has none
     return [
         Records(
             topic=topic,
             partition=partition,
-            offsets=[m.offset() for m in run],  # type: ignore[misc]  # only an error has none
-            values=[m.value() for m in run],
-            keys=[m.key() for m in run],
-            timestamps=[m.timestamp()[1] for m in run],
+            offsets=np.fromiter(map(Message.offset, run), np.int64, len(run)),
+            values=[*map(Message.value, run)],
+            keys=[*map(Message.key, run)],
+            timestamps=np.fromiter((time_ms for _, time_ms in map(Message.timestamp, run)), np.int64, len(run)),
             headers=[_pairs(m) for m in run] if with_headers else None,
+            headers_of=partial(_pairs_at, run),
         )
         for (topic, partition), run in runs.items()
     ]
+
+
+def _pairs_at(messages: Sequence[Message], row: int) -> list[tuple[str, bytes | None]] | None:
+    return _pairs(messages[row])
 
 
 def _pairs(message: Message) -> list[tuple[str, bytes | None]] | None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AclOperation, AdminClient, ConsumerGroupDescription, NewTopic, TopicDescription
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from worker.errors import RunError
+from worker.kafka.access import no_access, not_taken
 from worker.settings.document import Settings
 
 REACH_TIMEOUT_S = 8.0
+_REFUSED_AFTER_S = 2.0  # a broker that lets nobody in does so at once
 _CREATE_TIMEOUT_S = 60.0
 _MOST_STATE_PARTITIONS = 16
+_BACKOFF_S = 0.2
+_AS_BROKERS_SAY = -1  # their default.replication.factor
 _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 
 
@@ -34,14 +38,17 @@ class Topics:
     """The topics of an application, seen through the admin protocol.
 
     Raises:
-        RunError: no broker answers within 8 seconds, or access is denied.
+        RunError: no broker answers within 8 seconds, access is denied, or the client does not take the properties.
     """
 
     def __init__(self, properties: Mapping[str, Any], settings: Settings) -> None:
         self._settings = settings
         self._bootstrap = str(settings.kafka["bootstrap.servers"])
         self._error: KafkaError | None = None  # the one that tells most of why there is no connection
-        self._admin = AdminClient(dict(properties) | {"error_cb": self._remember})
+        try:
+            self._admin = AdminClient(dict(properties) | {"error_cb": self._remember})
+        except KafkaException as error:
+            raise RunError(not_taken(settings.kafka, error.args[0])) from error
         self._partitions = self._list()
 
     def inputs(self) -> list[Topic]:
@@ -63,35 +70,49 @@ class Topics:
             self._topic(self._settings.state_topic, "state"),
         ]
 
-    def require_inputs(self) -> None:
-        """Check that the named input topics exist; a pattern may match topics that are made later.
+    def require_inputs(self, *, one_is_enough: bool = False) -> None:
+        """Check that the named input topics exist, or one of them; a pattern may match topics that are made later.
 
         Raises:
             RunError: naming the topics that do not exist.
         """
         missing = [topic.name for topic in self.inputs() if not topic.partitions]
-        if missing:
+        if missing and not (one_is_enough and len(missing) < len(self._settings.input.topics)):
             raise RunError(f"input.topics: {', '.join(missing)} does not exist at {self._bootstrap}")
 
-    def create_missing_outputs(self) -> list[str]:
-        """Create what the worker writes and is not there; returns the names.
+    def output_partitions(self) -> int:
+        """How many partitions an output gets when it is made; 0 while nothing tells."""
+        widest = max((topic.partitions for topic in self.inputs()), default=0)
+        return self._settings.output.partitions or widest
 
-        The topics of scores and dead letters get as many partitions as the largest input topic. The state topic is
-        compacted, and its partitions hold the snapshots of several input partitions each.
+    def create_missing_outputs(self) -> list[Topic]:
+        """Create what the worker writes and is not there; returns these topics.
+
+        The topics of scores and dead letters get `output.partitions`, or as many as the largest input topic. The state
+        topic is compacted, and its partitions hold the snapshots of several input partitions each.
 
         Raises:
-            RunError: a topic can neither be found nor created.
+            RunError: a topic can neither be found nor created, or no input topic tells how many partitions it needs.
         """
-        widest = max([topic.partitions for topic in self.inputs()] + [1])
         missing = [topic for topic in self.outputs() if not topic.partitions]
+        if not missing:
+            return []
+        output, partitions = self._settings.output, self.output_partitions()
+        if not partitions:
+            raise RunError(
+                f"output.partitions: null, and no topic of input.topics ({', '.join(self._settings.input.topics)}) is "
+                f"there to tell how many partitions {', '.join(topic.name for topic in missing)} need; set it, or "
+                "create the input first"
+            )
         new = [
-            NewTopic(topic.name, min(widest, _MOST_STATE_PARTITIONS), -1, config={"cleanup.policy": "compact"})
-            if topic.use == "state"
-            else NewTopic(topic.name, widest, -1)
+            NewTopic(
+                topic.name,
+                min(partitions, _MOST_STATE_PARTITIONS) if topic.use == "state" else partitions,
+                output.replication_factor or _AS_BROKERS_SAY,
+                config={"cleanup.policy": "compact"} if topic.use == "state" else {},
+            )
             for topic in missing
         ]
-        if not new:
-            return []
         for name, future in self._admin.create_topics(new, operation_timeout=_CREATE_TIMEOUT_S).items():
             try:
                 future.result(timeout=_CREATE_TIMEOUT_S)
@@ -100,55 +121,55 @@ class Topics:
                     f"topic {name} does not exist, and no answer came within {_CREATE_TIMEOUT_S:.0f} s to creating it"
                 ) from error
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise RunError(
-                        f"topic {name} does not exist and cannot be created: {error.args[0].str()}"
-                    ) from error
-        self._partitions = self._list()
-        return [topic.name for topic in missing]
+                reason = error.args[0]
+                if reason.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                    new = [topic for topic in new if topic.topic != name]  # of another worker, as it has made it
+                    continue
+                wrong = "output.replication_factor: " if reason.code() == KafkaError.INVALID_REPLICATION_FACTOR else ""
+                raise RunError(f"{wrong}topic {name} does not exist and cannot be created: {reason.str()}") from error
+        # A broker learns of a topic's partitions one by one, after the controller has said that it is made.
+        deadline = time.monotonic() + _CREATE_TIMEOUT_S
+        while True:
+            self._partitions = self._list()
+            known = all(self._partitions.get(topic.topic, 0) >= topic.num_partitions for topic in new)
+            if known or time.monotonic() > deadline:
+                return [self._topic(topic.name, topic.use) for topic in missing]
+            time.sleep(_BACKOFF_S)
 
-    def permissions(self) -> Iterator[tuple[str, bool, str]]:
-        """(what this client needs to do, whether it may, why not) for every topic that exists and for the group."""
-        needs = {topic.name: AclOperation.READ for topic in self.inputs() if topic.partitions}
-        needs |= {topic.name: AclOperation.WRITE for topic in self.outputs() if topic.partitions}
-        if needs:
-            described = self._admin.describe_topics(
-                TopicCollection(list(needs)), include_authorized_operations=True, request_timeout=REACH_TIMEOUT_S
-            )
-            for name, future in described.items():
-                yield self._permission(f"{needs[name].name.lower()} {name}", needs[name], future)
-        group = self._settings.group_id
-        groups = self._admin.describe_consumer_groups(
-            [group], include_authorized_operations=True, request_timeout=REACH_TIMEOUT_S
-        )
-        yield self._permission(f"join group {group}", AclOperation.READ, groups[group])
+    def may_be_created(self) -> Iterator[tuple[str, str | None]]:
+        """Of each output topic that is missing, why this client could not create it; None where it could.
 
-    @staticmethod
-    def _permission(
-        what: str, operation: AclOperation, future: Future[TopicDescription] | Future[ConsumerGroupDescription]
-    ) -> tuple[str, bool, str]:
-        try:
-            allowed = future.result(timeout=2 * REACH_TIMEOUT_S).authorized_operations
-        except KafkaException as error:
-            return what, False, error.args[0].str()
-        # Brokers without an authorizer report every operation, some older ones none at all.
-        ok = not allowed or operation in allowed or AclOperation.ALL in allowed
-        return what, ok, "allowed" if ok else "the brokers do not allow it"
+        Nothing is created. Nothing is said where no input topic tells how many partitions they would get.
+        """
+        partitions = self.output_partitions()
+        missing = [topic.name for topic in self.outputs() if not topic.partitions]
+        if not missing or not partitions:
+            return
+        replicas = self._settings.output.replication_factor or _AS_BROKERS_SAY
+        new = [NewTopic(name, partitions, replicas) for name in missing]
+        for name, future in self._admin.create_topics(new, validate_only=True).items():
+            try:
+                future.result(timeout=_CREATE_TIMEOUT_S)
+            except KafkaException as error:
+                yield name, error.args[0].str()
+            else:
+                yield name, None
 
     def _topic(self, name: str, use: str) -> Topic:
         return Topic(name, use, self._partitions.get(name, 0))
 
     def _list(self) -> dict[str, int]:
-        try:
-            metadata = self._admin.list_topics(timeout=REACH_TIMEOUT_S)
-        except KafkaException as exception:
-            self._admin.poll(0)  # hands over what happened meanwhile
-            error = self._error or exception.args[0]
-            if error.code() in _REFUSALS:
-                reason = f"no access to Kafka at {self._bootstrap} (kafka.security.protocol, sasl.*, ssl.*)"
-            else:
-                reason = f"no Kafka broker answers at {self._bootstrap} (kafka.bootstrap.servers)"
-            raise RunError(f"{reason}: {error.str()}") from exception
+        deadline = time.monotonic() + REACH_TIMEOUT_S
+        while True:
+            try:
+                metadata = self._admin.list_topics(timeout=_REFUSED_AFTER_S)
+                break
+            except KafkaException as exception:
+                self._admin.poll(0)  # hands over what happened meanwhile
+                reason, may_pass = no_access(self._settings.kafka, self._error or exception.args[0])
+                if not may_pass or time.monotonic() > deadline:
+                    raise RunError(reason) from exception
+            time.sleep(_BACKOFF_S)
         self.brokers = len(metadata.brokers)
         return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
 

@@ -1,18 +1,20 @@
-"""The HTTP endpoint of a worker: /metrics /healthz /readyz /status, and a page for people at /.
+"""The HTTP endpoint of a worker: /metrics /healthz /readyz /status, and pages for people (`worker.pages`).
 
 It runs in daemon threads beside the loop and only reads.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NamedTuple, Self
+from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 import structlog
@@ -20,21 +22,37 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from worker.errors import RunError
-from worker.observability.metrics import Metrics
+from worker.observability.metrics import Observed
 from worker.observability.status import WorkerStatus
-from worker.observability.status_page import SECURITY_POLICY, render
 
 _REQUEST_TIMEOUT_S = 10
 
 _log = structlog.get_logger(__name__)
 
 
-class _Response(NamedTuple):
+class Request(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+        query: by name.
+        from_here: whether it comes from this very host, and by a name that is always this host's: a page of another
+            site in a browser here would have its own name, whatever address that has.
+    """
+
+    query: Mapping[str, str]
+    from_here: bool
+
+
+class Response(NamedTuple):
+    """An answer."""
+
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     status: HTTPStatus = HTTPStatus.OK
     security_policy: str = "default-src 'none'"
 
+
+Page = Callable[[Request], Response]
 
 # Past max.poll.interval.ms the group has given the worker's partitions to others: by then it is certainly hung.
 DEFAULT_HEARTBEAT_LIMIT_S = 300.0
@@ -44,9 +62,10 @@ DEFAULT_HEARTBEAT_LIMIT_S = 300.0
 def serve(
     address: str,
     port: int | None,
-    metrics: Metrics,
+    metrics: Observed,
     status: Callable[[], WorkerStatus],
     heartbeat_limit_s: float = DEFAULT_HEARTBEAT_LIMIT_S,
+    pages: Mapping[str, Page] = MappingProxyType({}),
 ) -> Iterator[HttpServer | None]:
     """Serve a worker's endpoint within a `with` block; None where the port is null.
 
@@ -56,6 +75,7 @@ def serve(
         metrics: what /metrics shows, and the heartbeat that /healthz judges.
         status: the worker's state; called in other threads than the loop's.
         heartbeat_limit_s: a loop that has not come round for so long counts as hung.
+        pages: others that are served, by path.
 
     Raises:
         RunError: the address or the port cannot be used.
@@ -70,6 +90,7 @@ def serve(
         status=status,
         heartbeat_age_s=metrics.heartbeat_age_s,
         heartbeat_limit_s=heartbeat_limit_s,
+        pages=pages,
     )
     _log.info("http_endpoint", url=server.url)
     with server:
@@ -85,6 +106,7 @@ class HttpServer:
         status: the worker's state; called in other threads than the loop's.
         heartbeat_age_s: seconds since the loop last came round.
         heartbeat_limit_s: older than this, the worker counts as hung.
+        pages: others that are served, by path; each request calls them in a thread of its own.
 
     Raises:
         RunError: the address or the port cannot be used.
@@ -99,36 +121,39 @@ class HttpServer:
         status: Callable[[], WorkerStatus],
         heartbeat_age_s: Callable[[], float],
         heartbeat_limit_s: float,
+        pages: Mapping[str, Page] = MappingProxyType({}),
     ) -> None:
-        def metrics() -> _Response:
-            return _Response(generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
+        def metrics(_: Request) -> Response:
+            return Response(generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
 
-        def health() -> _Response:
+        def health(_: Request) -> Response:
             age = heartbeat_age_s()
             if age < heartbeat_limit_s:
-                return _Response(b"ok\n")
+                return Response(b"ok\n")
             text = f"the loop has not come round for {age:.0f} s\n"
-            return _Response(text.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+            return Response(text.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
 
-        def readiness() -> _Response:
+        def readiness(_: Request) -> Response:
             now = status()
             if now.ready:
-                return _Response(b"ok\n")
+                return Response(b"ok\n")
             replaying = sum(each.state == "replaying" for each in now.partitions)
             text = f"{replaying} partitions are being restored\n" if now.joined else "joining the group\n"
+            if now.missing_topics:
+                text += f"no such input topic: {', '.join(now.missing_topics)}\n"
+            for each in now.processes:
+                if each.state != "running":
+                    text += f"process {each.name} is {each.state.replace('_', ' ')}\n"
             if now.broker_away:
                 text = "no broker answers\n"
-            return _Response(text.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+            return Response(text.encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
 
-        def as_json() -> _Response:
+        def as_json(_: Request) -> Response:
             body = orjson.dumps(status(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-            return _Response(body, "application/json")
+            return Response(body, "application/json")
 
-        def page() -> _Response:
-            return _Response(render(status()), "text/html; charset=utf-8", security_policy=SECURITY_POLICY)
-
-        routes: dict[str, Callable[[], _Response]] = {
-            "/": page,
+        routes: dict[str, Page] = {
+            **pages,
             "/metrics": metrics,
             "/healthz": health,
             "/readyz": readiness,
@@ -161,7 +186,7 @@ class HttpServer:
         self.close()
 
 
-def _listen(address: str, port: int, routes: dict[str, Callable[[], _Response]]) -> ThreadingHTTPServer:
+def _listen(address: str, port: int, routes: dict[str, Page]) -> ThreadingHTTPServer:
     try:
         family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
         handler = type("Handler", (_Handler,), {"routes": routes})
@@ -181,7 +206,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    routes: dict[str, Callable[[], _Response]]
+    routes: dict[str, Page]
     timeout = _REQUEST_TIMEOUT_S
     server_version = "logmamba"
     sys_version = ""
@@ -194,17 +219,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
-        route = self.routes.get(self.path.partition("?")[0])
+        asked = urlsplit(self.path)
+        route = self.routes.get(asked.path)
         if route is None:
             known = f"there are {' '.join(sorted(self.routes))}\n"
-            response = _Response(known.encode(), status=HTTPStatus.NOT_FOUND)
+            response = Response(known.encode(), status=HTTPStatus.NOT_FOUND)
         else:
             try:
-                response = route()
+                response = route(Request(dict(parse_qsl(asked.query)), self._from_here()))
             except Exception:
                 # The endpoint must answer something, and what failed here must not reach the loop.
                 _log.exception("http_request_failed", path=self.path)
-                response = _Response(b"see the worker's log\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
+                response = Response(b"see the worker's log\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
         self.send_response(response.status)
         self.send_header("Content-Type", response.content_type)
         self.send_header("Content-Length", str(len(response.body)))
@@ -215,5 +241,16 @@ class _Handler(BaseHTTPRequestHandler):
         if with_body:
             self.wfile.write(response.body)
 
+    def _from_here(self) -> bool:
+        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        return _is_loopback(self.client_address[0]) and (host == "localhost" or _is_loopback(host))
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
         _log.debug("http_request", client=self.client_address[0], request=format % args)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -8,23 +8,35 @@ from typing import Literal
 
 import orjson
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
+
+Level = Literal["debug", "info", "warning", "error"]
 
 
-def configure_logging(
-    level: Literal["debug", "info", "warning", "error"], log_format: Literal["auto", "console", "json"]
-) -> None:
+def set_log_level(level: Level) -> None:
+    """The least severe level that is written from now on."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def configure_logging(level: Level, log_format: Literal["auto", "console", "json"], **of_all: str) -> None:
     """Send the process's log, the libraries' included, to stderr: one event a line, times in UTC.
 
     Args:
         level: the least severe level that is written.
         log_format: `console` is for people, `json` for machines, `auto` the first on a terminal.
+        of_all: what every line says.
     """
+
+    def say(_logger: object, _method: str, event: EventDict) -> EventDict:
+        event.update(of_all)
+        return event
+
     for_people = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        say,
     ]
     render: list[Processor] = (
         # Its own way of showing an exception shows what local variables hold: raw lines, or a password.
@@ -41,7 +53,7 @@ def configure_logging(
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_log_level(level)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event, Thread
+from functools import partial
+
+from worker.observability.repeated import repeated
 
 _INTERVAL_S = 10.0  # giving back takes about 5 ms
 
@@ -21,16 +23,5 @@ def freed_memory_given_back(interval_s: float = _INTERVAL_S) -> Iterator[None]:
     if trim is None:
         yield
         return
-    over = Event()
-
-    def give_back() -> None:
-        while not over.wait(interval_s):
-            trim(0)
-
-    thread = Thread(target=give_back, name="logmamba-freed-memory", daemon=True)
-    thread.start()
-    try:
+    with repeated(partial(trim, 0), interval_s, "logmamba-freed-memory"):
         yield
-    finally:
-        over.set()
-        thread.join()

@@ -1,21 +1,48 @@
 """What a worker counts, in Prometheus's terms. `worker.observability.http_server` serves it.
 
 There are no globals: metrics live in the registry of their `Metrics` object. It takes plain numbers and texts, and
-knows nothing of what they are about.
+knows nothing of what they are about. docs/metrics.md lists them, config/monitoring has the dashboard and the alerts.
+
+A series is there before anything of its kind has happened, so that it can be alerted on. A gauge whose value is not
+known is NaN, which no comparison is true of.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from detector.scoring.score_histogram import score_histogram
+from worker.observability.collectors import Delays, Gpu, GpuUsage
+from worker.observability.status import WorkerStatus
+
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+DELAY_BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 _BYTES = tuple(1024.0 * 4**power for power in range(10))  # 1 KiB to 256 MiB
+
+
+class Observed(Protocol):
+    """What the endpoint and the pages ask of a worker's metrics."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where they are."""
+
+    @property
+    def score_histogram(self) -> npt.NDArray[np.float64]:
+        """Of the final scores so far (`detector.scoring.score_histogram`); another array after each change."""
+
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the loop last came round."""
 
 
 class Metrics:
@@ -24,12 +51,25 @@ class Metrics:
     Args:
         registry: where the metrics are registered; a new one by default.
         clock: monotonic seconds.
+        wall_clock: seconds since 1970.
+
+    Attributes:
+        registry: where they are.
+        score_histogram: of the final scores so far (`detector.scoring.score_histogram`), for the status page; another
+            array after each change.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self.registry = registry = registry or CollectorRegistry()
         self._clock = clock
+        self._wall_clock = wall_clock
         self._beat_at = clock()
+        self.score_histogram = score_histogram([])
         ProcessCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -38,6 +78,19 @@ class Metrics:
         def seconds(name: str, text: str, *labels: str) -> Histogram:
             return Histogram(f"logmamba_{name}_seconds", text, labels, registry=registry, buckets=_SECONDS)
 
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"logmamba_{name}", text, labels, registry=registry)
+
+        self._build = gauge("build_info", "1; what the worker is made of", "version", "confluent_kafka", "torch")
+        self._model = gauge("model_info", "1; the checkpoint that it scores with", "checkpoint", "vocabulary")
+        self._reloads = counter("reloads", "Settings or checkpoint read again, by what came of it", "result")
+        self._worker = gauge("worker_info", "1; who it is", "application", "worker")
+        self._ready = gauge("ready", "1 where /readyz says ok: the broker answers, every partition is live")
+        gauge("heartbeat_age_seconds", "Time since the loop last came round").set_function(self.heartbeat_age_s)
+        self._partitions = gauge("partitions", "Partitions that the worker holds, by state", "state")
+        self._rebalances = counter("rebalances", "Times that the group gave partitions, or took them", "event")
+        self._connected = gauge("broker_connected", "1 unless no broker answers")
+        self._brokers = gauge("brokers", "Brokers that the consumer needs, by whether it reaches them", "state")
         self._records = counter("records", "Raw records read")
         self._events = counter("events", "Events (log lines) that joined a session")
         self._dead_letters = counter("dead_letters", "Records that could not be decoded", "reason")
@@ -45,8 +98,9 @@ class Metrics:
         self._ignored = counter("events_ignored", "Events without a session key that were ignored")
         self._skipped = counter("records_skipped", "Records, and events within one, that input.only leaves to others")
         self._unknown = counter("unknown_lines", "Lines that no template matches")
-        self._unknown_share = Gauge(
-            "logmamba_unknown_event_share", "Share of the latest events that no template matches", registry=registry
+        self._unknown_share = gauge("unknown_event_share", "Share of the latest events that no template matches")
+        self._new_templates = counter(
+            "new_templates", "Kinds of line that no template matches and that had not come before"
         )
         self._late = counter("late_events", "Events older than the stream time of their partition")
         self._skewed = counter("skewed_events", "Events that waited, too far in the future, and were contradicted")
@@ -56,31 +110,57 @@ class Metrics:
         self._scores = counter("scores", "Score records made", "kind", "severity")
         self._replayed = counter("replayed_records", "Records read again after a restart or an abort")
         self._transactions = counter("transactions", "Transactions, by how they ended", "result")
-        self._stages = seconds("stage", "Time a batch spends in each stage of the pipeline", "stage")
+        self._commit_failures = counter("commit_failures", "Transactions that were aborted, by why", "cause")
+        self._stages = seconds("stage", "Time of a stage of the loop; _sum is what it has taken in all", "stage")
         self._commits = seconds("commit", "Time of a commit, snapshots included")
+        self._delays = Delays(
+            "logmamba_end_to_end_seconds",
+            "From the Kafka timestamp of the record that caused a score to the commit of the score",
+            DELAY_BOUNDS,
+        )
+        registry.register(self._delays)
         self._snapshots = seconds("snapshot", "Time to write a partition's snapshot")
         self._snapshot_bytes = Histogram(
             "logmamba_snapshot_bytes", "Size of a partition's snapshot", registry=registry, buckets=_BYTES
         )
         partition = ("topic", "partition")
-        self._open = Gauge("logmamba_open_sessions", "Open sessions", partition, registry=registry)
-        self._waiting = Gauge(
-            "logmamba_waiting_events", "Events too far in the future to be processed yet", partition, registry=registry
+        self._open = gauge("open_sessions", "Open sessions", *partition)
+        self._waiting = gauge("waiting_events", "Events too far in the future to be processed yet", *partition)
+        self._lag = gauge("consumer_lag", "Records of a partition still to be read", *partition)
+        self._lag_seconds = gauge(
+            "consumer_lag_seconds", "Time since the oldest record still to be read came, at most", *partition
         )
-        self._lag = Gauge(
-            "logmamba_consumer_lag", "Records of a partition still to be read", partition, registry=registry
-        )
+        self._missing_topics = gauge("input_topics_missing", "Input topics that are not there; 1 for a pattern")
         self._committed = self._transactions.labels("committed")
         self._aborted = self._transactions.labels("aborted")
+        self._status: WorkerStatus | None = None
+        self._gpu: Gpu | None = None
+        self._unknown_share.set(math.nan)
+        self.brokers(up=0, down=0)
+        for event in ("assigned", "revoked", "lost"):
+            self._rebalances.labels(event)
+        for result in ("taken", "refused"):
+            self._reloads.labels(result)
 
     def expect(
-        self, *, stages: Sequence[str], closed_by: Sequence[str], kinds: Sequence[str], severities: Sequence[str]
+        self,
+        *,
+        stages: Sequence[str] = (),
+        closed_by: Sequence[str] = (),
+        kinds: Sequence[str] = (),
+        severities: Sequence[str] = (),
+        dead_letters: Sequence[str] = (),
+        causes: Sequence[str] = (),
     ) -> None:
         """Make the series of these labels, so that each can be alerted on before the first such event."""
-        for stage in stages:
-            self._stages.labels(stage)
-        for each in closed_by:
-            self._closed.labels(each)
+        for counted, labels in (
+            (self._stages, stages),
+            (self._closed, closed_by),
+            (self._dead_letters, dead_letters),
+            (self._commit_failures, causes),
+        ):
+            for label in labels:
+                counted.labels(label)
         for kind in kinds:
             for severity in severities:
                 self._scores.labels(kind, severity)
@@ -94,8 +174,43 @@ class Metrics:
         return self._clock() - self._beat_at
 
     def stage(self, stage: str) -> AbstractContextManager[object]:
-        """Measures a stage of one batch: `with metrics.stage("score"): …`."""
+        """Measures a stage once: `with metrics.stage("score"): …`."""
         return self._stages.labels(stage).time()
+
+    def show(self, status: WorkerStatus) -> None:
+        """The worker's state, now; to be called by the thread that scores."""
+        if self._gpu is not None:
+            self._gpu.look()
+        before, self._status = self._status, status
+        if before is None:
+            names = ("logmamba", "confluent-kafka", "torch")
+            self._build.labels(*(status.versions.get(name, "") for name in names)).set(1)
+            self._worker.labels(status.application_id, status.instance).set(1)
+        if before is None or before.checkpoint != status.checkpoint:
+            self._model.clear()
+            self._model.labels(status.checkpoint, status.vocabulary).set(1)
+        self._ready.set(status.ready)
+        self._connected.set(not status.broker_away)
+        self._missing_topics.set(len(status.missing_topics))
+        for state in ("live", "replaying"):
+            self._partitions.labels(state).set(sum(each.state == state for each in status.partitions))
+        for each in status.partitions:
+            place = each.topic, each.partition
+            self._lag.labels(*place).set(math.nan if each.lag is None else each.lag)
+            self._lag_seconds.labels(*place).set(math.nan if each.lag_seconds is None else each.lag_seconds)
+
+    def brokers(self, up: int, down: int) -> None:
+        """How many brokers the client is connected to, and how many it fails to reach."""
+        self._brokers.labels("up").set(up)
+        self._brokers.labels("down").set(down)
+
+    def rebalanced(self, event: str) -> None:
+        """Partitions were `assigned`, `revoked` or `lost`."""
+        self._rebalances.labels(event).inc()
+
+    def reloaded(self, result: str) -> None:
+        """Settings or checkpoint were read again, and `taken` or `refused`."""
+        self._reloads.labels(result).inc()
 
     def decoded(
         self,
@@ -163,39 +278,52 @@ class Metrics:
         self._jumps.inc(jumps)
         self._falls.inc(falls)
 
-    def scored(self, kind: str, severity: str) -> None:
-        """A score record was made."""
-        self._scores.labels(kind, severity).inc()
+    def scored(self, records: Mapping[tuple[str, str], int]) -> None:
+        """So many score records were made of each kind and severity."""
+        for (kind, severity), count in records.items():
+            self._scores.labels(kind, severity).inc(count)
+
+    def final_scores(self, scores: npt.ArrayLike) -> None:
+        """Sessions were scored to their ends: in [0, 1], those among them that no record is written of."""
+        self.score_histogram = self.score_histogram + score_histogram(scores)
 
     def unknown_share(self, share: float) -> None:
         """Of the latest thousand events or more, the share that no template matches."""
         self._unknown_share.set(share)
 
+    def new_templates(self, kinds: int) -> None:
+        """So many kinds of line came for the first time that no template matches."""
+        self._new_templates.inc(kinds)
+
     def replayed(self, records: int) -> None:
         """Records were read again, without output."""
         self._replayed.inc(records)
 
-    def committed(self, seconds: float) -> None:
-        """A transaction was committed."""
+    def committed(self, seconds: float, caused_at_ms: Iterable[int] = ()) -> None:
+        """A transaction was committed.
+
+        Args:
+            seconds: that it took.
+            caused_at_ms: for each score in it, when the record that caused it came, in ms since 1970.
+        """
         self._committed.inc()
         self._commits.observe(seconds)
+        now_ms = self._wall_clock() * 1000
+        self._delays.observe([(now_ms - caused_at) / 1000 for caused_at in caused_at_ms])
 
-    def aborted(self) -> None:
+    def aborted(self, cause: str) -> None:
         """A transaction was aborted."""
         self._aborted.inc()
+        self._commit_failures.labels(cause).inc()
 
     def snapshot(self, size_bytes: int, seconds: float) -> None:
         """A partition's snapshot was written."""
         self._snapshot_bytes.observe(size_bytes)
         self._snapshots.observe(seconds)
 
-    def lag(self, topic: str, partition: int, records: int) -> None:
-        """How many records of a partition are still to be read."""
-        self._lag.labels(topic, partition).set(records)
-
     def forget(self, topic: str, partition: int) -> None:
         """A partition is another worker's now."""
-        for gauge in (self._open, self._waiting, self._lag):
+        for gauge in (self._open, self._waiting, self._lag, self._lag_seconds):
             gauge.remove_by_labels({"topic": topic, "partition": str(partition)})
 
     def watch_score_cache(self, hits: Callable[[], int], misses: Callable[[], int]) -> None:
@@ -206,13 +334,20 @@ class Metrics:
         """Report this running total of the scorer whenever the metrics are read."""
         self.registry.register(_BatchesSplit(total))
 
+    def watch_gpu(self, usage: Callable[[], GpuUsage | None]) -> None:
+        """Report the use of the GPU that the model runs on, asked for by `show`; None where there is none."""
+        self._gpu = Gpu(usage)
+        self.registry.register(self._gpu)
+
 
 class _ScoreCache(Collector):
     def __init__(self, hits: Callable[[], int], misses: Callable[[], int]) -> None:
         self._totals = {"hit": hits, "miss": misses}
 
     def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily("logmamba_score_cache", "Sequences looked up", labels=["result"])
+        family = CounterMetricFamily(
+            "logmamba_score_cache", "Event sequences to score, by whether memory had their scores", labels=["result"]
+        )
         for result, total in self._totals.items():
             family.add_metric([result], total())
         yield family

@@ -33,10 +33,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, TypeAlias, final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+Column = NDArray[np.int64]
+Numbers = Sequence[int] | Column
+Strings: TypeAlias = Sequence[str] | pa.StringArray
 
 NO_TIME: Final = -(2**63)  # the time of an event without a timestamp
 
@@ -73,12 +78,12 @@ class Move(NamedTuple):
 class Step(NamedTuple):
     """Events in the order in which they are processed, as columns of equal length."""
 
-    keys: Sequence[str]
-    tokens: Sequence[int]
-    times: Sequence[int]
-    offsets: Sequence[int]
-    stream_times: Sequence[int]  # at which each is processed; NO_TIME while there is none
-    causes: Sequence[int]  # offset of the record that causes what the event closes
+    keys: pa.StringArray
+    tokens: Column
+    times: Column
+    offsets: Column
+    stream_times: Column  # at which each is processed; NO_TIME while there is none
+    causes: Column  # offset of the record that causes what the event closes
     shared: bool  # it is of one event, whose cause, a record that ended a wait, is that of other events too
     set_to: int | None  # first, stream time is set or falls to this: no open session is from later or from NO_TIME
 
@@ -141,9 +146,7 @@ class Clock:
         """What a snapshot holds: `Clock(max_future_skew_ms, state)` goes on exactly where this one stands."""
         return ClockState(self.stream_time, tuple(self._waiting), self._behind, self._behind_time)
 
-    def take(
-        self, keys: Sequence[str], tokens: Sequence[int], times: Sequence[int], offsets: Sequence[int]
-    ) -> list[Step]:
+    def take(self, keys: Strings, tokens: Numbers, times: Numbers, offsets: Numbers) -> list[Step]:
         """Let events come.
 
         Args:
@@ -156,10 +159,25 @@ class Clock:
             What is processed now.
         """
         self.moves = []
-        if not self._waiting and (stream_times := self._unhindered(times)) is not None:
-            return [Step(keys, tokens, times, offsets, stream_times, offsets, False, None)]
-        for event in map(Event, keys, tokens, times, offsets):
-            self._come(event, event.offset)
+        keys = keys if isinstance(keys, pa.StringArray) else pa.array(keys, pa.string())
+        tokens, times, offsets = (np.asarray(column, dtype=np.int64) for column in (tokens, times, offsets))
+        begin, patience = 0, 1
+        while begin < len(keys):
+            # Events of a record that ended a wait share its cause with those that waited.
+            alone = not self._waiting and offsets[begin] != self._ended_wait
+            if alone and (stream_times := self._unhindered(times[begin:])) is not None:
+                self._end_step()
+                keys, tokens, times, offsets = keys[begin:], tokens[begin:], times[begin:], offsets[begin:]
+                rest = Step(keys, tokens, times, offsets, stream_times, offsets, shared=False, set_to=self._set_to)
+                self._steps.append(rest)
+                self._set_to = None
+                break
+            # Twice as many each time, so that looking at the rest again and again costs no more than they do.
+            some = slice(begin, begin + patience)
+            columns = (column[some].tolist() for column in (keys, tokens, times, offsets))
+            for event in map(Event, *columns):
+                self._come(event, event.offset)
+            begin, patience = begin + patience, 2 * patience
         return self._made()
 
     def confirm(self, cause_offset: int) -> list[Step]:
@@ -171,12 +189,12 @@ class Clock:
 
     # -- events that neither wait nor make time fall: nearly all batches hold nothing else -------------------------
 
-    def _unhindered(self, events_times: Sequence[int]) -> Sequence[int] | None:
+    def _unhindered(self, times: Column) -> Column | None:
         """The stream times of events of which none waits and none makes time fall; None, and no change, for others."""
-        now, times = self.stream_time, np.asarray(events_times, np.int64)
+        now = self.stream_time
         timed = times[times != NO_TIME] if times.min(initial=0) == NO_TIME else times
         if not len(timed):
-            return [NO_TIME if now is None else now] * len(times)
+            return np.full(len(times), NO_TIME if now is None else now)
         if now is None or max(abs(now), int(timed.max())) > _PLAIN_TIMES or int(timed.min()) < -_PLAIN_TIMES:
             return None
         after = np.maximum.accumulate(np.maximum(timed, now))
@@ -190,14 +208,9 @@ class Clock:
         late = int(np.count_nonzero(timed < after))
         self.late_events += late
         self.stream_time = int(after[-1])
-        if timed is times and not late:
-            return events_times
-        if timed is not times:
-            after = np.maximum.accumulate(np.maximum(times, now))
-        listed: list[int] = after.tolist()
-        return listed
+        return after if timed is times else np.maximum.accumulate(np.maximum(times, now))
 
-    def _count_behind(self, timed: NDArray[np.int64], behind: NDArray[np.bool_]) -> bool:
+    def _count_behind(self, timed: Column, behind: NDArray[np.bool_]) -> bool:
         """Go on with the row of events that are behind; False, and no change, if one of its events makes time fall."""
         ends = np.flatnonzero(~behind)
         rows = np.diff(ends, prepend=-1 - self._behind, append=len(behind)) - 1
@@ -308,8 +321,10 @@ class Clock:
 
     def _end_step(self, *, shared: bool = False) -> None:
         if self._rows:
-            keys, tokens, times, offsets, stream_times, causes = zip(*self._rows, strict=True)
-            self._steps.append(Step(keys, tokens, times, offsets, stream_times, causes, shared, self._set_to))
+            keys, *numbers = zip(*self._rows, strict=True)
+            tokens, times, offsets, stream_times, causes = (np.array(column, np.int64) for column in numbers)
+            texts = pa.array(keys, pa.string())
+            self._steps.append(Step(texts, tokens, times, offsets, stream_times, causes, shared, self._set_to))
             self._rows, self._set_to = [], None
 
     def _made(self) -> list[Step]:

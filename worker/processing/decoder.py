@@ -4,9 +4,9 @@ A record that cannot be read becomes a dead letter and leaves the others as they
 the record alone (in a file, its year also on the lines before it), so how records fall into batches never shows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress, pairwise
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from worker.formats.line_texts import tidied
+from worker.processing.clock import Column
 from worker.processing.documents import DocumentReader
 from worker.processing.event_times import EventTimes
 from worker.processing.keys import SessionKeys
@@ -28,12 +29,12 @@ from worker.settings.sections import InputSettings, SessionsSettings
 from worker.settings.shapes import LinePart
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Events:
     """Events of one partition in offset order, as columns of equal length.
 
     Attributes:
-        keys: session keys.
+        keys: session keys, texts that are not empty.
         tokens: of the vocabulary; negative ones carry the text of an unknown line.
         times: event times in ms; NO_TIME for events that have none.
         offsets: of the record; all events of a record share theirs.
@@ -43,14 +44,22 @@ class Events:
         skipped: records, and events within one, that are another application's (`input.only`).
     """
 
-    keys: list[str]
-    tokens: list[int]
-    times: list[int]
-    offsets: list[int]
+    keys: pa.StringArray
+    tokens: Column
+    times: Column
+    offsets: Column
     dead_letters: list[DeadLetter]
     cut: int
     ignored: int
     skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows(self) -> Iterator[tuple[str, int, int, int]]:
+        """Key, token, time and offset of each event, for whoever looks at one."""
+        columns = self.keys, self.tokens, self.times, self.offsets
+        return zip(*(column.tolist() for column in columns), strict=True)
 
 
 class LineEncoder(Protocol):
@@ -80,10 +89,9 @@ class Decoder:
         self._input = input
         self._owners = Owners(input.only)
         self._documents = DocumentReader(input.split, input.encoding) if input.documents else None
-        part = input.message if isinstance(input.message, LinePart) else None
         pointers = () if isinstance(input.message, LinePart) else input.message
         self._messages = Messages(pointers, input.severity or ())
-        self._line_events = LineEvents(input.multiline, part)
+        self._line_events = LineEvents(input)
         self._key = sessions.key
         self._keys_of = SessionKeys(sessions.key)
         self._ignore = sessions.no_key == "ignore"
@@ -99,16 +107,16 @@ class Decoder:
         gone = state.faults.keys() | state.ignored.keys()
         if gone:
             kept = ~np.isin(lines.items, list(gone))
-            lines, times, keys = lines.where(kept), times[kept], list(compress(keys, kept))
-        tokens = self._tokenizer.encode(lines.messages).tolist()
+            lines, times, keys = lines.where(kept), times[kept], keys.filter(pa.array(kept))
+        tokens = self._tokenizer.encode(lines.messages)
         offsets = state.column(part.offsets for part in batch)[lines.rows]
         bounds = pairwise(np.searchsorted(lines.rows, state.starts).tolist())
         return [
             Events(
-                keys=keys[start:stop],
+                keys=keys.slice(start, stop - start),
                 tokens=tokens[start:stop],
-                times=times[start:stop].tolist(),
-                offsets=offsets[start:stop].tolist(),
+                times=times[start:stop],
+                offsets=offsets[start:stop],
                 dead_letters=letters,
                 cut=int(np.count_nonzero(lines.cut[start:stop])),
                 ignored=ignored,
@@ -125,7 +133,7 @@ class Decoder:
         if self._documents is not None:
             documents = self._documents.read(state, others)
             self._owners.skip_items(state, documents)
-            texts, items = self._texts_of(documents, state)
+            texts, items = self._messages.of(documents, state)
         else:
             state.skipped = others
             texts, items = valid_texts(state.values(), self._input.encoding, state, others)
@@ -143,32 +151,20 @@ class Decoder:
         rows = items if self._documents is None else state.item_rows[items]
         return Lines(texts, messages, items, rows, long, documents)
 
-    def _texts_of(self, documents: Sequence[object], state: Batch) -> tuple[pa.StringArray, Rows]:
-        """Return the messages of documents, and the item of each."""
-        items: list[int] = []
-        texts: list[str] = []
-        for item, document in enumerate(documents):
-            if item in state.faults or item in state.skipped:
-                continue
-            text = self._messages.of(item, document, state)
-            if text is not None:
-                items.append(item)
-                texts.append(text)
-        return pa.array(texts, pa.string()), np.array(items, np.int64)
-
-    def _keys(self, state: Batch, lines: Lines) -> list[str]:
+    def _keys(self, state: Batch, lines: Lines) -> pa.StringArray:
         """Return the key of each line; items without any become dead letters or are ignored."""
         keys = self._keys_of.of(state, lines)
-        if "" not in keys:
+        has = pc.binary_length(keys).to_numpy() > 0
+        if has.all():
             return keys
 
-        source = nearest_line([key != "" for key in keys], lines.items)
+        source = nearest_line(has, lines.items)
         for item in lines.items[source < 0].tolist():
             if self._ignore and item not in state.faults:
                 state.ignored[item] += 1
             else:
                 state.fault(item, "no_key", f"the record has no session key ({self._key})")
-        return [keys[index] for index in source.tolist()]
+        return keys.take(pa.array(np.maximum(source, 0)))  # what of them has no key is no event
 
 
 def _without_blank(texts: pa.StringArray, items: Rows, state: Batch) -> tuple[pa.StringArray, Rows]:

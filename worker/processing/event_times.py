@@ -5,12 +5,12 @@ the lines before it.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise, repeat
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
-from worker.formats.patterns import LinePattern
+from worker.formats.line_patterns import LinePattern
 from worker.formats.pointers import MISSING, FirstPointer
 from worker.formats.times.columns import COMPLETE, TextTimes
 from worker.formats.times.reader import TimeReader
@@ -18,6 +18,9 @@ from worker.formats.times.shapes import text_ends
 from worker.processing.clock import NO_TIME
 from worker.processing.lines import Batch, Flags, Lines, Rows, nearest_line
 from worker.settings.timestamps import TimestampRule
+
+# OpenTelemetry's word for a time that is not known is 0.
+_NO_TIMES = (None, "", 0, "0")
 
 
 class EventTimes:
@@ -53,8 +56,10 @@ class EventTimes:
     def of(self, batch: Batch, lines: Lines) -> Rows:
         """Return (n,) ms since 1970 UTC of the lines."""
         if self._rule is None:
-            parts = (part.timestamps or repeat(NO_TIME, len(part.offsets)) for part in batch.parts)
-            times = batch.column(parts)[lines.rows]
+            times = batch.column(
+                np.full(len(part.offsets), NO_TIME) if part.timestamps is None else part.timestamps
+                for part in batch.parts
+            )[lines.rows]
             times[~_is_timestamp(times)] = NO_TIME
             return times
         if self._pointer is not None:
@@ -84,7 +89,7 @@ class EventTimes:
             _fault(batch, int(lines.items[line]), _no_year(text) if yearless[line] else self._reader.why_not(text))
         if present.all():
             return utc
-        source = nearest_line(present.tolist(), lines.items)
+        source = nearest_line(present, lines.items)
         where = f"format {', '.join(rule.formats)}" if rule.pattern is None else f"pattern {rule.pattern}"
         for item in lines.items[source < 0].tolist():
             _fault(batch, item, f"the record has no timestamp ({where})")
@@ -93,10 +98,10 @@ class EventTimes:
     def _in_documents(self, pointer: FirstPointer, batch: Batch, lines: Lines) -> Rows:
         items = np.unique(lines.items)
         told = f"the timestamp at {pointer.pointer}"
-        texts: list[str] = []
+        values = pointer.resolve_each(lines.documents_of(items), _NO_TIMES)
         numbers = np.zeros(len(items), bool)
-        for index, item in enumerate(items.tolist()):
-            value = pointer.resolve(lines.documents[item])
+        for index in [index for index, value in enumerate(values) if type(value) is not str]:
+            item, value = int(items[index]), values[index]
             if isinstance(value, int | float) and not isinstance(value, bool):
                 numbers[index] = True
                 value = str(value) if isinstance(value, int) else np.format_float_positional(value, trim="-")
@@ -104,8 +109,8 @@ class EventTimes:
                 _fault(batch, item, f"{told} is missing")
             elif not isinstance(value, str):
                 _fault(batch, item, f"{told} cannot be read: it is neither text nor a number")
-            texts.append(value if isinstance(value, str) else "")
-        column = pa.array(texts, pa.string())
+            values[index] = value if isinstance(value, str) else ""
+        column = pa.array(values, pa.string())
         times = TextTimes.none(len(items))
         for kind in (False, True):
             of_kind = np.flatnonzero(numbers == kind)
@@ -113,7 +118,8 @@ class EventTimes:
                 times.put(of_kind, self._reader.read(column.take(pa.array(of_kind)), numbers=kind))
         utc, yearless = self._utc(batch, batch.item_rows[items], times)
         for index in np.flatnonzero(~times.read).tolist():
-            why = _no_year(texts[index]) if yearless[index] else self._reader.why_not(texts[index])
+            text = column[index].as_py()
+            why = _no_year(text) if yearless[index] else self._reader.why_not(text)
             _fault(batch, int(items[index]), f"{told} cannot be read: {why}")
         return utc[np.searchsorted(items, lines.items)]
 
@@ -126,7 +132,7 @@ class EventTimes:
             for part, first, (start, stop) in zip(batch.parts, batch.starts, bounds, strict=False):
                 those = times.between(start, stop)
                 if part.timestamps is not None:
-                    timestamps = np.array(part.timestamps, np.int64)[rows[start:stop] - first]
+                    timestamps = np.asarray(part.timestamps, np.int64)[rows[start:stop] - first]
                     yearless[start:stop] = ~_is_timestamp(timestamps)
                     self._reader.complete(those, timestamps)
                 elif part.years is not None and self._rule is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import yaml
 from pydantic import JsonValue
 
 from detector.reading import ReadingRecord
@@ -18,6 +17,7 @@ from detector.text.vocabulary import Kind, Vocabulary
 from worker.errors import SettingsError
 from worker.settings.document import Settings
 from worker.settings.shapes import LinePart
+from worker.settings.values import flow_yaml
 
 _SECTIONS = ("input", "sessions", "tokenizer")
 # Where records come from, what becomes of those without a key, and what only bounds a worker: no session is another.
@@ -112,8 +112,8 @@ def _other_keys(here: Mapping[str, JsonValue], there: Mapping[str, JsonValue]) -
     kinds = [next(iter(key)) if isinstance(key, dict) else key for key in (mine, other)]
     if kinds[0] != kinds[1]:
         yield (
-            f"sessions.key: {_written(mine)} is another kind of key than the checkpoint was trained with, "
-            f"{_written(other)}; allowed: the same kind, or a checkpoint trained with this one"
+            f"sessions.key: {flow_yaml(mine)} is another kind of key than the checkpoint was trained with, "
+            f"{flow_yaml(other)}; allowed: the same kind, or a checkpoint trained with this one"
         )
 
 
@@ -123,17 +123,17 @@ def _other_times(
     if times == trained_with_times:
         return
     ending = here if times else there
-    rules = " and ".join(f"{path} {_written(ending[path])}" for path in _BY_TIME if ending[path] is not None)
+    rules = " and ".join(f"{path} {flow_yaml(ending[path])}" for path in _BY_TIME if ending[path] is not None)
     if rules and times:
         yield (
             f"input.timestamp: events have times here, so {rules} can end a session, but the checkpoint was trained "
-            f"on lines without times (input.timestamp: {_written(there['input.timestamp'])}), where none could; "
+            f"on lines without times (input.timestamp: {flow_yaml(there['input.timestamp'])}), where none could; "
             "allowed: a checkpoint trained with times, or null for both"
         )
     elif rules:
         yield (
-            f"input.timestamp: {_written(here['input.timestamp'])}, so these lines have no times, but the checkpoint "
-            f"was trained with times ({_written(there['input.timestamp'])}), where {rules} could end a session; "
+            f"input.timestamp: {flow_yaml(here['input.timestamp'])}, so these lines have no times, but the checkpoint "
+            f"was trained with times ({flow_yaml(there['input.timestamp'])}), where {rules} could end a session; "
             "allowed: a timestamp that the lines hold, or a checkpoint trained without"
         )
 
@@ -144,11 +144,6 @@ def _differences(here: Mapping[str, JsonValue], there: Mapping[str, JsonValue], 
         # Masks are judged by those of the vocabulary, and without times no rule of times has a part.
         if mine != other and path != "tokenizer.masks" and (times or path not in _OF_TIMES):
             yield (
-                f"{path}: {_written(mine)}, but the checkpoint was trained with {_written(other)}, which shifts scores"
+                f"{path}: {flow_yaml(mine)}, but the checkpoint was trained with {flow_yaml(other)}, "
+                "which shifts scores"
             )
-
-
-def _written(value: JsonValue) -> str:
-    """As a settings file writes it, on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=1_000_000, allow_unicode=True, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")

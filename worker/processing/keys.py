@@ -2,15 +2,17 @@
 
 import base64
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
-from typing import Final
+from typing import Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from worker.formats.patterns import LinePattern
+from worker.formats.line_patterns import LinePattern
 from worker.formats.pointers import JsonPointer
-from worker.processing.lines import Batch, Lines
+from worker.processing.lines import Batch, Flags, Lines, Rows
 from worker.settings.session_keys import KeyEncoding, SessionKey
 
 MAX_KEY_CHARACTERS = 1024
@@ -19,14 +21,33 @@ MAX_KEY_CHARACTERS = 1024
 KEY_SEPARATOR: Final = "|"
 """Between the parts of a composed key; within a part it stands as `\\|`, and a backslash as `\\\\`."""
 
-
-class _NotText(str):
-    """Why the bytes of a key are not what the settings say; takes a key's place."""
-
-    __slots__ = ()
+_CONTROL: Final = r"[\x00-\x1f\x7f-\x{9f}]"
 
 
-_Keys = list[str]
+class _Found(NamedTuple):
+    """Keys, empty where there is none.
+
+    Attributes:
+        keys: (n,) texts.
+        unread: by row, why the bytes of a key are not what the settings say; such a key is empty.
+    """
+
+    keys: pa.StringArray
+    unread: Mapping[int, str]
+
+    def there(self) -> Flags:
+        """(n,) whether something stands where the key is looked for."""
+        there: Flags = pc.binary_length(self.keys).to_numpy() > 0
+        if self.unread:
+            there |= np.isin(np.arange(len(there)), list(self.unread))
+        return there
+
+    def take(self, rows: Rows) -> "_Found":
+        """Some of them, in any order and as often as wanted."""
+        keys = self.keys.take(pa.array(rows))
+        if not self.unread:
+            return _Found(keys, {})
+        return _Found(keys, {at: self.unread[row] for at, row in enumerate(rows.tolist()) if row in self.unread})
 
 
 class SessionKeys:
@@ -41,132 +62,139 @@ class SessionKeys:
 
     def __init__(self, key: SessionKey) -> None:
         self._find = _finder(key)
-        self._of_bytes = key.uses("record_key") or key.uses("header")
 
-    def of(self, batch: Batch, lines: Lines) -> list[str]:
+    def of(self, batch: Batch, lines: Lines) -> pa.StringArray:
         """Return (n,) keys, empty for a line without; keys that cannot be used make dead letters."""
-        keys = self._find(batch, lines)
-        if not self._of_bytes and max(map(len, keys), default=0) <= MAX_KEY_CHARACTERS:
-            return keys
-        for index, item in enumerate(lines.items.tolist()):
-            key = keys[index]
-            if isinstance(key, _NotText):
-                batch.fault(item, "bad_key", str(key))
-                keys[index] = ""
-            elif len(key) > MAX_KEY_CHARACTERS:
-                told = f"the session key has {len(key)} characters; allowed: {MAX_KEY_CHARACTERS}"
-                batch.fault(item, "long_key", told)
+        keys, unread = self._find(batch, lines)
+        bad = dict(unread)
+        if pc.binary_length(keys).to_numpy().max(initial=0) > MAX_KEY_CHARACTERS:
+            characters = pc.utf8_length(keys).to_numpy()
+            for line in np.flatnonzero(characters > MAX_KEY_CHARACTERS).tolist():
+                bad[line] = f"the session key has {characters[line]} characters; allowed: {MAX_KEY_CHARACTERS}"
+        for line in sorted(bad):
+            batch.fault(int(lines.items[line]), "bad_key" if line in unread else "long_key", bad[line])
         return keys
 
 
-_Finder = Callable[[Batch, Lines], _Keys]
+_Finder = Callable[[Batch, Lines], _Found]
 
 
 def _finder(key: SessionKey) -> _Finder:
     if key.source == "any_of":
         if all(part.source == "pointer" and part.pattern is None for part in key.parts):
-            return _first_pointer([JsonPointer(part.value) for part in key.parts])
+            return _in_documents([JsonPointer(part.value) for part in key.parts])
         return _any_of([_finder(part) for part in key.parts])
     if key.source == "composed":
         return _composed([_finder(part) for part in key.parts])
     if key.source == "regex":
         pattern = LinePattern(key.value)
-        return lambda _batch, lines: pattern.extract(lines.texts).to_pylist()
-    cut = _no_cut if key.pattern is None else _cut(LinePattern(key.pattern))
-    if key.source == "pointer":
-        pointer = JsonPointer(key.value)
-        return lambda _batch, lines: cut(
-            [_key_text(pointer.resolve(lines.documents[item])) for item in lines.items.tolist()]
+        return lambda _batch, lines: _Found(pattern.extract(lines.texts), {})
+    whole = _in_documents([JsonPointer(key.value)]) if key.source == "pointer" else _of_records(key)
+    return whole if key.pattern is None else _cut(whole, LinePattern(key.pattern))
+
+
+def _in_documents(pointers: Sequence[JsonPointer]) -> _Finder:
+    def find(_batch: Batch, lines: Lines) -> _Found:
+        documents = lines.documents_of(lines.items)
+        columns = [[*map(_key_text, pointer.resolve_each(documents))] for pointer in pointers]
+        keys = (
+            columns[0] if len(columns) == 1 else [next(filter(None, each), "") for each in zip(*columns, strict=True)]
         )
+        return _Found(pa.array(keys, pa.string()), {})
 
-    def of_rows(batch: Batch, lines: Lines) -> _Keys:
-        keys = cut(_row_keys(key, batch))
-        return [keys[row] for row in lines.rows.tolist()]
-
-    return of_rows
+    return find
 
 
-def _first_pointer(pointers: list[JsonPointer]) -> _Finder:
-    def find_one(document: object) -> str:
-        for pointer in pointers:
-            if key := _key_text(pointer.resolve(document)):
-                return key
-        return ""
+def _of_records(key: SessionKey) -> _Finder:
+    def find(batch: Batch, lines: Lines) -> _Found:
+        found = _record_keys(key, batch)
+        return found if np.array_equal(lines.rows, np.arange(len(found.keys))) else found.take(lines.rows)
 
-    return lambda _batch, lines: [find_one(lines.documents[item]) for item in lines.items.tolist()]
+    return find
 
 
 def _any_of(finders: list[_Finder]) -> _Finder:
-    def find(batch: Batch, lines: Lines) -> _Keys:
-        columns = (finder(batch, lines) for finder in finders)
-        keys = next(columns)
-        for column in columns:
-            keys = [key or other for key, other in zip(keys, column, strict=True)]
-        return keys
+    def find(batch: Batch, lines: Lines) -> _Found:
+        found, *others = (finder(batch, lines) for finder in finders)
+        for other in others:
+            there = found.there()
+            further = {row: why for row, why in other.unread.items() if not there[row]}
+            found = _Found(pc.if_else(pa.array(there), found.keys, other.keys), {**found.unread, **further})
+        return found
 
     return find
 
 
 def _composed(finders: list[_Finder]) -> _Finder:
-    def find(batch: Batch, lines: Lines) -> _Keys:
-        return [_joined(parts) for parts in zip(*(finder(batch, lines) for finder in finders), strict=True)]
+    def find(batch: Batch, lines: Lines) -> _Found:
+        parts = [finder(batch, lines) for finder in finders]
+        joined = pc.binary_join_element_wise(*(_escaped(part.keys) for part in parts), KEY_SEPARATOR)
+        whole = np.logical_and.reduce([pc.binary_length(part.keys).to_numpy() > 0 for part in parts])
+        unread = {row: why for part in reversed(parts) for row, why in part.unread.items()}
+        return _Found(pc.if_else(pa.array(whole), joined, ""), unread)
 
     return find
 
 
-def _joined(parts: tuple[str, ...]) -> str:
-    for part in parts:
-        if isinstance(part, _NotText):
-            return part
-    if not all(parts):
-        return ""
-    return KEY_SEPARATOR.join(part.replace("\\", "\\\\").replace(KEY_SEPARATOR, f"\\{KEY_SEPARATOR}") for part in parts)
-
-
-def _no_cut(keys: _Keys) -> _Keys:
+def _escaped(keys: pa.StringArray) -> pa.StringArray:
+    for special in ("\\", KEY_SEPARATOR):
+        keys = pc.replace_substring(keys, special, f"\\{special}")
     return keys
 
 
-def _cut(pattern: LinePattern) -> Callable[[_Keys], _Keys]:
-    def cut(keys: _Keys) -> _Keys:
-        found = pattern.extract(pa.array(keys, pa.string())).to_pylist()
-        return [key if isinstance(key, _NotText) else part for key, part in zip(keys, found, strict=True)]
+def _cut(find_whole: _Finder, pattern: LinePattern) -> _Finder:
+    def find(batch: Batch, lines: Lines) -> _Found:
+        whole = find_whole(batch, lines)
+        return whole._replace(keys=pattern.extract(whole.keys))
 
-    return cut
+    return find
 
 
 def _key_text(value: object) -> str:
     """Return text and whole numbers as a key; nothing else is one."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) else ""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
-def _row_keys(key: SessionKey, batch: Batch) -> _Keys:
+def _record_keys(key: SessionKey, batch: Batch) -> _Found:
     """Return the key of each row, where it does not come from the value."""
     if key.source == "partition":
-        return [f"{part.topic}[{part.partition}]" for part in batch.parts for _ in part.offsets]
+        names = pa.array([f"{part.topic}[{part.partition}]" for part in batch.parts], pa.string())
+        return _Found(names.take(pa.array(np.repeat(np.arange(len(names)), np.diff(batch.starts)))), {})
+    written = _row_bytes(key, batch)
+    if key.encoding == "utf-8" and (texts := _texts(written)) is not None:
+        return _Found(texts, {})
     read = _READERS[key.encoding]
     told = f"{key.source} {key.value}".rstrip()
-    keys: _Keys = []
-    for written in _row_bytes(key, batch):
-        if not written:
-            keys.append("")
-            continue
+    keys: list[str] = []
+    unread: dict[int, str] = {}
+    for row, each in enumerate(written):
         try:
-            keys.append(read(written))
+            keys.append(read(each) if each else "")
         except ValueError as error:
-            keys.append(_NotText(f"the session key ({told}) {error}"))
-    return keys
+            keys.append("")
+            unread[row] = f"the session key ({told}) {error}"
+    return _Found(pa.array(keys, pa.string()), unread)
 
 
-def _row_bytes(key: SessionKey, batch: Batch) -> Iterator[bytes | None]:
-    for part in batch.parts:
-        if key.source == "record_key":
-            yield from part.keys or repeat(None, len(part.offsets))
-        else:
-            for headers in part.headers or repeat(None, len(part.offsets)):
-                yield dict(headers or ()).get(key.value)  # of several, the last
+def _row_bytes(key: SessionKey, batch: Batch) -> list[bytes | None]:
+    if key.source == "record_key":
+        return [each for part in batch.parts for each in part.keys or repeat(None, len(part.offsets))]
+    return [
+        dict(headers or ()).get(key.value)  # of several, the last
+        for part in batch.parts
+        for headers in part.headers or repeat(None, len(part.offsets))
+    ]
+
+
+def _texts(written: Sequence[bytes | None]) -> pa.StringArray | None:
+    """As `_text` reads each of them, empty for none; None where there is one that it does not read."""
+    try:
+        texts = pc.fill_null(pa.array(written, pa.binary()).cast(pa.string()), "")
+    except pa.ArrowInvalid:
+        return None
+    return None if pc.any(pc.match_substring_regex(texts, _CONTROL)).as_py() else texts
 
 
 def _text(written: bytes) -> str:

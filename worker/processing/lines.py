@@ -4,13 +4,14 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from worker.processing.clock import Numbers
 from worker.processing.records import Records
 
 Reason = Literal[
@@ -71,9 +72,9 @@ class Batch:
         self.ignored: Counter[int] = Counter()
         self.skipped: set[int] = set()
 
-    def column(self, values: Iterable[Iterable[int]]) -> Rows:
+    def column(self, values: Iterable[Numbers]) -> Rows:
         """Join a column of each part."""
-        return np.fromiter(chain.from_iterable(values), np.int64, self.starts[-1])
+        return np.concatenate([np.empty(0, np.int64), *(np.asarray(column, np.int64) for column in values)])
 
     def values(self) -> list[bytes | None]:
         """Return the values of all records."""
@@ -133,6 +134,12 @@ class Lines:
     cut: Flags
     documents: Sequence[object]
 
+    def documents_of(self, items: Rows) -> Sequence[object]:
+        """Return the documents of these items, which ascend."""
+        if len(items) == len(self.documents) and (np.diff(items, prepend=-1) == 1).all():
+            return self.documents
+        return [self.documents[item] for item in items.tolist()]
+
     def where(self, kept: Flags) -> "Lines":
         """Return some of the lines."""
         mask = pa.array(kept)
@@ -147,7 +154,7 @@ class Lines:
         )
 
 
-def nearest_line(has: Sequence[bool], items: Rows) -> Rows:
+def nearest_line(has: Flags, items: Rows) -> Rows:
     """Return, for each line, the line of the same item that gives it what it lacks, or -1.
 
     That is the line itself, the nearest before it that has it, or the first of its item that has it.

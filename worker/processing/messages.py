@@ -1,10 +1,14 @@
 """What a document says for people: its message as text."""
 
 import re
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
 
 from worker.formats.json_texts import compact_json
 from worker.formats.pointers import MISSING, FirstPointer
-from worker.processing.lines import Batch
+from worker.processing.lines import Batch, Rows
 
 _BYTES = range(256)
 _WHITE = re.compile(r"\s+")
@@ -40,10 +44,23 @@ class Messages:
         self._message = FirstPointer(message)
         self._severity = FirstPointer(severity) if severity else None
 
-    def of(self, item: int, document: object, batch: Batch) -> str | None:
-        """Return the message of an item; None where it has none."""
+    def of(self, documents: Sequence[object], batch: Batch) -> tuple[pa.StringArray, Rows]:
+        """Return the messages of documents, and the item of each; those of other applications have none."""
+        found = self._message.resolve_each(documents)
+        gone = batch.faults.keys() | batch.skipped
+        if not gone and self._severity is None and all(type(each) is str for each in found):
+            return pa.array(found, pa.string()), np.arange(len(found))
+        items: list[int] = []
+        texts: list[str] = []
+        for item, (document, value) in enumerate(zip(documents, found, strict=True)):
+            if item not in gone and (text := self._text(item, document, value, batch)) is not None:
+                items.append(item)
+                texts.append(text)
+        return pa.array(texts, pa.string()), np.array(items, np.int64)
+
+    def _text(self, item: int, document: object, found: object, batch: Batch) -> str | None:
+        """The message of an item, in whose document this was found; None where it has none."""
         try:
-            found = self._message.resolve(document)
             message = rendered(found)
             if message is None:
                 what = "is missing" if found is MISSING else "is null"

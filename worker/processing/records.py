@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from worker.formats.times.years import FileYears
+from worker.processing.clock import Numbers
 
 
 class Partition(NamedTuple):
@@ -29,15 +32,47 @@ class Records:
         values: None for a tombstone.
         keys: None where no record has one.
         timestamps: Kafka's, in ms; None where there are none.
-        headers: None where no record has one.
+        headers: None where no record has one, or no setting reads them.
+        line_counts: how many lines of a file each record is made of; None: one each.
+        headers_of: of a row, where `headers` is None since no setting reads them.
         years: of a file's lines, which are then decoded in their order: finds the years that their times lack.
     """
 
     topic: str
     partition: int
-    offsets: list[int]
+    offsets: Numbers
     values: list[bytes | None]
     keys: list[bytes | None] | None
-    timestamps: list[int] | None
+    timestamps: Numbers | None
     headers: list[list[tuple[str, bytes | None]] | None] | None
     years: FileYears | None = None
+    line_counts: list[int] | None = None
+    headers_of: Callable[[int], list[tuple[str, bytes | None]] | None] | None = None
+
+    @property
+    def first_offset(self) -> int:
+        """Offset of the first record; there has to be one."""
+        return int(self.offsets[0])
+
+    @property
+    def last_offset(self) -> int:
+        """Offset of the last record; there has to be one."""
+        return int(self.offsets[-1])
+
+    def headers_at(self, row: int) -> list[tuple[str, bytes | None]]:
+        """The headers of a record, as they came."""
+        if self.headers is not None:
+            return self.headers[row] or []
+        return [] if self.headers_of is None else self.headers_of(row) or []
+
+    @property
+    def lines(self) -> int:
+        """How many lines of a file these are."""
+        return len(self.offsets) if self.line_counts is None else sum(self.line_counts)
+
+    def timestamp_at(self, offset: int) -> int | None:
+        """Kafka's timestamp of the record at an offset, in ms; None where there is no such record, or it has none."""
+        row = bisect_left(self.offsets, offset)
+        if self.timestamps is None or row == len(self.offsets) or self.offsets[row] != offset:
+            return None
+        return int(self.timestamps[row]) if self.timestamps[row] > 0 else None

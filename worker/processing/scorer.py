@@ -12,9 +12,11 @@ from detector.errors import CheckpointError, DeviceError
 from detector.reading import ReadingRecord
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError, SettingsError
+from worker.observability.collectors import GpuUsage
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
+    from detector.checkpoint import Checkpoint
     from detector.scoring import scorer as detector_scorer
 
 
@@ -34,6 +36,18 @@ class EventScores(Protocol):
         """Calibrated score in [0, 1] of the complete session; NaN where it was never asked for."""
 
 
+class Reason(Protocol):
+    """Why a session stands out (`detector.scoring.reasons.Reason`)."""
+
+    @property
+    def text(self) -> str:
+        """Sentences."""
+
+    @property
+    def family(self) -> str:
+        """A name that `logmamba verdicts` takes an answer for."""
+
+
 class Scorer(Protocol):
     """Scores event sequences; a pure function of the tokens and the checkpoint."""
 
@@ -48,6 +62,14 @@ class Scorer(Protocol):
     @property
     def reading(self) -> ReadingRecord | None:
         """How the sessions that the checkpoint was trained on came about; None where that is not known."""
+
+    @property
+    def trained_score_shares(self) -> Sequence[float] | None:
+        """How final scores were spread in the training (`TrainingRecord.score_shares`); None where nobody knows."""
+
+    @property
+    def trained_sketch(self) -> Sequence[int] | None:
+        """Which sessions the training had (`TrainingRecord.sketch`); None where nobody knows."""
 
     @property
     def cache_hits(self) -> int:
@@ -75,6 +97,12 @@ class Scorer(Protocol):
             after_pass: called after each forward pass of the model. What it raises ends the call.
         """
 
+    def reason(self, sequence: bytes) -> Reason | None:
+        """Why a complete session, as of `score`, stands out; None where it does not, or nothing can be said of it."""
+
+    def gpu_usage(self) -> GpuUsage | None:
+        """How the GPU is used that it scores on; None on a CPU. Only for the thread that scores."""
+
 
 def load_scorer(settings: Settings) -> detector_scorer.Scorer:
     """Load the checkpoint of the settings onto their device.
@@ -83,22 +111,51 @@ def load_scorer(settings: Settings) -> detector_scorer.Scorer:
         SettingsError: the settings name no checkpoint.
         RunError: naming the setting, when the checkpoint is refused or the device is not there.
     """
-    model = settings.model
-    if model.checkpoint is None:
+    return scorer_of(settings, read_checkpoint(settings))
+
+
+def checkpoint_stamp(settings: Settings) -> object:
+    """What differs from what it was once files of the checkpoint of the settings have been written or replaced."""
+    from detector.checkpoint import stamp
+
+    return None if settings.model.checkpoint is None else stamp(settings.model.checkpoint)
+
+
+def read_checkpoint(settings: Settings) -> Checkpoint:
+    """Read and check the checkpoint of the settings; may be called in any thread.
+
+    Raises:
+        SettingsError: the settings name no checkpoint.
+        RunError: naming the setting, when the checkpoint is refused.
+    """
+    if settings.model.checkpoint is None:
         raise SettingsError(["model.checkpoint: is missing; allowed: the directory that `logmamba train` wrote"])
     # PyTorch takes seconds to import; only what scores waits for it.
-    from detector.scoring.scorer import Scorer as DetectorScorer
+    from detector.checkpoint import load
 
     try:
-        return DetectorScorer.load(
-            model.checkpoint,
+        return load(settings.model.checkpoint)
+    except CheckpointError as error:
+        raise RunError(f"model.checkpoint: {error}") from error
+
+
+def scorer_of(settings: Settings, checkpoint: Checkpoint) -> detector_scorer.Scorer:
+    """Put a checkpoint onto the device of the settings, in the thread that scores.
+
+    Raises:
+        RunError: the device is not there, or its memory does not hold the model.
+    """
+    from detector.scoring.scorer import Scorer as DetectorScorer
+
+    model = settings.model
+    try:
+        return DetectorScorer(
+            checkpoint,
             device=model.device,
             precision=model.precision,
             kernels=model.kernels,
             batch_tokens=model.batch_tokens,
             cache_size=model.score_cache,
         )
-    except CheckpointError as error:
-        raise RunError(f"model.checkpoint: {error}") from error
     except DeviceError as error:
         raise RunError(f"model: {error}") from error

@@ -34,7 +34,7 @@ class SessionRules:
             if token is None:
                 errors.append(
                     f"sessions.end_events[{index}]: {text!r} is no template of the checkpoint; allowed: the texts in "
-                    "its vocabulary.json, <*> for what varies"
+                    "its vocabulary.json, or a line of such a kind"
                 )
             else:
                 tokens.add(token)

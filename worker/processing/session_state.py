@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import chain
-from operator import attrgetter
 from typing import Final, final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from worker.processing.clock import ClockState
@@ -91,11 +89,11 @@ class SessionsState:
     """A clock, and open sessions as columns in the order of their opening; a copy that later events do not change.
 
     `tokens`, `offsets` and `times` have one item an event, session after session; the other columns have one a
-    session. Event times are NO_TIME where the input has none.
+    session. `keys` become an Arrow array, whatever they are given as. Event times are NO_TIME where the input has none.
     """
 
     clock: ClockState
-    keys: list[str]
+    keys: pa.LargeStringArray
     lengths: Column  # events of each session, at least 1
     opened_at: Column
     last_at: Column
@@ -105,53 +103,18 @@ class SessionsState:
     offsets: Column
     times: Column
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", pa.array(self.keys, pa.large_string()))
+
     @classmethod
     def empty(cls, stream_time: int | None = None) -> SessionsState:
         """No open session, and nothing that waits."""
         return cls(ClockState(stream_time), [], *(np.empty(0, np.int64) for _ in range(8)))
 
-    @classmethod
-    def of(cls, clock: ClockState, sessions: Sequence[Session]) -> SessionsState:
-        """These sessions, which are in the order of their opening."""
-        each_events = [session.events for session in sessions]
-        events = np.frombuffer(b"".join(each_events), np.int64).reshape(-1, FIELDS)
-        rows = chain.from_iterable(map(attrgetter(*SESSION_COLUMNS), sessions))
-        return cls(
-            clock,
-            [session.key for session in sessions],
-            np.fromiter(map(len, each_events), np.int64, len(sessions)) // FIELDS,
-            *np.fromiter(rows, np.int64).reshape(-1, len(SESSION_COLUMNS)).T,
-            *events.T,
-        )
-
-    @classmethod
-    def of_rows(cls, clock: ClockState, states: Sequence[SessionsState], rows: Column) -> SessionsState:
-        """Some of the sessions of these states, whose rows are numbered through; it shares nothing with them."""
-
-        def picked(names: Sequence[str], places: Column) -> dict[str, Column]:
-            return {name: np.concatenate([getattr(state, name) for state in states])[places] for name in names}
-
-        lengths = np.concatenate([state.lengths for state in states])
-        begins, lengths = (np.cumsum(lengths) - lengths)[rows], lengths[rows]
-        events = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-        keys = list(chain.from_iterable(state.keys for state in states))
-        return cls(
-            clock=clock,
-            keys=[keys[row] for row in rows.tolist()],
-            lengths=lengths,
-            **picked(SESSION_COLUMNS, rows),
-            **picked(EVENT_COLUMNS, events),
-        )
-
     @property
     def stream_time(self) -> int | None:
         """The partition's stream time in ms; None while it is not set."""
         return self.clock.stream_time
-
-    def first_offsets(self) -> Column:
-        """Offset of each session's first event."""
-        first: Column = self.offsets[self.ends() - self.lengths]
-        return first
 
     def ends(self) -> Column:
         """Where the events of each session end in the columns of events; those of the first begin at 0."""

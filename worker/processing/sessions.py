@@ -3,43 +3,32 @@
 A session's boundaries depend only on the events of its own partition, in offset order: never on batch
 sizes, other partitions or the wall clock. So the same events give the same closings with the same causes,
 however they were split over polls and wherever a replay began. At which stream time each event is processed, and in
-which order, `worker.processing.clock` says.
-
-What keeps the cost of an event constant: sessions in the order of their opening are also in the order of `opened_at`,
-sessions in the order of their latest event are also in the order of `last_at`, and one number, a lower bound on the
-stream time at which any of them can expire, tells when to look at the heads of the two orders. When stream time falls,
-`opened_at` and `last_at` are cut down to it, which leaves both orders as they are. In the order of `first_offset` they
-are but for a few sessions, which opened when a record waited that came before theirs; those are kept track of.
-
-What a restored state holds stays in its columns: a session is made of its row only when it gets an event or closes, so
-that a restart does not wait for a million objects of which most are not touched for minutes.
+which order, `worker.processing.clock` says; `worker.processing.session_loop` has the rules, as a compiled loop over
+columns. Here is what surrounds it: columns that grow and shrink, keys as bytes, and the columns of those that
+closed or that somebody looks at (`worker.processing.session_columns`).
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import OrderedDict
+import secrets
 from collections.abc import Sequence
-from dataclasses import replace
-from heapq import heappop, heappush
-from operator import attrgetter
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from worker.processing.clock import NO_TIME, Clock, ClockState, Step
+from detector.text.flat import Texts, flat
+from worker.processing import session_loop as loop
+from worker.processing.clock import NO_TIME, Clock, Column, Numbers, Step, Strings
+from worker.processing.session_columns import CLOSED_BY, RANK_EXPIRED, ClosedSessions, SessionColumns
 from worker.processing.session_rules import SessionRules
-from worker.processing.session_state import FIELDS, Column, Session, SessionsState
+from worker.processing.session_state import SESSION_COLUMNS, SessionsState
 
-NEVER: Final = 2**63  # later than any stream time
+NOTES: Final = ("alerted", "evaluated")  # what the scorer remembers of a session
 
-ClosedBy = Literal["gap", "max_age", "end_event", "max_events", "max_open", "idle", "end_of_input"]
-
-# Outputs of one event are published in the order of their ranks. Rank 1 is an early score: after the sessions
-# that expired before the event joined its own, before those that the event brought to an end.
-RANK_EXPIRED: Final = 0
-RANK_ENDED: Final = 2
-RANK_EVICTED: Final = 3
+_SEED = secrets.randbits(63) | 1  # of the keys' hashes; odd, so that no bit is lost
+_FEW: Final = 100  # sessions, for which columns are never too large
 
 
 class SharedCause(NamedTuple):
@@ -50,99 +39,6 @@ class SharedCause(NamedTuple):
     time: int
     cause_offset: int
     after: int  # how many sessions the same call had closed before the event joined its own
-
-
-class ClosedSession(NamedTuple):
-    """A session that will get no more events, and the offset of the record that closed it."""
-
-    session: Session
-    cause_offset: int
-    closed_by: ClosedBy
-    rank: int  # orders the outputs of one event: RANK_EXPIRED, RANK_ENDED, RANK_EVICTED
-
-
-class _Rows:
-    """A restored state, whose rows stand for its sessions until one is made of them.
-
-    Attributes:
-        left: by key, the rows that still stand for a session; in the order of opening.
-    """
-
-    def __init__(self, state: SessionsState) -> None:
-        self._hold(state, np.arange(1, len(state.keys) + 1))
-
-    def _hold(self, state: SessionsState, orders: Column) -> None:
-        self.left = dict(zip(state.keys, range(len(state.keys)), strict=True))
-        self._state = state
-        self._orders = orders  # `Session.order` of each row
-        self._ends = state.ends()
-        self._by_last_at = np.argsort(state.last_at, kind="stable")
-        self._looked_at = 0  # how many of _by_last_at are known not to be left
-        self._opened_first = 0  # no row before it is left
-        self._held = self._in_use = len(state.keys) + len(state.tokens)  # rows and their events; those of rows left
-
-    def make(self, key: str) -> Session:
-        """The session of a row that is left, which it stands for no longer."""
-        row = self.left.pop(key)
-        state, end = self._state, int(self._ends[row])
-        events = slice(end - int(state.lengths[row]), end)
-        self._in_use -= 1 + int(state.lengths[row])
-        return Session.from_columns(
-            key,
-            tokens=array("q", state.tokens[events].tobytes()),
-            offsets=array("q", state.offsets[events].tobytes()),
-            times=array("q", state.times[events].tobytes()),
-            opened_at=int(state.opened_at[row]),
-            last_at=int(state.last_at[row]),
-            order=int(self._orders[row]),
-            alerted=int(state.alerted[row]),
-            evaluated=int(state.evaluated[row]),
-        )
-
-    def let_go(self) -> None:
-        """Forget the columns of rows that are no longer left, once those are most.
-
-        What is copied then is less than what is let go, so all copies together are less than what was restored.
-        """
-        if 2 * self._in_use <= self._held > 0:
-            rows = np.fromiter(self.left.values(), np.int64, len(self.left))
-            self._hold(SessionsState.of_rows(self._state.clock, [self._state], rows), self._orders[rows])
-
-    def quietest(self) -> tuple[str, int] | None:
-        """Key and `last_at` of the row left whose latest event is the longest ago."""
-        while self._looked_at < len(self._by_last_at):
-            row = int(self._by_last_at[self._looked_at])
-            key = self._state.keys[row]
-            if key in self.left:
-                return key, int(self._state.last_at[row])
-            self._looked_at += 1
-        return None
-
-    def oldest(self) -> tuple[str, int, int] | None:
-        """Key, `order` and `opened_at` of the row left that was opened first."""
-        for row in range(self._opened_first, len(self._state.keys)):
-            key = self._state.keys[row]
-            if key in self.left:
-                self._opened_first = row
-                return key, int(self._orders[row]), int(self._state.opened_at[row])
-        self._opened_first = len(self._state.keys)
-        return None
-
-    def set_to(self, stream_time: int) -> None:
-        """Bring the rows' times to one that was set or fell (`_set_to`), which leaves their orders as they are."""
-        opened_at, last_at = (
-            np.where(column == NO_TIME, stream_time, np.minimum(column, stream_time))
-            for column in (self._state.opened_at, self._state.last_at)
-        )
-        self._state = replace(self._state, opened_at=opened_at, last_at=last_at)
-
-    def merged(self, made: Sequence[Session], clock: ClockState) -> SessionsState:
-        """The state of the rows left and of sessions that were made of others or opened since."""
-        old, new = self._state, SessionsState.of(clock, made)
-        rows = np.fromiter(self.left.values(), np.int64, len(self.left))
-        order = np.concatenate((self._orders[rows], np.fromiter(map(attrgetter("order"), made), np.int64, len(made))))
-        places = np.concatenate((rows, len(old.keys) + np.arange(len(made))))[np.argsort(order)]
-        return SessionsState.of_rows(clock, [old, new], places)
 
 
 class Sessions:
@@ -157,38 +53,32 @@ class Sessions:
         state = SessionsState.empty() if state is None else state
         self.clock = Clock(rules.max_future_skew_ms, state.clock)
         self.shared_causes: list[SharedCause] = []
-        self._rules = rules
-        # By opening: by opened_at. As long as rows are left, the sessions made of others stand anywhere; these have a
-        # heap of their own, in which some are already closed.
-        self._open: OrderedDict[str, Session] = OrderedDict()
-        self._made: list[tuple[int, str]] = []
-        # Only of those in _open; the rows left are the quieter ones, since they had no event since the restore.
-        self._by_last_at: OrderedDict[Session, None] = OrderedDict()
-        self._rows = _Rows(state)
-        self._opened = len(self._rows.left)  # sessions opened so far
-        self._next_expiry = -NEVER  # no session expires before this stream time
-        # First offset and order, by key, of sessions that opened after one with a greater first offset.
-        self._overtaken: dict[str, tuple[int, int]] = {}
-        first_offsets = state.first_offsets()
-        self._newest = int(first_offsets.max(initial=-1))  # the greatest first offset so far
-        for row in np.flatnonzero(first_offsets < np.maximum.accumulate(first_offsets)).tolist():
-            self._overtaken[state.keys[row]] = int(first_offsets[row]), row + 1
+        self._limits = loop.Limits(
+            gap=loop.NO_LIMIT if rules.gap_ms is None else rules.gap_ms,
+            max_age=loop.NO_LIMIT if rules.max_age_ms is None else rules.max_age_ms,
+            max_events=rules.max_events,
+            max_open=rules.max_open,
+        )
+        self._end_tokens = np.array(sorted(rules.end_tokens), np.int64)
+        self._touched: list[Column] = []  # slots of the latest call's events
+        # Of the latest call: how many sessions of a key one record opened and closed, by key and first offset; and how
+        # many sessions there had ever been before the first event whose cause is that of the event in hand, where it is
+        # not its own record.
+        self._within: dict[tuple[bytes, int], int] = {}
+        self._opened_before = loop.NEVER
+        self._columns: loop.Columns
+        self._notes: NDArray[np.int64]  # (slots, NOTES)
+        self._restore(state)
 
     def __len__(self) -> int:
-        return len(self._open) + len(self._rows.left)
-
-    def get(self, key: str) -> Session | None:
-        """The open session of a key; None also for a restored one that had no event since."""
-        return self._open.get(key)
+        return int(self._columns.counts[loop.OPEN])
 
     @property
     def stream_time(self) -> int | None:
         """The partition's stream time in ms; None while it is not set."""
         return self.clock.stream_time
 
-    def process(
-        self, keys: Sequence[str], tokens: Sequence[int], times: Sequence[int], offsets: Sequence[int]
-    ) -> list[ClosedSession]:
+    def process(self, keys: Strings, tokens: Numbers, times: Numbers, offsets: Numbers) -> ClosedSessions:
         """Take in events and return the sessions they close, in the order of their causes.
 
         Each event in turn, at the stream time and in the order that the clock gives: sessions that reached the gap,
@@ -210,194 +100,215 @@ class Sessions:
                 f"keys, tokens, times and offsets differ in length: "
                 f"{len(keys)}, {len(tokens)}, {len(times)}, {len(offsets)}"
             )
-        closed: list[ClosedSession] = []
-        self._process(self.clock.take(keys, tokens, times, offsets), closed)
-        return closed
+        return self._process(self.clock.take(keys, tokens, times, offsets))
 
-    def flush(self, cause_offset: int, closed_by: Literal["idle", "end_of_input"]) -> list[ClosedSession]:
+    def flush(self, cause_offset: int, closed_by: Literal["idle", "end_of_input"]) -> ClosedSessions:
         """Believe what waits, then close every session, by first offset."""
-        closed: list[ClosedSession] = []
-        self._process(self.clock.confirm(cause_offset), closed)
-        sessions = [*map(self._rows.make, list(self._rows.left)), *self._open.values()]
-        for session in self._by_first_offset(sessions):
-            self._close(session, cause_offset, closed_by, RANK_EXPIRED, closed)
-        self._let_go()
-        return closed
+        closed = self._process(self.clock.confirm(cause_offset))
+        rows = np.empty((len(self), loop.CLOSED), np.int64)
+        loop.flush(self._columns, cause_offset, rows)
+        rows[:, loop.REASON] = CLOSED_BY.index(closed_by)
+        return ClosedSessions.joined([closed, self._closed(rows)])
+
+    def touched(self) -> SessionColumns:
+        """The open sessions that got an event in the latest call; `note` takes them back."""
+        slots = np.unique(np.concatenate([*self._touched, np.empty(0, np.int64)]))
+        return self._sessions(slots[self._columns.rows[slots, loop.ORDER] > 0])
+
+    def behind(self) -> SessionColumns:
+        """The open sessions with events that the scorer has not looked at (`Session.evaluated`); `note` takes them."""
+        slots = np.empty(len(self), np.int64)
+        loop.in_order(self._columns, slots)
+        looked_at = self._notes[slots, NOTES.index("evaluated")]
+        return self._sessions(slots[looked_at < self._columns.rows[slots, loop.EVENTS]])
+
+    def note(self, sessions: SessionColumns) -> None:
+        """Remember what the scorer noted of sessions that are open: `alerted` and `evaluated`.
+
+        Raises:
+            KeyError: one that is not open.
+        """
+        slots = np.empty(len(sessions), np.int64)
+        loop.look_up(self._columns, sessions.keys, sessions.key_ends, slots)
+        if not slots.all():
+            raise KeyError(sessions[int(np.argmin(slots))].key)
+        for column, name in enumerate(NOTES):
+            self._notes[slots, column] = getattr(sessions, name)
 
     def state(self) -> SessionsState:
         """What a snapshot holds: `Sessions(rules, state)` goes on exactly where this one stands."""
-        sessions, clock = list(self._open.values()), self.clock.state()
-        return self._rows.merged(sessions, clock) if self._rows.left else SessionsState.of(clock, sessions)
+        slots = np.empty(len(self), np.int64)
+        loop.in_order(self._columns, slots)
+        sessions = self._sessions(slots)
+        tokens, offsets, times = sessions.events
+        return SessionsState(
+            self.clock.state(),
+            keys=sessions.key_texts,
+            lengths=sessions.lengths,
+            **{name: getattr(sessions, name) for name in SESSION_COLUMNS},
+            tokens=tokens,
+            offsets=offsets,
+            times=times,
+        )
 
-    def _process(self, steps: Sequence[Step], closed: list[ClosedSession]) -> None:
-        self.shared_causes = []
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _process(self, steps: Sequence[Step]) -> ClosedSessions:
+        self.shared_causes, self._touched = [], []
+        self._within, self._opened_before, cause = {}, loop.NEVER, None
+        # What a call closes keeps its rows until it ends, so a call of many events needs more rows than stay open.
+        needed = len(self) + sum(len(step.keys) for step in steps)
+        if 2 * needed + _FEW < self._columns.counts[loop.USED_ROWS]:
+            self._restore(self.state())
+        closed, number = [self._closed(np.empty((0, loop.CLOSED), np.int64))], 0
         for step in steps:
             if step.set_to is not None:
                 self._set_to(step.set_to)
-            before = len(closed)
-            self._take(step, closed)
+            if not step.shared:
+                self._opened_before = loop.NEVER
+            elif step.causes[0] != cause:
+                cause, self._opened_before = step.causes[0], int(self._columns.counts[loop.OPENED])
+            found = self._take(step)
             if step.shared:
-                after = before + sum(each.rank == RANK_EXPIRED for each in closed[before:])
-                event = step.keys[0], step.offsets[0], step.times[0], step.causes[0]
-                self.shared_causes.append(SharedCause(*event, after))
-        self._let_go()
+                after = number + int(np.count_nonzero(found.ranks == RANK_EXPIRED))
+                offset, time, cause = int(step.offsets[0]), int(step.times[0]), int(step.causes[0])
+                self.shared_causes.append(SharedCause(step.keys[0].as_py(), offset, time, cause, after))
+            if len(found):
+                closed.append(found)
+                number += len(found)
+        return ClosedSessions.joined(closed[1:] or closed)
 
     def _set_to(self, stream_time: int) -> None:
         """Stream time is set, or falls: no session was opened or touched later, nor before there was any."""
-        self._rows.set_to(stream_time)
-        for session in self._open.values():
-            for name in ("opened_at", "last_at"):
-                at = getattr(session, name)
-                setattr(session, name, stream_time if at == NO_TIME else min(at, stream_time))
-        self._next_expiry = -NEVER
+        for column in (loop.OPENED_AT, loop.LAST_AT):
+            times = self._columns.rows[:, column]
+            times[(times == NO_TIME) | (times > stream_time)] = stream_time
+        self._columns.counts[loop.NEXT_EXPIRY] = loop.LEAST
 
-    def _take(self, step: Step, closed: list[ClosedSession]) -> None:
-        rules = self._rules
-        end_tokens = rules.end_tokens
-        full, max_open = rules.max_events * FIELDS, rules.max_open
-        open_sessions, by_last_at, rows_left = self._open, self._by_last_at, self._rows.left
-        find, touch = open_sessions.get, by_last_at.move_to_end
-        next_expiry = self._next_expiry
-        crowded = len(self) > max_open  # a restored state may come from rules with a larger one
-        for key, token, time, offset, stream_time, cause in zip(
-            step.keys, step.tokens, step.times, step.offsets, step.stream_times, step.causes, strict=True
-        ):
-            if stream_time >= next_expiry:
-                self._expire(stream_time, cause, closed)
-                next_expiry = self._next_expiry
-
-            session = find(key)
-            if session is None and key in rows_left:
-                session = open_sessions[key] = self._rows.make(key)
-                by_last_at[session] = None
-                heappush(self._made, (session.order, key))
-            if session is None:
-                self._opened += 1
-                first = array("q", (token, offset, time))
-                session = Session(key, first, stream_time, stream_time, self._opened)
-                crowded = len(open_sessions) + len(rows_left) >= max_open
-                open_sessions[key] = session
-                by_last_at[session] = None
-                if offset < self._newest:
-                    self._overtaken[key] = offset, self._opened
-                else:
-                    self._newest = offset
-            else:
-                session.events.fromlist([token, offset, time])
-                if session.last_at != stream_time:
-                    session.last_at = stream_time
-                    touch(session)
-
-            if token in end_tokens:
-                self._close(session, cause, "end_event", RANK_ENDED, closed)
-            elif len(session.events) >= full:
-                self._close(session, cause, "max_events", RANK_ENDED, closed)
-            if crowded:
-                crowded = False
-                while len(self) > max_open:
-                    self._close(self._session(self._first()), cause, "max_open", RANK_EVICTED, closed)
-
-    def _expire(self, stream_time: int, cause_offset: int, closed: list[ClosedSession]) -> None:
-        gap, max_age = self._rules.gap_ms, self._rules.max_age_ms
-        next_expiry = NEVER
-        if gap is not None:
-            expired = []
-            oldest = stream_time  # a session not open yet is not touched before now
-            while (quietest := self._rows.quietest()) is not None:
-                key, last_at = quietest
-                if stream_time - last_at < gap:
-                    oldest = last_at
-                    break
-                expired.append(self._rows.make(key))
-            else:
-                for session in self._by_last_at:
-                    if stream_time - session.last_at < gap:
-                        oldest = session.last_at
-                        break
-                    expired.append(session)
-            for session in self._by_first_offset(expired):
-                self._close(session, cause_offset, "gap", RANK_EXPIRED, closed)
-            next_expiry = oldest + gap
-        if max_age is not None:
-            oldest = stream_time
-            aged: list[ClosedSession] = []
-            while len(self):
-                key, opened_at = self._oldest()
-                if stream_time - opened_at < max_age:
-                    oldest = opened_at
-                    break
-                self._close(self._session(key), cause_offset, "max_age", RANK_EXPIRED, aged)
-            if len(aged) > 1:
-                aged.sort(key=lambda each: (each.session.first_offset, each.session.order))
-            closed += aged
-            next_expiry = min(next_expiry, oldest + max_age)
-        self._next_expiry = next_expiry
-
-    def _oldest(self) -> tuple[str, int]:
-        """Key and `opened_at` of the session that was opened first."""
-        row = self._rows.oldest()
-        while self._made:
-            order, key = self._made[0]
-            session = self._open.get(key)
-            if session is not None and session.order == order:
-                return (key, session.opened_at) if row is None or order < row[1] else (row[0], row[2])
-            heappop(self._made)
-        if row is not None:
-            return row[0], row[2]
-        key, session = next(iter(self._open.items()))
-        return key, session.opened_at
-
-    def _first(self) -> str:
-        """Key of the session with the smallest first offset."""
-        if not self._overtaken:
-            return self._oldest()[0]
-        self._make_left()
-        # The others are in the order of their first offsets as they are in that of their opening.
-        usual = next((session for session in self._open.values() if session.key not in self._overtaken), None)
-        first = {} if usual is None else {usual.key: (usual.first_offset, usual.order)}
-        candidates = self._overtaken | first
-        return min(candidates, key=candidates.__getitem__)
-
-    def _make_left(self) -> None:
-        """Make the sessions of all rows that are left; then all sessions stand in the order of their opening."""
-        if not (self._rows.left or self._made):
-            return
-        for session in sorted(map(self._rows.make, list(self._rows.left)), key=attrgetter("last_at"), reverse=True):
-            self._open[session.key] = session
-            self._by_last_at[session] = None
-            self._by_last_at.move_to_end(session, last=False)
-        self._made = []
-        for session in sorted(self._open.values(), key=attrgetter("order")):
-            self._open.move_to_end(session.key)
-
-    def _by_first_offset(self, sessions: list[Session]) -> list[Session]:
-        # Usually the order of opening, which costs less to compare.
-        return sorted(sessions, key=attrgetter("first_offset", "order") if self._overtaken else attrgetter("order"))
-
-    def _session(self, key: str) -> Session:
-        return self._rows.make(key) if key in self._rows.left else self._open[key]
-
-    def _let_go(self) -> None:
-        """Hold no more of a restored state than what is open of it; once no row is left, order those made of them."""
-        self._rows.let_go()
-        all_made = not self._rows.left
-        if not self._made or not (all_made or len(self._made) > 2 * len(self._open)):
-            return
-        made = sorted(
-            (order, key)
-            for order, key in self._made
-            if (session := self._open.get(key)) is not None and session.order == order
+    def _take(self, step: Step) -> ClosedSessions:
+        keys, key_ends = _as_bytes(step.keys)
+        tokens = _column(step.tokens)
+        arrivals = loop.Arrivals(
+            keys=keys,
+            key_ends=key_ends,
+            tokens=tokens,
+            offsets=_column(step.offsets),
+            times=_column(step.times),
+            stream_times=_column(step.stream_times),
+            causes=_column(step.causes),
+            ends=np.isin(tokens, self._end_tokens).astype(np.int64),
         )
-        if all_made:
-            for _, key in reversed(made):
-                self._open.move_to_end(key, last=False)
-        self._made = [] if all_made else made
+        self._make_room(len(tokens), len(keys))
+        slots = np.empty(len(tokens), np.int64)
+        closed = np.empty((len(self) + len(tokens), loop.CLOSED), np.int64)
+        closed = closed[: loop.take(self._columns, self._limits, arrivals, slots, closed)]
+        self._touched.append(slots)
+        rows = self._columns.rows[closed[:, loop.SLOT]]
+        by = -rows[:, loop.ORDER], rows[:, loop.FIRST_OFFSET], closed[:, loop.GROUP]
+        return self._closed(closed[np.lexsort(by)])
 
-    def _close(
-        self, session: Session, cause_offset: int, closed_by: ClosedBy, rank: int, closed: list[ClosedSession]
-    ) -> None:
-        self._open.pop(session.key, None)  # a session that was made only to be closed is in neither
-        self._by_last_at.pop(session, None)
-        if self._overtaken:
-            self._overtaken.pop(session.key, None)
-        closed.append(ClosedSession(session, cause_offset, closed_by, rank))
+    def _closed(self, closed: NDArray[np.int64]) -> ClosedSessions:
+        """The sessions of these rows of what the loop closed, in this order; their slots are free from then on."""
+        slots, causes, reasons = (closed[:, column].copy() for column in (loop.SLOT, loop.CAUSE, loop.REASON))
+        sessions = self._sessions(slots)
+        first_offsets, nth = self._columns.rows[slots, loop.FIRST_OFFSET], np.zeros(len(slots), np.int64)
+        at_once = np.flatnonzero((first_offsets == causes) | (sessions.order > self._opened_before))
+        if len(at_once):
+            keys = sessions.keys_as_bytes()
+            for row, first_offset in zip(at_once.tolist(), first_offsets[at_once].tolist(), strict=True):
+                place = keys[row], first_offset
+                nth[row] = self._within[place] = self._within.get(place, 0) + 1
+        self._release(slots)
+        return ClosedSessions(sessions, causes, reasons, nth)
+
+    def _release(self, slots: Column) -> None:
+        loop.release(self._columns, slots)
+        self._notes[slots] = 0
+
+    # -- sessions and their columns ------------------------------------------------------------------------------------
+
+    def _sessions(self, slots: Column) -> SessionColumns:
+        """The sessions of these slots as they are."""
+        rows = self._columns.rows[slots]
+        key_ends, ends = np.cumsum(rows[:, loop.KEY_BYTES]), np.cumsum(rows[:, loop.EVENTS])
+        keys = np.empty(key_ends[-1] if len(slots) else 0, np.uint8)
+        events = np.empty((loop.FIELDS, ends[-1] if len(slots) else 0), np.int64)
+        loop.gather(self._columns, slots, events, keys)
+        times = rows[:, loop.OPENED_AT].copy(), rows[:, loop.LAST_AT].copy()
+        notes = (self._notes[slots, column] for column in range(len(NOTES)))
+        return SessionColumns(keys, key_ends, events, ends, *times, np.abs(rows[:, loop.ORDER]), *notes)
+
+    def _restore(self, state: SessionsState) -> None:
+        """Hold the sessions of a state, and no others."""
+        n = len(state.keys)
+        counts = np.zeros(loop.COUNTS, np.int64)
+        counts[[loop.NEXT_EXPIRY, loop.SEED]] = loop.LEAST, _SEED
+        keys, key_ends = _as_bytes(state.keys)
+        blocks = int(np.sum(-(-state.lengths // loop.BLOCK_EVENTS)))
+        self._columns = loop.Columns(
+            rows=np.zeros((1 + n, loop.ROW), np.int64),
+            blocks=np.empty((1 + blocks, loop.BLOCK), np.int64),
+            table=_table(n),
+            keys=np.append(keys, np.uint8(0)),
+            counts=counts,
+        )
+        self._notes = np.zeros((1 + n, len(NOTES)), np.int64)
+        for column, name in enumerate(NOTES):
+            self._notes[1:, column] = getattr(state, name)
+        saved = loop.Saved(
+            keys=keys,
+            key_ends=key_ends,
+            lengths=_column(state.lengths),
+            opened_at=_column(state.opened_at),
+            last_at=_column(state.last_at),
+            tokens=_column(state.tokens),
+            offsets=_column(state.offsets),
+            times=_column(state.times),
+        )
+        first_offsets = saved.offsets[state.ends() - state.lengths]
+        by_last_at, by_first_offset = (np.argsort(column, kind="stable") for column in (saved.last_at, first_offsets))
+        loop.restore(self._columns, saved, by_last_at, by_first_offset)
+
+    def _make_room(self, events: int, key_bytes: int) -> None:
+        """For what so many events with so many bytes of keys may need."""
+        columns, counts = self._columns, self._columns.counts
+        used_rows, used_blocks, used_keys = counts[[loop.USED_ROWS, loop.USED_BLOCKS, loop.USED_KEYS]].tolist()
+        rows = _grown(columns.rows, used_rows, events)
+        blocks = _grown(columns.blocks, used_blocks, events)
+        columns = self._columns = columns._replace(rows=rows, blocks=blocks)
+        if len(self._notes) < len(rows):
+            notes = np.zeros((len(rows), len(NOTES)), np.int64)
+            notes[: len(self._notes)] = self._notes
+            self._notes = notes
+        if used_keys + key_bytes >= len(columns.keys):
+            keys = np.empty(2 * (int(counts[loop.OPEN_KEYS]) + key_bytes) + 1, np.uint8)
+            loop.move_keys(columns, keys)
+            self._columns = columns._replace(keys=keys)
+        if 2 * (len(self) + events) > len(columns.table):
+            self._columns = self._columns._replace(table=_table(len(self) + events))
+            loop.enter_all(self._columns)
+
+
+def _grown(column: NDArray[np.int64], used: int, more: int) -> NDArray[np.int64]:
+    """A column with room for more than is used; what nobody wrote takes no memory."""
+    if used + more <= len(column):
+        return column
+    grown = np.empty((2 * used + more, column.shape[1]), np.int64)
+    grown[:used] = column[:used]
+    return grown
+
+
+def _table(sessions: int) -> NDArray[np.int64]:
+    """A table for so many sessions: at least half of it stays empty."""
+    return np.zeros((1 << (2 * sessions + 1).bit_length(), 2), np.int64)
+
+
+def _as_bytes(keys: Strings | Texts) -> tuple[NDArray[np.uint8], Column]:
+    """All keys in UTF-8, one after the other, and where each ends."""
+    data, bounds = flat(keys if isinstance(keys, pa.Array) else pa.array(keys, pa.large_string()))
+    return data, bounds[1:]
+
+
+def _column(values: Numbers) -> Column:
+    """As the compiled loops take it."""
+    return np.require(values, np.int64, ("C", "W"))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
+from detector.text.vocabulary import UNK
 from worker.observability.status import MOSTLY_UNKNOWN
+from worker.processing.clock import Column
 
 _WINDOW = 1_000  # events between two judgements
 _AGAIN_AFTER_S = 600.0
+_KINDS = 100_000  # that are remembered: the newest
 
 _log = structlog.get_logger(__name__)
 
@@ -33,6 +36,22 @@ class UnknownEvents:
         self._clock = clock
         self._events = self._unknown = 0
         self._said_at: float | None = None
+        self._kinds: dict[int, None] = {}
+
+    def new_kinds(self, columns: Iterable[Column]) -> int:
+        """How many kinds of unknown event are among these tokens that did not come before.
+
+        Kinds are told apart by the words that their lines share with templates; those that share none are one kind, and
+        with `tokenizer.unknown: unk` all are.
+        """
+        kinds = self._kinds
+        before = len(kinds)
+        for tokens in columns:
+            kinds.update(dict.fromkeys(tokens[tokens <= UNK].tolist()))
+        new = len(kinds) - before
+        while len(kinds) > _KINDS:
+            del kinds[next(iter(kinds))]
+        return new
 
     def count(self, events: int, unknown: int) -> None:
         """So many events came, so many of them unknown."""

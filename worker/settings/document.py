@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from worker.errors import SettingsError
 from worker.formats.patterns import matches
 from worker.formats.presets import PRESETS
+from worker.settings.alerts import SHOWN_OF_RECEIVERS, AlertSettings, MuteSettings, ReceiverSettings
 from worker.settings.kafka_properties import SHOWN, KafkaProperties, Properties, Rejection
 from worker.settings.sections import (
     InputSettings,
@@ -33,7 +34,7 @@ from worker.settings.sections import (
     WorkerSettings,
 )
 from worker.settings.shapes import LinePart
-from worker.settings.tree import SettingsTree, read_settings_tree
+from worker.settings.tree import SettingsTree, read_settings_tree, steps_of
 from worker.settings.values import Name
 
 _LEAST_MESSAGE_BYTES = 65_536  # a score record, a part of a snapshot and a dead letter's headers fit with room to spare
@@ -53,11 +54,16 @@ class Settings(Section):
     state: StateSettings = StateSettings()
     worker: WorkerSettings = WorkerSettings()
     observability: ObservabilitySettings = ObservabilitySettings()
+    alert: AlertSettings = AlertSettings()
 
     @property
     def group_id(self) -> str:
         """The consumer group: the application's name."""
         return self.application_id
+
+    def alert_group(self, receiver: str) -> str:
+        """The consumer group of one of the receivers of `logmamba alert`."""
+        return f"{self.application_id}-alert-{receiver}"
 
     @property
     def instance(self) -> str:
@@ -158,7 +164,7 @@ def load_settings(
         if detail["type"] != "conflicts":
             bad.add(_field(detail["loc"]))
             errors.extend(_lines(tree, detail))
-    errors.extend(_conflict_lines(tree.values, bad))
+    errors.extend(_conflict_lines(tree, bad))
     raise SettingsError(list(dict.fromkeys(errors)))
 
 
@@ -200,6 +206,8 @@ def _conflicts(settings: Settings) -> Iterator[_Conflict]:
             f"({settings.transaction_timeout_ms} ms)"
         )
         yield ("kafka.max.poll.interval.ms", "kafka.transaction.timeout.ms"), text
+    if output.format == "avro" and output.schema_registry is None:
+        yield ("output.format", "output.schema_registry"), "is avro, which needs output.schema_registry"
     yield from _topic_conflicts(source, output, settings.state_topic)
 
 
@@ -245,8 +253,9 @@ def _topic_conflicts(source: InputSettings, output: OutputSettings, state_topic:
                 yield (path, other), f"is {topic!r}, and so is {other}; allowed: different topics"
 
 
-def _conflict_lines(values: Mapping[str, object], bad: set[str]) -> Iterator[str]:
+def _conflict_lines(tree: SettingsTree, bad: set[str]) -> Iterator[str]:
     """Conflicts between settings that are fine alone, whatever is wrong with others."""
+    values = tree.values
     kept: dict[str, object] = {}
     for section, content in values.items():
         if section in bad or section not in Settings.model_fields:
@@ -263,7 +272,7 @@ def _conflict_lines(values: Mapping[str, object], bad: set[str]) -> Iterator[str
             for paths, text in detail.get("ctx", {}).get("conflicts", ()):
                 known = "kafka" in kept or "kafka" not in values or not any(p.startswith("kafka.") for p in paths)
                 if known and bad.isdisjoint(paths):
-                    yield f"{paths[0]}: {text}"
+                    yield f"{tree.place_of(*(tuple(steps_of(path)) for path in paths))}{paths[0]}: {text}"
 
 
 def _field(where: Sequence[str | int]) -> str:
@@ -277,9 +286,19 @@ def _path(where: Sequence[str | int]) -> str:
 def _line(tree: SettingsTree, where: Sequence[str | int], text: str, value_shown: bool = True) -> str:
     if not where:
         return text
-    hidden = not value_shown or (where[0] == "kafka" and (len(where) < 2 or where[1] not in SHOWN))
-    value = None if hidden else tree.text_at(where)
-    return f"{_path(where)}: {text}" if value is None else f"{_path(where)}: {value} {text}"
+    value = tree.text_at(where) if value_shown and _may_be_shown(where) else None
+    return f"{tree.place_of(tuple(where))}{_path(where)}: {text if value is None else f'{value} {text}'}"
+
+
+def _may_be_shown(where: Sequence[str | int]) -> bool:
+    """Whether what the file says at a path holds no secret."""
+    if where[0] == "kafka":
+        return len(where) > 1 and where[1] in SHOWN
+    if tuple(where[:2]) == ("output", "schema_registry"):
+        return len(where) == 3 and where[2] == "auto.register.schemas"
+    if where[0] == "alert" and (len(where) < 2 or where[1] == "receivers"):
+        return len(where) == 4 and where[-1] in SHOWN_OF_RECEIVERS
+    return True
 
 
 def _lines(tree: SettingsTree, detail: ErrorDetails) -> Iterator[str]:
@@ -293,9 +312,9 @@ def _lines(tree: SettingsTree, detail: ErrorDetails) -> Iterator[str]:
         allowed = context["expected"].replace("'", "")
         yield _line(tree, where, f"is not allowed; allowed: {allowed}")
     elif kind == "extra_forbidden":
-        yield f"{_path(where)}: is not a setting; {_nearest(where)}"
+        yield _line(tree, where, f"is not a setting; {_nearest(where)}", value_shown=False)
     elif kind == "missing":
-        yield f"{_path(where)}: is missing"
+        yield _line(tree, where, "is missing")
     elif kind in {"tuple_type", "list_type"}:
         yield _line(tree, where, "is not a list")
     elif kind in {"model_type", "model_attributes_type", "dict_type"}:
@@ -310,6 +329,8 @@ def _section(where: Sequence[str | int]) -> type[BaseModel]:
         return Settings
     if tuple(where[:2]) == ("tokenizer", "masks"):
         return MaskSettings
+    if len(where) > 2 and where[0] == "alert":
+        return ReceiverSettings if where[1] == "receivers" else MuteSettings
     model = Settings.model_fields[str(where[0])].annotation
     assert isinstance(model, type)
     assert issubclass(model, BaseModel)

@@ -147,6 +147,6 @@ def check_properties(value: object, info: ValidationInfo) -> KafkaProperties:
 
 Properties = Annotated[
     KafkaProperties,
-    PlainValidator(check_properties),
+    PlainValidator(check_properties, json_schema_input_type=dict[str, str | int | float | bool]),
     PlainSerializer(KafkaProperties.redacted, when_used="json"),
 ]

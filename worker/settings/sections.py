@@ -11,27 +11,25 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from worker.formats.encodings import Encoding
 from worker.formats.presets import PRESETS, Format
+from worker.settings.schema_registry import SchemaRegistry
 from worker.settings.session_keys import SessionKey, SessionKeySetting
 from worker.settings.shapes import Message, Multiline, OnlySetting, OptionalPointers, OptionalSplit
 from worker.settings.timestamps import Timestamp
 from worker.settings.values import (
     Device,
+    Duration,
     Flag,
     Fraction,
     Name,
-    OptionalName,
-    OptionalTopic,
     Pattern,
     Problem,
+    Reference,
     Text,
+    Told,
     Topic,
     Topics,
-    as_duration,
-    default_masks,
-    duration,
-    optional_duration,
+    Whole,
     refuse,
-    whole,
 )
 
 
@@ -52,8 +50,9 @@ class InputSettings(Section):
     severity: OptionalPointers = None
     timestamp: Timestamp = None
     multiline: Multiline = False
+    partial_lines: Literal["cri"] | None = None
     encoding: Encoding = "utf-8"
-    max_line_bytes: Annotated[int, whole(256, 16 * 1024 * 1024)] = 65_536
+    max_line_bytes: Annotated[int, Whole(256, 16 * 1024 * 1024)] = 65_536
     start: Literal["earliest", "latest"] = "earliest"
     on_lost_offsets: Literal["fail", "earliest"] = "fail"
 
@@ -84,19 +83,13 @@ class SessionsSettings(Section):
 
     key: SessionKeySetting = SessionKey(source="regex", value=r"blk_-?\d+")
     no_key: Literal["dead_letter", "ignore"] = "dead_letter"
-    gap_ms: Annotated[int | None, optional_duration("1ms", "365d"), as_duration] = Field(600_000, alias="gap")
-    end_events: Annotated[tuple[Text, ...], BeforeValidator(_end_events)] = ()
-    max_events: Annotated[int, whole(1, 1_000_000)] = 1024
-    max_age_ms: Annotated[int | None, optional_duration("1ms", "3650d"), as_duration] = Field(
-        21_600_000, alias="max_age"
-    )
-    max_open: Annotated[int, whole(1, 100_000_000)] = 200_000
-    idle_flush_ms: Annotated[int | None, optional_duration("1ms", "365d"), as_duration] = Field(
-        600_000, alias="idle_flush"
-    )
-    max_future_skew_ms: Annotated[int, duration("0ms", "3650d"), as_duration] = Field(
-        3_600_000, alias="max_future_skew"
-    )
+    gap_ms: Annotated[int | None, Duration("1ms", "365d", " or null")] = Field(600_000, alias="gap")
+    end_events: Annotated[tuple[Text, ...], BeforeValidator(_end_events, json_schema_input_type=str | list[str])] = ()
+    max_events: Annotated[int, Whole(1, 1_000_000)] = 1024
+    max_age_ms: Annotated[int | None, Duration("1ms", "3650d", " or null")] = Field(21_600_000, alias="max_age")
+    max_open: Annotated[int, Whole(1, 100_000_000)] = 200_000
+    idle_flush_ms: Annotated[int | None, Duration("1ms", "365d", " or null")] = Field(600_000, alias="idle_flush")
+    max_future_skew_ms: Annotated[int, Duration("0ms", "3650d")] = Field(3_600_000, alias="max_future_skew")
 
 
 class MaskSettings(Section):
@@ -106,12 +99,16 @@ class MaskSettings(Section):
     name: Name
 
 
+def _masks(value: object) -> object:
+    return () if value == "default" else value
+
+
 class TokenizerSettings(Section):
     """How lines become template tokens."""
 
     masks: Annotated[
         tuple[MaskSettings, ...],
-        default_masks,
+        BeforeValidator(_masks, json_schema_input_type=Literal["default"] | list[MaskSettings]),
         PlainSerializer(lambda masks: [m.model_dump() for m in masks] or "default", when_used="json"),
     ] = ()
     unknown: Literal["semantic", "unk"] = "semantic"
@@ -128,12 +125,12 @@ def _directory(value: object) -> Path | None:
 class ModelSettings(Section):
     """The checkpoint and how it is run. A relative path is taken from the working directory."""
 
-    checkpoint: Annotated[Path | None, PlainValidator(_directory)] = None
+    checkpoint: Annotated[Path | None, PlainValidator(_directory, json_schema_input_type=str | None)] = None
     device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     kernels: Literal["auto", "triton", "reference"] = "auto"
-    batch_tokens: Annotated[int, whole(64, 16 * 1024 * 1024)] = 65_536
-    score_cache: Annotated[int, whole(0, 100_000_000)] = 100_000
+    batch_tokens: Annotated[int, Whole(64, 16 * 1024 * 1024)] = 65_536
+    score_cache: Annotated[int, Whole(0, 100_000_000)] = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +141,9 @@ class Adaptive:
 
 
 _TARGET_RATES = (0.00001, 0.05)  # sessions of a block, in `worker.processing.adaptive`: half a million to a hundred
+
+
+_Rate = Annotated[float, Field(ge=_TARGET_RATES[0], le=_TARGET_RATES[1])]
 
 
 def _adaptive(value: object) -> Adaptive | None:
@@ -168,7 +168,7 @@ class ScoringSettings(Section):
     critical: Fraction = 0.95
     adaptive: Annotated[
         Adaptive | None,
-        PlainValidator(_adaptive),
+        PlainValidator(_adaptive, json_schema_input_type=dict[Literal["target_rate"], _Rate | Reference] | None),
         PlainSerializer(lambda adaptive: adaptive and asdict(adaptive), when_used="json"),
     ] = None
     early: Flag = True
@@ -180,48 +180,42 @@ class OutputSettings(Section):
     topic: Topic = "log-anomaly-scores"
     dead_letter_topic: Topic = "log-anomaly-dead-letters"
     include: Literal["all", "alerts"] = "all"
-    top_events: Annotated[int, whole(0, 100)] = 3
+    top_events: Annotated[int, Whole(0, 100)] = 3
+    cloud_events: Flag = False
+    format: Literal["json", "avro"] = "json"
+    schema_registry: SchemaRegistry = Field(None, repr=False)
+    partitions: Annotated[int | None, Whole(1, 100_000, " or null")] = None
+    replication_factor: Annotated[int | None, Whole(1, 32_767, " or null")] = None
 
 
 class StateSettings(Section):
     """Where snapshots of open sessions go; `Settings.state_topic` is the topic's name when this is null."""
 
-    topic: OptionalTopic = None
-    snapshot_interval_ms: Annotated[int, duration("0ms", "1d"), as_duration] = Field(10_000, alias="snapshot_interval")
-
-
-def _processes(value: object) -> int:
-    if value not in (1, "1") or isinstance(value, bool):
-        raise ValueError("is not available: a worker is one process; allowed: 1")
-    return 1
+    topic: Topic | None = None
+    snapshot_interval_ms: Annotated[int, Duration("0ms", "1d")] = Field(10_000, alias="snapshot_interval")
 
 
 class WorkerSettings(Section):
     """The processing loop; `Settings.instance` is the name when this one is null."""
 
-    instance: OptionalName = None
-    processes: Annotated[int, PlainValidator(_processes)] = 1
+    instance: Name | None = None
+    processes: Annotated[int, Whole(1, 128)] = 1
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    batch_records: Annotated[int, whole(1, 1_000_000)] = 10_000
-    linger_ms: Annotated[int, duration("0ms", "10s"), as_duration] = Field(20, alias="linger")
-    commit_interval_ms: Annotated[int, duration("0ms", "10m"), as_duration] = Field(100, alias="commit_interval")
-    shutdown_timeout_ms: Annotated[int, duration("100ms", "1h"), as_duration] = Field(30_000, alias="shutdown_timeout")
-
-
-def _port(value: object) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65_535:
-        raise ValueError("is not a port; allowed: 1 to 65535, 0 (any free one) or null (no endpoint)")
-    return value
+    batch_records: Annotated[int, Whole(1, 1_000_000)] = 10_000
+    linger_ms: Annotated[int, Duration("0ms", "10s")] = Field(20, alias="linger")
+    commit_interval_ms: Annotated[int, Duration("0ms", "10m")] = Field(100, alias="commit_interval")
+    shutdown_timeout_ms: Annotated[int, Duration("100ms", "1h")] = Field(30_000, alias="shutdown_timeout")
 
 
 class ObservabilitySettings(Section):
     """The HTTP endpoint and the log."""
 
     address: Text = "127.0.0.1"
-    port: Annotated[int | None, PlainValidator(_port)] = 9108
+    port: Annotated[
+        int | None,
+        Whole(0, 65_535),
+        Told("is not a port; allowed: 1 to 65535, 0 (any free one) or null (no endpoint)"),
+    ] = 9108
+    show_lines: Literal["local", "always", "never"] = "local"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import PlainSerializer, PlainValidator
 
@@ -154,4 +154,11 @@ def written_key(key: SessionKey) -> object:
     return written or key.source
 
 
-SessionKeySetting = Annotated[SessionKey, PlainValidator(_session_key), PlainSerializer(written_key, when_used="json")]
+_Members = Literal["regex", "pointer", "record_key", "header", "any_of", "as", "pattern"]
+_Written = Literal["record_key", "partition"] | dict[_Members, str | list[Any]] | list[Any]
+
+SessionKeySetting = Annotated[
+    SessionKey,
+    PlainValidator(_session_key, json_schema_input_type=_Written),
+    PlainSerializer(written_key, when_used="json"),
+]

@@ -8,7 +8,7 @@ from pydantic import PlainSerializer, PlainValidator
 
 from worker.formats.patterns import check_pattern
 from worker.formats.pointers import check_pointer, check_pointers, check_split
-from worker.settings.values import Problem, refuse, written_pointers
+from worker.settings.values import Problem, Reference, refuse, written_pointers
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +112,15 @@ def _below(name: str, check: Callable[[object], str], value: object) -> str:
 
 
 def _optional(check: Callable[[object], object]) -> PlainValidator:
-    return PlainValidator(lambda value: None if value is None else check(value))
+    return PlainValidator(
+        lambda value: None if value is None else check(value), json_schema_input_type=str | list[str] | None
+    )
 
 
 Message = Annotated[
-    tuple[str, ...] | LinePart, PlainValidator(_message), PlainSerializer(_written_message, when_used="json")
+    tuple[str, ...] | LinePart,
+    PlainValidator(_message, json_schema_input_type=str | list[str] | dict[Literal["pattern"], str]),
+    PlainSerializer(_written_message, when_used="json"),
 ]
 OptionalPointers = Annotated[
     tuple[str, ...] | None,
@@ -126,13 +130,15 @@ OptionalPointers = Annotated[
 OptionalSplit = Annotated[str | None, _optional(check_split)]
 Multiline = Annotated[
     bool | EventStart,
-    PlainValidator(_multiline),
+    PlainValidator(_multiline, json_schema_input_type=bool | Reference | dict[Literal["start"], str]),
     PlainSerializer(
         lambda value: {"start": value.pattern} if isinstance(value, EventStart) else value, when_used="json"
     ),
 ]
 OnlySetting = Annotated[
     Only | None,
-    PlainValidator(_only),
+    PlainValidator(
+        _only, json_schema_input_type=dict[Literal["pointer", "header", "equals", "matches"], str | int] | None
+    ),
     PlainSerializer(lambda only: only and {only.source: only.where, only.test: only.wanted}, when_used="json"),
 ]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import PlainSerializer, PlainValidator
 
@@ -160,8 +160,10 @@ def _written(rule: TimestampRule | None) -> object:
     return {key: part for key, part in parts.items() if part is not None}
 
 
+_Members = Literal["pointer", "pattern", "format", "timezone", "zones", "year"]
+
 Timestamp = Annotated[
     TimestampRule | None,
-    PlainValidator(_timestamp),
+    PlainValidator(_timestamp, json_schema_input_type=str | dict[_Members, Any] | None),
     PlainSerializer(_written, when_used="json"),
 ]

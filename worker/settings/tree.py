@@ -1,18 +1,21 @@
 """Reads a settings file: YAML without repeated keys, `${NAME}` from the environment, secrets from files.
 
 The tree as written is kept beside the tree of values, so that an error shows what the file says and not what
-the environment holds.
+the environment holds, and the tree of YAML's own nodes, so that it names the place.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import yaml
 
+from worker.settings.alerts import header_secret, receiver_secret
 from worker.settings.kafka_properties import REDACTED, is_secret
+from worker.settings.schema_registry import registry_secret
 
 _REFERENCE = re.compile(r"(\$?)\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -21,6 +24,7 @@ _LARGEST_NUMBER = 2**64
 # What PyYAML quotes of a file in its reasons: single characters and kinds of tokens tell no secret, names could.
 _QUOTED = re.compile(r"('[^']'|'<[^>']*>')|['\"].*", re.DOTALL)
 _FROM_FILE = "_file"
+_RECEIVER_FILES = {f"{name}{_FROM_FILE}": name for name in ("url", "routing_key")}
 _ABSENT = object()
 
 Steps: TypeAlias = tuple[str | int, ...]
@@ -34,11 +38,17 @@ class SettingsTree:
         written: the mapping of the file with the overrides in it.
         values: the same with references and secrets filled in, less what could not be filled in.
         errors: each error's path within the tree (empty: the sentence says where) and its sentence.
+        file: the file; None without one.
+        node: its content as YAML has read it.
+        overridden: the paths of the overrides.
     """
 
     written: dict[str, object] = field(default_factory=dict)
     values: dict[str, object] = field(default_factory=dict)
     errors: list[tuple[Steps, str]] = field(default_factory=list)
+    file: Path | None = None
+    node: yaml.Node | None = None
+    overridden: list[Steps] = field(default_factory=list)
 
     def text_at(self, path: Sequence[str | int]) -> str | None:
         """What the file says at a path, on one short line; None when it says nothing there."""
@@ -49,6 +59,47 @@ class SettingsTree:
                 return None
             node = below[step]
         return _one_line(node)
+
+    def place_of(self, *paths: Steps) -> str:
+        """Where the first of these settings that is written stands, as the beginning of a line about it.
+
+        `worker.yaml:3:5: ` is the key's line and column, or those of what holds it where only that is written; `--set `
+        stands for an override. Where nothing is written it is the file alone, if there is one.
+        """
+        return max((self._place(path) for path in paths), key=lambda place: place[0])[1]
+
+    def _place(self, path: Steps) -> tuple[float, str]:
+        """The share of a path's steps that are written, and where the last of these stands."""
+        if any(path[: len(steps)] == steps for steps in self.overridden):
+            return 1.0, "--set "
+        depth, mark = _descend(self.node, path)
+        if depth < len(path) and any(steps[: len(path)] == path for steps in self.overridden):
+            return 1.0, "--set "
+        if self.file is None:
+            return 0.0, "--set " if self.overridden else ""
+        place = str(self.file) if mark is None else f"{self.file}:{mark.line + 1}:{mark.column + 1}"
+        return depth / len(path), f"{place}: "
+
+
+def _descend(node: yaml.Node | None, path: Steps) -> tuple[int, yaml.Mark | None]:
+    """How many steps of a path lead somewhere, and where the last of these stands."""
+    mark = None
+    for depth, step in enumerate(path):
+        found = None
+        if isinstance(node, yaml.MappingNode):
+            names = (step, f"{step}{_FROM_FILE}")
+            # Of a key that is repeated, and of those that `<<` brings in, the last one counts.
+            found = next((pair for pair in reversed(node.value) if _key_text(pair[0]) in names), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            found = node.value[step], node.value[step]
+        if found is None:
+            return depth, mark
+        mark, node = found[0].start_mark, found[1]
+    return len(path), mark
+
+
+def _key_text(key: yaml.Node) -> str:
+    return str(yaml.constructor.SafeConstructor().construct_object(key))
 
 
 def read_settings_tree(path: Path | None, overrides: Sequence[str], environment: Mapping[str, str]) -> SettingsTree:
@@ -91,8 +142,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def _read(path: Path, tree: SettingsTree) -> None:
+    tree.file = path
     try:
-        content, repeated = _parsed(path.read_text(encoding="utf-8-sig"))
+        tree.node, content, repeated = _parsed(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         tree.errors.append(((), f"{path}: cannot be read: {error.strerror}"))
         return
@@ -115,15 +167,16 @@ def _read(path: Path, tree: SettingsTree) -> None:
     tree.written = _with_text_keys(content)
 
 
-def _parsed(text: str) -> tuple[object, list[tuple[str, yaml.Mark, yaml.Mark]]]:
-    """The content of YAML text, and the keys that it repeats with both places.
+def _parsed(text: str) -> tuple[yaml.Node | None, object, list[tuple[str, yaml.Mark, yaml.Mark]]]:
+    """YAML text as nodes and as values, and the keys that it repeats with both places.
 
     Raises:
         yaml.YAMLError: it is none.
     """
     loader = _Loader(text)
     try:
-        return loader.get_single_data(), loader.repeated
+        node = loader.get_single_node()
+        return node, None if node is None else loader.construct_document(node), loader.repeated
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
 
@@ -137,15 +190,20 @@ def _reason(error: yaml.YAMLError) -> str:
     return _QUOTED.sub(lambda quoted: quoted[1] or "…", reason)
 
 
+def steps_of(path: str) -> list[str]:
+    """The steps of a setting's path as people write it."""
+    # Names of librdkafka's properties hold dots, every other dot leads one level down.
+    return path.split(".", 1) if path.startswith("kafka.") else path.split(".")
+
+
 def _override(override: str, tree: SettingsTree) -> None:
     path, equals, text = override.partition("=")
-    # Names of librdkafka's properties hold dots, every other dot leads one level down.
-    steps = path.split(".", 1) if path.startswith("kafka.") else path.split(".")
+    steps = steps_of(path)
     if not equals or not all(steps):
         tree.errors.append(((), f"--set {path[:80]!r} is not an override; allowed: section.key=value"))
         return
     try:
-        value, _ = _parsed(text)
+        _, value, _ = _parsed(text)
     except yaml.YAMLError as error:
         tree.errors.append(((), f"--set {path}: the value is not valid YAML: {_reason(error)}"))
         return
@@ -156,6 +214,7 @@ def _override(override: str, tree: SettingsTree) -> None:
             below = node[step] = {}
         node = below
     node[steps[-1]] = _with_text_keys(value) if isinstance(value, dict) else value
+    tree.overridden.append(tuple(steps))
 
 
 def _resolve_all(tree: SettingsTree, environment: Mapping[str, str]) -> None:
@@ -163,11 +222,40 @@ def _resolve_all(tree: SettingsTree, environment: Mapping[str, str]) -> None:
         if content is None:
             continue  # a section whose keys are all commented out
         if section == "kafka" and isinstance(content, dict):
-            tree.values[section] = dict(_kafka(content, tree, environment))
+            tree.values[section] = _properties(content, (section,), is_secret, tree, environment)
+        elif section == "output" and isinstance(content, dict):
+            tree.values[section] = dict(_output(content, tree, environment))
+        elif section == "alert" and isinstance(content, dict):
+            tree.values[section] = dict(_alert(content, tree, environment))
         else:
             found = _resolve(content, (section,), tree, environment)
             if found is not _ABSENT:
                 tree.values[section] = found
+
+
+def _output(
+    content: dict[str, object], tree: SettingsTree, environment: Mapping[str, str]
+) -> Iterator[tuple[str, object]]:
+    for key, written in content.items():
+        path, errors = ("output", key), len(tree.errors)
+        if key == "schema_registry" and isinstance(written, dict):
+            value: object = _properties(written, path, registry_secret, tree, environment)
+        else:
+            value = _resolve(written, path, tree, environment)
+        if len(tree.errors) == errors:  # it is not judged without the part that is missing
+            yield key, value
+
+
+def _properties(
+    content: dict[str, object],
+    path: Steps,
+    secret: Callable[[str], bool],
+    tree: SettingsTree,
+    environment: Mapping[str, str],
+) -> dict[str, object]:
+    """Properties of a client library, each of which a file may hold whose name `…_file` gives."""
+    named = {name: name.removesuffix(_FROM_FILE) for name in content}
+    return dict(_with_secrets(content, path, named, secret, tree, environment))
 
 
 def _resolve(node: object, path: Steps, tree: SettingsTree, environment: Mapping[str, str]) -> object:
@@ -208,13 +296,27 @@ def _filled_in(text: str, path: Steps, tree: SettingsTree, environment: Mapping[
     return _ABSENT if problems else filled
 
 
-def _kafka(
-    content: dict[str, object], tree: SettingsTree, environment: Mapping[str, str]
+def _with_secrets(
+    content: dict[str, object],
+    above: Steps,
+    named: Mapping[str, str],
+    secret: Callable[[str], bool],
+    tree: SettingsTree,
+    environment: Mapping[str, str],
 ) -> Iterator[tuple[str, object]]:
+    """The settings of a mapping with its secrets filled in, less what could not be.
+
+    Args:
+        content: the mapping.
+        above: its path.
+        named: for each key the setting that it gives: another one where it names the file that holds a secret.
+        secret: whether a setting is one.
+        tree: gets the errors.
+        environment: where `${NAME}` is looked up.
+    """
     for name, written in content.items():
-        path = ("kafka", name)
-        target = name.removesuffix(_FROM_FILE)
-        if is_secret(target) and name == target and not _is_reference(written):
+        path, target = (*above, name), named[name]
+        if name == target and secret(target) and not _is_reference(written):
             how = f"${{NAME}} from the environment, or {name}{_FROM_FILE}: PATH"
             tree.errors.append((path, f"is a secret, which does not belong in this file; allowed: {how}"))
             continue
@@ -225,11 +327,39 @@ def _kafka(
             yield name, value
         elif target in content:
             tree.errors.append((path, f"is given beside {target}; allowed: one of the two"))
-        elif (secret := _read_secret(value, path, tree)) is not None:
-            yield target, secret
+        elif (found := _read_secret(value, path, tree)) is not None:
+            yield target, found
 
 
-def _read_secret(value: object, path: tuple[str, ...], tree: SettingsTree) -> str | None:
+def _alert(
+    content: dict[str, object], tree: SettingsTree, environment: Mapping[str, str]
+) -> Iterator[tuple[str, object]]:
+    for key, written in content.items():
+        if key != "receivers" or not isinstance(written, dict):
+            value = _resolve(written, ("alert", key), tree, environment)
+            if value is not _ABSENT:
+                yield key, value
+            continue
+        receivers = {}
+        for name, receiver in written.items():
+            errors, path = len(tree.errors), ("alert", key, name)
+            if isinstance(receiver, dict):
+                named: dict[str, str] = {each: str(_RECEIVER_FILES.get(each, each)) for each in receiver}
+                headers = receiver.get("headers")
+                for header, text in headers.items() if isinstance(headers, dict) else ():
+                    if header_secret(header) and not _is_reference(text):
+                        sentence = "is a secret, which does not belong in this file; allowed: ${NAME} for a part of it"
+                        tree.errors.append(((*path, "headers", header), sentence))
+                secret = partial(receiver_secret, receiver)
+                found: object = dict(_with_secrets(receiver, path, named, secret, tree, environment))
+            else:
+                found = receiver
+            if len(tree.errors) == errors:  # a receiver is not judged without the part that is missing
+                receivers[name] = found
+        yield key, receivers
+
+
+def _read_secret(value: object, path: Steps, tree: SettingsTree) -> str | None:
     if not isinstance(value, str) or not value:
         tree.errors.append((path, "is not the path of a file"))
         return None
@@ -273,7 +403,10 @@ def _one_line(value: object, levels: int = 3) -> str:
     elif isinstance(value, dict | list) and not levels:
         text = "…"
     elif isinstance(value, dict):
-        shown = {key: REDACTED if is_secret(str(key)) else _one_line(below, levels - 1) for key, below in value.items()}
+        shown = {
+            key: REDACTED if is_secret(str(key)) or registry_secret(str(key)) else _one_line(below, levels - 1)
+            for key, below in value.items()
+        }
         text = "{" + ", ".join(f"{key}: {below}" for key, below in shown.items()) + "}"
     elif isinstance(value, list):
         text = "[" + ", ".join(_one_line(below, levels - 1) for below in value) + "]"

@@ -1,19 +1,40 @@
 """The kinds of value that a setting can have.
 
-Each kind is an annotated type whose validator says in one sentence what is wrong and what is allowed. The
-sentence follows the setting's path and value in an error line, so it starts with a verb:
+Each kind is an annotated type, made of pydantic's own constraints where they can say it, and has one sentence on what
+is wrong and what is allowed. It follows the setting's path and value in an error line, so it starts with a verb:
 `is not a duration; allowed: …`.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, NamedTuple, Never
 
-from pydantic import BeforeValidator, PlainSerializer, PlainValidator
-from pydantic_core import PydanticCustomError
+import yaml
+from annotated_types import Ge, GroupedMetadata, Le
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    PlainValidator,
+    Strict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
-from worker.formats.durations import format_duration, parse_duration
+from worker.formats.durations import PATTERN, format_duration, parse_duration
 from worker.formats.patterns import check_pattern
+
+#: In the JSON Schema of the settings, which an editor reads before `${NAME}` is looked up in the environment.
+Reference = Annotated[str, Field(pattern=r"\$\{")]
+_Duration = Annotated[str, Field(pattern=rf"^\s*{PATTERN}\s*$")]
+_Filled = Annotated[str, Field(min_length=1)]
 
 
 class Problem(NamedTuple):
@@ -29,94 +50,98 @@ def refuse(*problems: Problem) -> Never:
     raise PydanticCustomError("problems", "has several problems", {"problems": list(problems)})
 
 
-def whole(least: int, most: int) -> PlainValidator:
-    """A whole number from `least` to `most`; digits in quotes count, true and false do not."""
-    sentence = f"is not a whole number from {least:,} to {most:,}".replace(",", "_")
+class _OrReference:
+    """Says in the JSON Schema that a reference may stand in the value's place."""
 
-    def validate(value: object) -> int:
-        if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value):
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise ValueError(sentence)
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        written = handler(schema)
+        kinds = written.get("anyOf", [written])
+        reference = {"pattern": r"\$\{", "type": "string"}
+        return {"anyOf": kinds if reference in kinds else [*kinds, reference]}
+
+
+@dataclass(frozen=True)
+class Told(GroupedMetadata):
+    """Whatever the constraints before it refuse, the sentence is the error."""
+
+    sentence: str
+
+    def __iter__(self) -> Iterator[object]:
+        """For pydantic."""
+        yield WrapValidator(self._validate)
+        yield _OrReference()
+
+    def _validate(self, value: object, constraints: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return constraints(value)
+        except ValidationError:
+            raise ValueError(self.sentence) from None
+
+
+@dataclass(frozen=True)
+class Whole(GroupedMetadata):
+    """A whole number from `least` to `most`; digits in quotes count, true and false do not.
+
+    `Annotated[int, Whole(1, 10)]`, and `Annotated[int | None, Whole(1, 10, " or null")]`.
+    """
+
+    least: int
+    most: int
+    otherwise: str = ""
+
+    def __iter__(self) -> Iterator[object]:
+        """The constraints, for pydantic."""
+        yield from (Strict(), Ge(self.least), Le(self.most), BeforeValidator(_digits))
+        allowed = f"from {self.least:,} to {self.most:,}".replace(",", "_")
+        yield from Told(f"is not a whole number {allowed}{self.otherwise}")
+
+
+def _digits(value: object) -> object:
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value) else value
+
+
+def _number(value: object) -> object:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
         return value
 
-    return PlainValidator(validate)
+
+def _boolean(value: object) -> object:
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
-def _fraction(value: object) -> float:
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            value = None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise ValueError("is not a number from 0 to 1")
-    return float(value)
+@dataclass(frozen=True)
+class Duration(GroupedMetadata):
+    """A duration from `least` to `most`, such as 10m, as whole milliseconds.
 
+    `Annotated[int, Duration("0ms", "1d")]`, and `Annotated[int | None, Duration("1ms", "1d", " or null")]`.
+    """
 
-def _flag(value: object) -> bool:
-    if value is True or value == "true":
-        return True
-    if value is False or value == "false":
-        return False
-    raise ValueError("is not true or false")
+    least: str
+    most: str
+    otherwise: str = ""
 
+    def __iter__(self) -> Iterator[object]:
+        """For pydantic."""
+        written = _Duration | Reference | None if self.otherwise else _Duration | Reference
+        yield PlainValidator(self._validate, json_schema_input_type=written)
+        yield PlainSerializer(_written, when_used="json")
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("is not a text; allowed: characters, in quotes where they look like a number")
-    return value
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", value):
-        raise ValueError("is not a name; allowed: up to 128 letters, digits, dots, underscores and hyphens")
-    return value
-
-
-def _topic(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", value) or value in {".", ".."}:
-        raise ValueError("is not a topic name; allowed: up to 249 letters, digits, dots, underscores and hyphens")
-    return value
-
-
-def duration(least: str, most: str) -> PlainValidator:
-    """A duration in milliseconds within two durations."""
-    validate = _duration_within(least, most)
-    return PlainValidator(validate)
-
-
-def optional_duration(least: str, most: str) -> PlainValidator:
-    """As `duration`, or null."""
-    validate = _duration_within(least, most, " or null")
-    return PlainValidator(lambda value: None if value is None else validate(value))
-
-
-def _duration_within(least: str, most: str, otherwise: str = "") -> Callable[[object], int]:
-    least_ms, most_ms = parse_duration(least), parse_duration(most)
-
-    def validate(value: object) -> int:
+    def _validate(self, value: object) -> int | None:
+        if value is None and self.otherwise:
+            return None
         try:
             milliseconds = parse_duration(value if isinstance(value, str) else "")
         except ValueError as error:
-            raise ValueError(f"{error}{otherwise}") from None
-        if not least_ms <= milliseconds <= most_ms:
-            raise ValueError(f"is out of range; allowed: {least} to {most}{otherwise}")
+            raise ValueError(f"{error}{self.otherwise}") from None
+        if not parse_duration(self.least) <= milliseconds <= parse_duration(self.most):
+            raise ValueError(f"is out of range; allowed: {self.least} to {self.most}{self.otherwise}")
         return milliseconds
-
-    return validate
 
 
 def _written(milliseconds: int | None) -> str | None:
     return None if milliseconds is None else format_duration(milliseconds)
-
-
-def _optional_name(value: object) -> str | None:
-    return None if value is None else _name(value)
-
-
-def _optional_topic(value: object) -> str | None:
-    return None if value is None else _topic(value)
 
 
 def written_pointers(pointers: tuple[str, ...]) -> str | list[str]:
@@ -124,24 +149,39 @@ def written_pointers(pointers: tuple[str, ...]) -> str | list[str]:
     return pointers[0] if len(pointers) == 1 else list(pointers)
 
 
-Fraction = Annotated[float, PlainValidator(_fraction)]
-Flag = Annotated[bool, PlainValidator(_flag)]
-Text = Annotated[str, PlainValidator(_text)]
-Name = Annotated[str, PlainValidator(_name)]
-OptionalName = Annotated[str | None, PlainValidator(_optional_name)]
-Topic = Annotated[str, PlainValidator(_topic)]
-OptionalTopic = Annotated[str | None, PlainValidator(_optional_topic)]
-Pattern = Annotated[str, PlainValidator(check_pattern)]
-as_duration = PlainSerializer(_written, when_used="json")
+def flow_yaml(value: object) -> str:
+    """A value as a settings file writes it, on one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=1_000_000, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _device(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
-        raise ValueError("is not a device; allowed: auto, cpu, cuda or cuda:N")
-    return value
+Fraction = Annotated[float, Strict(), Ge(0), Le(1), BeforeValidator(_number), Told("is not a number from 0 to 1")]
+Flag = Annotated[bool, Strict(), BeforeValidator(_boolean), Told("is not true or false")]
+Text = Annotated[
+    str,
+    StringConstraints(strict=True, pattern=r"\S"),
+    Told("is not a text; allowed: characters, in quotes where they look like a number"),
+]
+Name = Annotated[
+    str,
+    StringConstraints(strict=True, pattern=r"^[A-Za-z0-9._-]{1,128}$"),
+    Told("is not a name; allowed: up to 128 letters, digits, dots, underscores and hyphens"),
+]
+Topic = Annotated[
+    str,
+    StringConstraints(strict=True, pattern=r"^(\.*[A-Za-z0-9_-][A-Za-z0-9._-]*|\.{3,})$", max_length=249),
+    Told("is not a topic name; allowed: up to 249 letters, digits, dots, underscores and hyphens"),
+]
+Pattern = Annotated[str, PlainValidator(check_pattern, json_schema_input_type=_Filled)]
 
 
-Device = Annotated[str, PlainValidator(_device)]
+Device = Annotated[
+    str,
+    StringConstraints(strict=True, pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"),
+    Told("is not a device; allowed: auto, cpu, cuda or cuda:N"),
+]
+
+_topic: TypeAdapter[str] = TypeAdapter(Topic)
 
 
 def _topics(value: object) -> tuple[str, ...]:
@@ -158,19 +198,16 @@ def _topics(value: object) -> tuple[str, ...]:
             problems.append(Problem((), f"holds {name!r} beside other topics; allowed: one pattern alone"))
             continue
         try:
-            _topic(name)
-        except ValueError as error:
-            problems.append(Problem((), f"holds {name!r}, which {error}"))
+            _topic.validate_python(name)
+        except ValidationError as error:
+            problems.append(Problem((), f"holds {name!r}, which {error.errors()[0]['ctx']['error']}"))
     if problems:
         refuse(*problems)
     return tuple(dict.fromkeys(names))
 
 
-Topics = Annotated[tuple[str, ...], PlainValidator(_topics), PlainSerializer(list, when_used="json")]
-
-
-def _masks(value: object) -> object:
-    return () if value == "default" else value
-
-
-default_masks = BeforeValidator(_masks)
+Topics = Annotated[
+    tuple[str, ...],
+    PlainValidator(_topics, json_schema_input_type=str | list[str]),
+    PlainSerializer(list, when_used="json"),
+]

@@ -1,5 +1,6 @@
 """A model prepared for a GPU says what the model says, the same bits whatever the batch, in a fixed shape or not."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -204,6 +205,53 @@ def test_scores_on_the_gpu_are_those_on_the_cpu(precision: str, bound: float, ch
     for scores, expected in zip(on_gpu, right, strict=True):
         assert scores.scores == pytest.approx(expected.scores, abs=bound)
         assert scores.final == pytest.approx(expected.final, abs=bound)
+
+
+def test_on_a_cpu_there_is_no_use_of_a_gpu_to_tell_of(checkpoint: Checkpoint) -> None:
+    assert Scorer(checkpoint, device="cpu").gpu_usage() is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_use_of_a_gpu_is_told(checkpoint: Checkpoint) -> None:
+    scorer = Scorer(checkpoint, device="cuda")
+    before = scorer.gpu_usage()
+    scorer.score([encoded(sequence.tolist()) for sequence in SEQUENCES])
+    after = scorer.gpu_usage()
+    assert before is not None
+    assert after is not None
+    assert 0 == before.busy_s < after.busy_s
+    assert after.memory_bytes == torch.cuda.mem_get_info()[1]
+    assert 0 < after.reserved_bytes <= after.memory_bytes - after.free_bytes
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_graph_that_becomes_garbage_amid_the_capture_of_another_does_not_break_it() -> None:
+    counter = torch.zeros(1, device="cuda")
+    pool = torch.cuda.graph_pool_handle()
+
+    def count() -> None:
+        counter.add_(1)
+
+    held: list[object] = [prepared._captured(pool, count)]
+    held.append(held)  # a cycle, which only the collector takes apart
+    cycles = [held]
+    del held
+
+    def launch() -> None:
+        if torch.cuda.is_current_stream_capturing():
+            cycles.clear()
+            _ = [[] for _ in range(1_000)]  # type: ignore[var-annotated]  # so that a collection is due
+        count()
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(10, 1, 1)
+    try:
+        replay = prepared._captured(pool, launch)
+    finally:
+        gc.set_threshold(*thresholds)
+    before = counter.item()
+    replay()
+    assert counter.item() == before + 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,6 +1,6 @@
 """Scores mean the same for every model: shares of normal sessions without labels, probabilities with them."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -168,7 +168,7 @@ def test_sessions_of_unknown_label_shape_the_tail_but_not_the_regression() -> No
     known = labels >= 0
     levels = calibration.levels(highest[known], none[known], seen[known])
     usual = seen[known]
-    assert calibration.final == Combination.fit(
+    assert replace(calibration.final, sooner=0.0) == Combination.fit(
         logits[known], levels, usual, labels[known] == 1, np.ones(1_000), combine=False
     )
 
@@ -262,6 +262,41 @@ def test_ten_separated_anomalous_sessions_are_enough_for_a_critical_score(n_anom
     assert (highest >= 0.95) == critical
 
 
+@pytest.mark.parametrize(("n_anomalous", "apart"), [(100, 4.0), (1_000, 4.0), (3, 14.0), (8, 14.0), (60, 8.0)])
+def test_a_score_is_critical_sooner_where_no_more_than_5_percent_of_fresh_ones_are_false(
+    n_anomalous: int, apart: float
+) -> None:
+    """Some anomalous sessions are as sure as any but for the regression, which also has to fit the others."""
+    n_normal = 2_000
+    kept, raised, found = 0, 0, []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        anomalous = np.repeat([False, True], (n_normal, n_anomalous))
+        fresh_anomalous = np.repeat(anomalous, 20)
+        logits, fresh = (rng.normal(np.where(each, apart, 0.0)) for each in (anomalous, fresh_anomalous))
+        zeros, none = np.zeros(len(logits)), np.zeros(len(logits), bool)
+        plain = Combination.fit(logits, zeros, none, anomalous, np.ones(len(logits)))
+        sooner = plain.critical(logits, zeros, none, anomalous=anomalous, counts=np.ones(len(logits)))
+        scores, before = (each.score(fresh, np.zeros(len(fresh)), np.repeat(none, 20)) for each in (sooner, plain))
+        assert ((scores >= 0.7) == (before >= 0.7)).all(), "what is a warning stays one"
+        assert (np.diff(scores[np.argsort(fresh)]) >= 0).all()
+        critical = scores >= 0.95
+        kept += (critical & ~fresh_anomalous).sum() <= 0.05 * critical.sum()
+        raised += sooner.sooner > 0
+        found.append((critical & fresh_anomalous).sum() - (before[fresh_anomalous] >= 0.95).sum())
+    assert kept >= 18, "with a certainty of 90 %"
+    assert raised >= 15
+    assert np.mean(found) > 0
+
+
+def test_few_anomalous_sessions_close_to_normal_ones_make_nothing_critical() -> None:
+    rng = np.random.default_rng(0)
+    logits = np.append(rng.exponential(1.0, 3_000), [9.0, 9.5, 10.0])
+    anomalous, zeros, none = np.arange(3_003) >= 3_000, np.zeros(3_003), np.zeros(3_003, bool)
+    plain = Combination.fit(logits, zeros, none, anomalous, np.ones(3_003))
+    assert plain.critical(logits, zeros, none, anomalous=anomalous, counts=np.ones(3_003)) == plain
+
+
 def test_counts_are_as_good_as_copies_in_the_regression() -> None:
     rng = np.random.default_rng(8)
     logits, levels = rng.normal(size=(2, 60))
@@ -294,6 +329,50 @@ def test_early_alarms_are_false_no_more_often_than_those_at_the_end() -> None:
     assert (alone.score(early_logits, levels, NONE)[~anomalous] >= 0.7).sum() > 2 * false
     assert (early[anomalous] >= 0.7).mean() > 0.5
     assert alone.logit_weight == calibration.early.logit_weight
+
+
+def test_of_fresh_sessions_that_reach_a_threshold_early_no_larger_a_share_is_false_than_it_says() -> None:
+    """What looks bad half-way ends well in some sessions, and their final scores take the alerts back."""
+    rng = np.random.default_rng(12)
+
+    def sessions(n: int) -> SessionStatistics:
+        anomalous = rng.random(n) < 0.1
+        trouble = anomalous & (rng.random(n) < 0.5)  # seen half-way already
+        early_logits = np.where(trouble, rng.normal(4.0, 3.0, n), rng.normal(-3.0, 1.0, n))
+        recovers = trouble & (rng.random(n) < 0.9 / (1 + np.exp(3 * (early_logits - 5.0))))
+        logits = rng.normal(np.where(anomalous & ~recovers, 8.0, -8.0), 1.0)
+        none, seen = np.zeros(n), np.ones(n, bool)
+        return SessionStatistics(
+            none, logits, none, seen, none, early_logits, none, anomalous.astype(np.int8), none + 1
+        )
+
+    held_out, fresh = sessions(10_000), sessions(100_000)
+    calibration = Calibration.fit(held_out, classifier=True)
+    final = calibration.final_scores(fresh.highest, fresh.logits, fresh.unusual, fresh.seen)
+
+    def false_share(early: Combination, threshold: float) -> float:
+        reached = early.score(fresh.early_logits, np.zeros(100_000), np.zeros(100_000, bool)) >= threshold
+        assert reached.sum() > 500
+        return float((final[reached] < threshold).mean())
+
+    none = np.zeros(10_000)
+    alone = Combination.fit(held_out.early_logits, none, none > 0, held_out.labels == 1, held_out.counts)
+    assert false_share(alone, 0.7) > 0.4, "the regression alone says too much"
+    assert false_share(alone, 0.95) > 0.06
+    assert false_share(calibration.early, 0.7) <= 0.3
+    assert false_share(calibration.early, 0.95) <= 0.05
+
+
+@pytest.mark.parametrize(("alerts", "reaches"), [(44, False), (45, True)])
+def test_an_early_score_is_critical_once_45_anomalous_sessions_bear_it_out(alerts: int, reaches: bool) -> None:
+    anomalous = np.arange(500) < alerts
+    logits, none = np.where(anomalous, 9.0, -9.0), np.zeros(500)
+    labels, counts = anomalous.astype(np.int8), np.ones(500)
+    whole = SessionStatistics(none, logits, none, none == 0, none, logits, none, labels, counts)
+    scores = Calibration.fit(whole, classifier=True).early_scores(none, logits, none)
+    assert (scores[anomalous] >= 0.7).all()
+    assert (scores[anomalous] >= 0.95).all() == reaches
+    assert (scores[~anomalous] < 0.7).all()
 
 
 def test_early_scores_without_labels_never_exceed_the_final_one() -> None:

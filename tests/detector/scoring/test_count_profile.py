@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.scoring.count_profile import RARE, CountProfile, Integers
+from detector.scoring import count_profile
+from detector.scoring.count_profile import CountProfile, Integers
+from detector.scoring.count_profile_loop import RARE
 from detector.text.vocabulary import UNK
+from tests.detector.scoring.count_profile_of_tables import CountProfile as ProfileOfTables
 
 OPEN, WRITE, CLOSE, READ, RETRY, SLOW = range(3, 9)
 BASE = [OPEN, WRITE, WRITE, CLOSE]
@@ -173,6 +176,69 @@ def test_lines_that_no_template_matches_leave_nothing_behind() -> None:
 def test_a_table_that_makes_no_sense_is_refused(vectors: list[list[int]], weights: list[int], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         CountProfile(np.array(vectors, np.int64), np.array(weights, np.int64))
+
+
+def workflows(rng: np.random.Generator, number: int, *, faults: float) -> list[Integers]:
+    """Sessions of one or two of six workflows of ten templates, in which steps are missing or come in between."""
+    sessions = []
+    for _ in range(number):
+        counts = np.zeros(48, np.int64)
+        for flow in rng.choice(6, rng.integers(1, 3), replace=False, p=[0.5, 0.2, 0.15, 0.1, 0.04, 0.01]):
+            counts[7 * flow : 7 * flow + 10] += rng.geometric(0.5)
+            counts[7 * flow + 9] += rng.integers(0, 30)
+        counts[rng.random(48) < faults] = 0
+        counts[rng.random(48) < faults / 10] += 1
+        events = np.repeat(np.arange(48), counts) + 3
+        sessions.append(np.where(events == 50, -rng.integers(0, 3), events))
+    return sessions
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 2**32), st.sampled_from([40, 400, 2_000]), st.sampled_from([1, 30, 1_000]))
+def test_it_judges_as_the_rules_say_one_by_one(seed: int, number: int, most: int) -> None:
+    """The tables of pairs, and what is left out since it cannot matter, change nothing."""
+    rng = np.random.default_rng(seed)
+    learnt, counts = workflows(rng, number, faults=0.002), rng.integers(1, most + 1, number)
+    known, plain = CountProfile.fit(learnt, counts), ProfileOfTables.fit(learnt, counts)
+    sessions = [each.tolist() for each in workflows(rng, 60, faults=0.05)]
+    ours, theirs = known.judge(*packed(sessions)), plain.judge(*packed(sessions))
+    assert ours.final == pytest.approx(theirs.final, rel=1e-12)
+    assert ours.running == pytest.approx(theirs.running, rel=1e-12)
+    assert np.array_equal(ours.seen, theirs.seen)
+    for events in sessions[:10]:
+        assert known.unusual_counts(np.array(events)) == pytest.approx(plain.unusual_counts(np.array(events)))
+
+
+def test_of_more_vectors_than_the_table_holds_all_are_known_and_no_count_of_theirs_is_too_great(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    learnt = workflows(rng, 5_000, faults=0.01)
+    monkeypatch.setattr(count_profile, "MAX_VECTORS", 500)
+    known = CountProfile.fit(learnt, np.ones(len(learnt), np.int64))
+    assert len(known.weights) == 500
+    judged = known.judge(*packed([np.maximum(each, UNK).tolist() for each in learnt]))
+    assert judged.seen.all()
+    assert not judged.final.any()
+    assert not judged.running.any()
+    shuffled = CountProfile.fit([learnt[row] for row in rng.permutation(len(learnt))], np.ones(len(learnt), np.int64))
+    assert np.array_equal(known.weights, shuffled.weights)
+    assert np.array_equal(known.seen, shuffled.seen)
+
+
+def test_a_table_of_a_sample_has_the_shares_of_all_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    learnt, counts = workflows(rng, 5_000, faults=0.01), rng.geometric(0.05, 5_000)
+    monkeypatch.setattr(count_profile, "MAX_VECTORS", 1_000)
+    known = CountProfile.fit(learnt, counts)
+
+    def share(of: Integers) -> float:
+        return float(known.weights[of].sum() / known.weights.sum())
+
+    for token in range(3, 50):
+        truth = counts @ np.array([token in events for events in learnt]) / counts.sum()
+        sampled = share(np.unique(known.vectors[known.vectors[:, 1] == token, 0]))
+        assert sampled == pytest.approx(truth, abs=5 * np.sqrt(truth * (1 - truth) / 1_000) + 0.01)
 
 
 def packed(sessions: Sequence[Sequence[int]]) -> tuple[Integers, Integers]:

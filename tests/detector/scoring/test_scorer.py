@@ -2,6 +2,7 @@
 
 import math
 from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from detector.checkpoint import Checkpoint
 from detector.errors import CheckpointError, DeviceError
 from detector.model.inference import Inference, batches, pack
 from detector.model.model import DetectorModel
-from detector.scoring.scorer import MAX_CACHED_EVENTS, EventScores, Scorer, resolve_device
+from detector.scoring.count_profile import CountProfile
+from detector.scoring.scorer import MAX_CACHED_EVENTS, EventScores, Scorer, resolve_device, running_maxima
 from detector.text.vocabulary import BOS, EOS, UNK, Vocabulary
 from tests.detector.small_models import PROFILE, TEMPLATES, VOCABULARY, encoded, random_checkpoint, save_random
 
@@ -118,22 +120,32 @@ def test_a_session_asked_for_before_its_end_has_the_same_final_score_when_it_is_
 
 def test_no_counts_are_judged_of_a_session_that_goes_on_and_its_end_needs_no_model(checkpoint: Checkpoint) -> None:
     expected = bits(alone(Scorer(checkpoint, device="cpu"), [3, 4, 5, 3, 7]))
-    scorer = Scorer(checkpoint, device="cpu")
+    profile = CountProfile(checkpoint.profile.vectors, checkpoint.profile.weights)
+    scorer = Scorer(replace(checkpoint, profile=profile), device="cpu")
     sequence = encoded([3, 4, 5, 3, 7])
 
-    def judged() -> int:
-        found = scorer._profile._judged.cache_info()
-        return found.hits + found.misses
+    def judges() -> bool:
+        return "known" in vars(profile)  # made when the first session with new counts is complete
 
-    before = judged()
     (unfinished,) = scorer.score([], [sequence])
     assert math.isnan(unfinished.final)
-    assert judged() == before
+    assert not judges()
     (complete,) = scorer.score([sequence])
     assert bits(complete) == expected
-    assert (judged(), scorer.cache_misses) == (before + 1, 1)
+    assert judges()
+    assert scorer.cache_misses == 1
     assert scorer.score([sequence], [sequence]) == [complete, complete]
     assert scorer._at_ends == {}, "kept for nothing"
+
+
+@given(st.lists(st.lists(st.floats(0, 40, width=32) | st.just(math.nan), max_size=20), max_size=12))
+def test_running_maxima_begin_anew_with_each_session(sessions: list[list[float]]) -> None:
+    values = np.array([value for session in sessions for value in session], np.float32)
+    bounds = np.cumsum([0, *map(len, sessions)])
+    expected = [np.maximum.accumulate(np.array(session, np.float32)) for session in sessions]
+    found = running_maxima(values, bounds)
+    assert found.dtype == np.float64
+    assert np.array_equal(found, np.concatenate([*expected, np.empty(0)]), equal_nan=True)
 
 
 def test_events_after_an_unknown_line_depend_on_its_text(uncached: Scorer) -> None:

@@ -2,12 +2,21 @@
 
 import re
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.text.canonical import CANONICAL_CHARACTERS, SHAPE_WORDS, Mask, canonicalise, chunks, shape
+from detector.text.canonical import (
+    CANONICAL_CHARACTERS,
+    Mask,
+    canonicalise,
+    chunks,
+    collapse,
+    digit_runs,
+    fold,
+)
 
 # Digits, their neighbours in ASCII, line breaks, and text of two, three and four bytes a character.
 LINE = st.text(st.sampled_from("0123456789/:-_. aZ\n\t\x00é٣²한😀") | st.characters(codec="utf-8"), max_size=40)
@@ -91,17 +100,80 @@ def test_a_chunk_passes_a_mebibyte_only_with_its_last_line() -> None:
         assert sum(len(line) for line in part.to_pylist()[:-1]) < 2**20
 
 
-def test_a_word_with_a_number_and_a_calendar_name_are_wildcards() -> None:
-    line = "[Sun Dec 0 0:0:0 0] sshd[0]: rhost=0.0.0.0 user=root|0|Step done (x=0) Sunday"
-    assert shape(line) == "<*> <*> <*> <*> <*> <*> rhost= <*> user= root| <*> Step done (x= <*> Sunday"
+@given(st.lists(LINE, max_size=12))
+def test_numbers_of_a_line_are_those_of_a_regular_expression(lines: list[str]) -> None:
+    starts, values = digit_runs(pa.array(["7", *lines], pa.string()).slice(1))
+    runs = [re.findall("[0-9]+", line) for line in lines]
+    assert np.diff(starts).tolist() == [len(each) for each in runs]
+    assert values.tolist() == [int(run) if len(run) == 3 else -1 for each in runs for run in each]
 
 
-@given(LINE)
-def test_the_shape_of_a_shape_is_itself(line: str) -> None:
-    once = shape(canonical([line])[0])
-    assert shape(once) == once
+# What the patterns of the fold look for, in any order and next to each other.
+PIECE = st.sampled_from(
+    [
+        *(
+            "12",
+            "7",
+            "0",
+            "a",
+            "be",
+            "x",
+            "Zed",
+            "-",
+            "_",
+            ".",
+            ":",
+            "/",
+            "\\",
+            "@",
+            "~",
+            "[",
+            "]",
+            '"',
+            " ",
+            " ",
+            "=",
+            "{",
+        ),
+        *("com", "org", "://", "http", "C:", "Jan", "Jan 15 10:00:01 gate ", "[15/Jan/2024:10:00:00 +0000] ", "<err>"),
+        *("a1f3", "DE4B", "0x1f", "10.0.0.1", "aa:1b:2c:3d:4e:5f", "1b2c-3d-4e-5f-6a", '" 200 12 "-" "M"', "é", "한"),
+    ]
+)
 
 
-def test_words_past_the_limit_do_not_count() -> None:
-    assert shape("a " * 10 * SHAPE_WORDS) == shape("a " * SHAPE_WORDS)
-    assert shape("a=" * 10 * SHAPE_WORDS) == " ".join(["a="] * SHAPE_WORDS)
+@given(st.lists(st.lists(PIECE, max_size=14).map("".join), max_size=4))
+def test_lines_whose_digits_collapse_alike_fold_alike(lines: list[str]) -> None:
+    whole = pa.array(lines, pa.string())
+    assert collapse(fold(whole)).to_pylist() == collapse(fold(collapse(whole))).to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("line", "folded"),
+    [
+        ("Jan  5 10:00:00 gate sshd[7]: up", "Jan  5 10:00:00 <host> sshd[7]: up"),
+        ("<err>Jan 15 10:00:00 gate sshd: up", "<err>Jan 15 10:00:00 <host> sshd: up"),
+        ("GET https://a.b/c?d=1, then", "GET <url>, then"),
+        ("GET /a/b?c=d&e=/f HTTP/1.1, /2024/x /10.1.2.3:80", "GET <path> HTTP/1.1, <path> /<ip>:80"),
+        ("GET /a/b?next=https%3A%2F%2Fc.d%2Fe&from=10.1.2.3&page=7 HTTP/1.1", "GET <path> HTTP/1.1"),
+        ("read /srv/a, b/c/d.txt and C:\\x\\y and read/write", "read <path>, <path> and <path> and read/write"),
+        ("bob@mail.example.com in from 10.1.2.3:99", "<email> in from <ip>:99"),
+        ("www.cse.cuhk.edu.hk and org.apache.hadoop.Main", "<host> and org.apache.hadoop.Main"),
+        ("id 0f8fad5b-d9cb-469f-a165-70867728950e, 9f4ef63", "id <uuid>, <hex>"),
+        (
+            '10.0.0.1 - anna [15/Jan/2024:10:00:00 +0000] "GET /a HTTP/1.1" 200 12 "-" "Mozilla/5.0"',
+            '<host> - <text> [15/Jan/2024:10:00:00 +0000] "GET <path> HTTP/1.1" 200 12 "<text>" "<text>"',
+        ),
+    ],
+)
+def test_values_that_hold_letters_are_one_mark_each(line: str, folded: str) -> None:
+    assert fold(pa.array([line])).to_pylist() == [folded]
+
+
+def test_colours_and_other_escape_sequences_are_dropped() -> None:
+    lines = ["\x1b[90m10:00:01\x1b[0m \x1b[31mERROR\x1b[0m down", "\x1b]0;title\x07up", "no \x1b alone"]
+    assert canonical(lines) == ["0:0:0 ERROR down", "up", "no \x1b alone"]
+
+
+def test_the_severity_of_a_syslog_priority_stays() -> None:
+    lines = ["<134>Jan 15", "<131>Jan 15", "<0>x", "<191>x", "<192>x", "x <131>", "<13", "<a>"]
+    assert canonical(lines) == ["<info>Jan 0", "<err>Jan 0", "<emerg>x", "<debug>x", "<0>x", "x <0>", "<0", "<a>"]

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from detector.text import word_hashes as text
 from detector.text.canonical import Mask
-from detector.text.vocabulary import BOS, EOS, N_SPECIAL, UNK, Vocabulary
+from detector.text.vocabulary import BOS, EOS, N_SPECIAL, UNK, Seen, Vocabulary
 
 DOWNLOADS = Vocabulary(
     (
         "<*> INFO Download of <*> started",
-        "<*> INFO Download of <*> finished in <*> ms",
+        "<*> INFO Download of <*> finished in <*> ms overall",
         "<*> ERROR Disk is full",
     ),
     masks=(Mask("[0-9a-f]{32}", "hash"),),
@@ -25,6 +25,19 @@ def test_json_there_and_back_is_the_same_vocabulary() -> None:
     assert again == DOWNLOADS
     assert again.to_json() == DOWNLOADS.to_json()
     assert again.sha256 == DOWNLOADS.sha256
+
+
+def test_what_was_seen_of_templates_is_told_and_decides_nothing() -> None:
+    seen = (Seen(lines=7, first=0, last=90, example="17:30 INFO Download of a.txt started"),)
+    told = Vocabulary(DOWNLOADS.templates[:1], DOWNLOADS.masks, seen=seen)
+    again = Vocabulary.from_json(told.to_json())
+    assert again.seen == seen
+    assert told.sha256 == DOWNLOADS.truncated(1).sha256
+    first = orjson.loads(told.to_json())["templates"][0]
+    assert first["id"] == N_SPECIAL
+    assert first["decisive"] == {"INFO": "severity", "started": "state"}
+    with pytest.raises(ValueError, match="knows of 1 templates what it saw, not of 3"):
+        Vocabulary(DOWNLOADS.templates, seen=seen)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), unique=True))
@@ -43,8 +56,44 @@ def test_a_vocabulary_that_only_adds_templates_is_recognised_by_its_beginning() 
         longer.truncated(5)
 
 
+def test_what_is_added_takes_no_line_from_an_older_template() -> None:
+    older = Vocabulary(("<*> lamp glows", "answered 200 in <num>", "answered 404 in <num>"))
+    newer = Vocabulary(("left lamp glows", "left lamp <*>", "answered 500 in <num>", "answered 404 in <num>"))
+    merged = older.merged(newer)
+    assert merged.templates == (*older.templates, "left lamp <*>", "answered 500 in <num>")
+    assert merged.generations == (3, 2)
+    assert Vocabulary.from_json(merged.to_json()) == merged
+    assert merged.only_adds_to(older)
+    assert not older.only_adds_to(merged)
+    # By itself "left lamp <*>" is the more specific one: words are looked at from the left.
+    assert Vocabulary(merged.templates).token_of("left lamp glows") == 6
+    assert merged.token_of("left lamp glows") == 3
+    assert merged.token_of("left lamp burns") == 6
+    assert [merged.token_of(f"answered {code} in 7") for code in (200, 404, 500, 503)] == [4, 5, 7, None]
+    again = merged.merged(Vocabulary(("door opened",)))
+    assert again.generations == (3, 2, 1)
+    assert again.truncated(4).generations == (3, 1)
+    assert again.truncated(5) == merged
+    assert again.truncated(3) == older
+
+
+def test_what_is_added_changes_nothing_of_what_a_model_knows() -> None:
+    merged = DOWNLOADS.merged(Vocabulary(("<*> ERROR Disk is gone", "<*> lamp off"), DOWNLOADS.masks))
+    assert merged.learned == len(DOWNLOADS)
+    assert np.array_equal(merged.template_features(), DOWNLOADS.template_features())
+    gone = DOWNLOADS.sketch("0 ERROR Disk is gone")
+    tokens = np.array([-17, BOS, UNK, 3, 5, 6, 7])
+    assert merged.as_learned(tokens).tolist() == [-17, BOS, UNK, 3, 5, gone, UNK]
+    assert DOWNLOADS.as_learned(tokens[:5]).tolist() == tokens[:5].tolist()
+    assert merged.sketch("0 FATAL disk gone") == DOWNLOADS.sketch("0 FATAL disk gone")
+
+
 def content(**changes: object) -> bytes:
     return orjson.dumps(orjson.loads(DOWNLOADS.to_json()) | changes)
+
+
+def templates(*texts: object) -> bytes:
+    return content(templates=[{"id": 3 + index, "text": text} for index, text in enumerate(texts)])
 
 
 @pytest.mark.parametrize(
@@ -53,16 +102,28 @@ def content(**changes: object) -> bytes:
         (b"", "is not JSON"),
         (b"\xff", "is not JSON"),
         (b"[]", "does not have the schema"),
-        (content(schema="logmamba.vocabulary/2"), "does not have the schema"),
+        (content(schema="logmamba.vocabulary/3"), "does not have the schema"),
+        (content(schema="logmamba.vocabulary/1"), "cut otherwise than lines are now; train the checkpoint anew"),
         (content(more=1), "missing or unknown keys: more"),
         (content(kind="words"), "'words' is not one of lines, events"),
         (content(kind=None), "None is not one of lines, events"),
-        (content(templates="a"), "not a list of strings"),
-        (content(templates=["a", 1]), "not a list of strings"),
-        (content(templates=["a", "b", "a"]), "has the template 'a' twice"),
-        (content(templates=["a", ""]), "template 1 is empty"),
-        (content(templates=["a  b"]), "template 0 is not in canonical form"),
-        (content(templates=["block 7"]), "template 0 is not in canonical form"),
+        (content(templates="a"), "not a list of objects"),
+        (content(templates=["a"]), "not a list of objects"),
+        (templates("a", 1), "template 4 has no text"),
+        (templates("a", "b", "a"), "has the template 'a' twice"),
+        (templates("a <*>", "a <num>"), "has the template 'a <num>' twice"),
+        (templates("a 404 <num>", "a <num> 404"), "has the template 'a 404 <num>' twice"),
+        (templates("a", ""), "template 1 is empty"),
+        (templates("a  b"), "template 0 is not in canonical form"),
+        (templates("block 7"), "template 0 is not in canonical form"),
+        (content(templates=[{"id": 4, "text": "a"}]), "template 0 has the id 4, not 3"),
+        (content(templates=[{"id": 3, "text": "a", "odd": 1}]), "template 3 has unknown keys: odd"),
+        (content(templates=[{"id": 3, "text": "a", "lines": 1}]), "does not say lines, first, last and example"),
+        (content(templates=[{"id": 3, "text": "ERROR"}]), "template 3 does not say which of its words are decisive"),
+        (content(generations=[2, 2]), r"generations \[2, 2\] are not two or more numbers above 0 that come to its 3"),
+        (content(generations=[3]), "are not two or more numbers above 0"),
+        (content(generations=[3, 0]), "are not two or more numbers above 0"),
+        (content(generations=3), "generations are not a list of numbers"),
         (content(masks={}), "masks are not a list"),
         (content(masks=[{"pattern": "a"}]), "masks are not a list of"),
         (content(masks=[{"pattern": 1, "name": "a"}]), "masks are not a list of"),
@@ -80,7 +141,7 @@ def test_a_template_that_is_not_unicode_is_refused() -> None:
 
 
 def test_tokens_are_shown_as_templates() -> None:
-    assert DOWNLOADS.text(4) == "<*> INFO Download of <*> finished in <*> ms"
+    assert DOWNLOADS.text(4) == "<*> INFO Download of <*> finished in <*> ms overall"
     assert [DOWNLOADS.text(token) for token in (BOS, EOS, UNK, -17)] == [
         "<bos>",
         "<eos>",
@@ -96,6 +157,16 @@ def test_a_template_is_found_as_shown_or_by_a_line_of_its_shape() -> None:
     assert DOWNLOADS.token_of("17:30 INFO  Download of blk_12 started") == 3
     assert DOWNLOADS.token_of("Disk is full") is None
     assert Vocabulary(("5",), kind="events").token_of("6") is None
+
+
+def test_a_line_is_found_by_its_code() -> None:
+    answers = Vocabulary(("<time> till answered 200 in <num> ms", "<time> till answered 404 in <num> ms", "till <*>"))
+    assert answers.token_of("7:30:00 till answered 404 in 123 ms") == 4
+    assert answers.token_of("7:30:00 till answered 500 in 200 ms") is None
+    assert answers.token_of("7:30:00 till answered 2000 in 200 ms") is None
+    assert answers.token_of("till three") == 5
+    longer = Vocabulary((*answers.templates, "<time> till answered <num> in <num> ms"))
+    assert longer.token_of("7:30:00 till answered 500 in 200 ms") == 6
 
 
 def test_features_are_the_rarest_buckets_and_specials_have_none() -> None:
@@ -120,3 +191,17 @@ def test_an_unknown_line_is_sketched_by_words_that_describe_templates() -> None:
 def test_an_unknown_line_without_a_known_word_is_unk() -> None:
     assert DOWNLOADS.sketch("0 0 ouverture terminée") == UNK
     assert DOWNLOADS.sketch("") == UNK
+
+
+def test_words_between_those_of_an_unknown_line_change_one_of_its_buckets_at_most() -> None:
+    colours = ("red", "green", "blue", "white", "black")
+    # The pairs are rarer than the words.
+    vocabulary = Vocabulary((*colours, " ".join(colours)))
+    plain, with_more = (
+        {int(column[0]) for column in text.unpack(np.array([vocabulary.sketch(line)]))}
+        for line in (" ".join(colours), "red the green the blue and white and black")
+    )
+    assert len(plain) == text.TEXT_FEATURES
+    assert len(plain - with_more) <= 1
+    # Pairs tell apart what has the same words.
+    assert vocabulary.sketch("red green") != vocabulary.sketch("green red")

@@ -26,7 +26,7 @@ def trained(
             losses.append(progress.validation_loss)
 
     options = TrainingOptions(
-        next_token_steps=steps, passes=0, batch_tokens=80, learning_rate=0.03, validations=steps, patience=steps
+        next_token_steps=steps, batch_tokens=80, learning_rate=0.03, validations=steps, patience=steps
     )
     data = sessions(26, 0, seed=4, labelled=False)
     result = train(

@@ -15,7 +15,7 @@ from tests.detector.training.test_train import SMALL, VOCABULARY, sessions
 
 def test_in_bfloat16_about_the_same_is_learnt_and_weights_stay_float32() -> None:
     data = sessions(200, 40, seed=4)
-    options = TrainingOptions(next_token_steps=36, classifier_steps=24, learning_rate=1e-2, batch_tokens=256, passes=0)
+    options = TrainingOptions(next_token_steps=36, classifier_steps=24, learning_rate=1e-2, batch_tokens=256)
     losses: dict[str, list[float]] = {}
     for precision in get_args(Precision):
         reports: list[TrainingProgress] = []

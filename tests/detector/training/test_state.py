@@ -19,7 +19,7 @@ from tests.detector.training.test_train import SMALL, VOCABULARY, sessions
 
 ROOT = Path(__file__).parents[3]
 # Validations at 5, 10, 15, 20 and 22, reports at 10 and 20 beside them.
-OPTIONS = TrainingOptions(next_token_steps=22, classifier_steps=22, passes=0, validations=4, batch_tokens=256)
+OPTIONS = TrainingOptions(next_token_steps=22, classifier_steps=22, validations=4, batch_tokens=256)
 # Validations at 15 and 30, so that work is lost when it is killed at the report of 20.
 RARE = replace(OPTIONS, next_token_steps=30, classifier_steps=30, validations=2)
 

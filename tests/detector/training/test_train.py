@@ -64,7 +64,7 @@ def labelled() -> Trained:
 @pytest.fixture(scope="module")
 def unlabelled() -> Trained:
     data = sessions(600, 0, seed=1, labelled=False)
-    return train(data, VOCABULARY, size=SMALL, device="cpu", options=QUICK)
+    return train(data, VOCABULARY, size=SMALL, device="cpu", options=QUICK, normals=True)
 
 
 def test_with_labels_faulty_sessions_are_told_from_normal_ones(labelled: Trained, tmp_path: Path) -> None:
@@ -99,6 +99,9 @@ def test_without_labels_what_never_happened_scores_high_and_few_normal_sessions_
         assert (scores.scores <= np.float32(scores.final)).all()
     assert unlabelled.record.mode == "normals_only"
     assert set(unlabelled.record.metrics) == {"normals.warning", "normals.critical"}
+    shares = np.array(unlabelled.record.score_shares)
+    assert shares.sum() == pytest.approx(1)
+    assert shares[14:].sum() == pytest.approx(unlabelled.record.metrics["normals.warning"])
 
 
 def test_an_unknown_line_is_as_surprising_as_templates_that_came_once_suggest() -> None:
@@ -109,14 +112,14 @@ def test_an_unknown_line_is_as_surprising_as_templates_that_came_once_suggest() 
     for index, token in enumerate(range(len(VOCABULARY), len(vocabulary))):
         data.sequences[4 * index][1] = token
     config = replace(SMALL, vocabulary_size=len(vocabulary))
-    trained = train(data, vocabulary, size=config, device="cpu", options=QUICK, validation=data)
+    trained = train(data, vocabulary, size=config, device="cpu", options=QUICK, validation=data, normals=True)
     (measured,) = Inference(trained.model, batch_tokens=100).measure([np.array([OPEN, READ, UNK, READ, WRITE, CLOSE])])
     assert novelty(data) > 0.03
     assert measured.surprises[2] == pytest.approx(-np.log(novelty(data)), rel=0.25)
 
 
 def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another(tmp_path: Path) -> None:
-    options = TrainingOptions(next_token_steps=12, classifier_steps=8, batch_tokens=512, passes=0)
+    options = TrainingOptions(next_token_steps=12, classifier_steps=8, batch_tokens=512)
     data = sessions(100, 20, seed=4)
     digests = []
     for number, seed in enumerate((0, 0, 1)):
@@ -129,7 +132,7 @@ def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another(tmp_pa
 
 
 def test_training_leaves_the_callers_random_numbers_alone() -> None:
-    options = TrainingOptions(next_token_steps=2, passes=0)
+    options = TrainingOptions(next_token_steps=2)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -138,7 +141,7 @@ def test_training_leaves_the_callers_random_numbers_alone() -> None:
 
 
 def test_counts_are_as_good_as_copies() -> None:
-    options = TrainingOptions(next_token_steps=6, classifier_steps=4, passes=0)
+    options = TrainingOptions(next_token_steps=6, classifier_steps=4)
     copies = sessions(150, 30, seed=6)
     counted = copies.distinct()
     assert len(counted) < len(copies) / 3
@@ -150,7 +153,7 @@ def test_counts_are_as_good_as_copies() -> None:
 
 def test_progress_names_stage_losses_and_time_left() -> None:
     reports: list[TrainingProgress] = []
-    options = TrainingOptions(next_token_steps=30, classifier_steps=20, passes=0, validations=3)
+    options = TrainingOptions(next_token_steps=30, classifier_steps=20, validations=3)
     train(sessions(100, 20, seed=4), VOCABULARY, size=SMALL, device="cpu", options=options, progress=reports.append)
     stages = [report.stage for report in reports]
     assert stages == sorted(stages, reverse=True)
@@ -176,7 +179,7 @@ def test_progress_names_stage_losses_and_time_left() -> None:
 def test_progress_counts_the_tokens_of_every_batch_with_begin_and_end() -> None:
     reports: list[TrainingProgress] = []
     data = TrainingSessions.of([np.array([OPEN, READ + n % 3, CLOSE]) for n in range(60)])
-    options = TrainingOptions(next_token_steps=20, passes=0, batch_tokens=5)
+    options = TrainingOptions(next_token_steps=20, batch_tokens=5)
     train(data, VOCABULARY, size=SMALL, device="cpu", options=options, progress=reports.append)
     assert [(report.step, report.tokens) for report in reports if report.step % 10 == 0] == [(10, 50), (20, 100)]
 
@@ -229,16 +232,18 @@ def test_the_class_is_learnt_after_each_event_and_not_at_the_end_alone() -> None
     assert early_loss(1.0) < 0.5 * early_loss(0.0)
 
 
-def test_large_training_sets_are_passed_over_more_than_once() -> None:
+def test_large_training_sets_are_passed_over_more_than_once_unless_the_steps_are_given() -> None:
     data = sessions(200, 0, seed=4).distinct()
     tokens = sum(len(events) + 2 for events in data.sequences)
-    options = TrainingOptions(next_token_steps=5, classifier_steps=7, passes=3, batch_tokens=8)
-    assert options.steps("next_token", data) == 3 * -(-tokens // 8)
-    assert TrainingOptions(next_token_steps=5, passes=0).steps("next_token", data) == 5
+    options = TrainingOptions(passes=1_000, batch_tokens=8)
+    assert options.steps("next_token", data) == options.steps("classifier", data) == 1_000 * -(-tokens // 8)
+    given = TrainingOptions(next_token_steps=5, classifier_steps=7, passes=1_000, batch_tokens=8)
+    assert (given.steps("next_token", data), given.steps("classifier", data)) == (5, 7)
+    assert TrainingOptions().steps("next_token", data) == 600
 
 
 def test_too_few_anomalous_sessions_train_as_if_there_were_no_labels() -> None:
-    options = TrainingOptions(next_token_steps=2, passes=0)
+    options = TrainingOptions(next_token_steps=2)
     trained = train(sessions(60, 4, seed=4), VOCABULARY, size=SMALL, device="cpu", options=options)
     assert trained.record.mode == "normals_only"
     assert trained.record.anomalous == 4
@@ -254,7 +259,7 @@ def test_sessions_without_a_label_teach_what_is_normal_but_not_what_is_anomalous
     weights = balanced_weights(mixed)
     assert (weights[labels == -1] == 0).all()
     assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
-    options = TrainingOptions(next_token_steps=2, classifier_steps=2, passes=0)
+    options = TrainingOptions(next_token_steps=2, classifier_steps=2)
     trained = train(mixed, VOCABULARY, size=SMALL, device="cpu", options=options)
     assert trained.record.mode == "labelled"
     assert trained.record.anomalous == int((labels == 1).sum())
@@ -276,7 +281,7 @@ def test_a_few_labels_among_unlabelled_sessions_are_enough_to_tell_faults_apart(
 
 
 def test_given_validation_sessions_are_the_ones_that_calibrate() -> None:
-    options = TrainingOptions(next_token_steps=2, passes=0)
+    options = TrainingOptions(next_token_steps=2)
     held_out = sessions(30, 0, seed=9)
     odd = TrainingSessions.of([np.array([FAIL] * 5)] * 30, [0] * 30)
     first, second = (
@@ -289,7 +294,7 @@ def test_given_validation_sessions_are_the_ones_that_calibrate() -> None:
 @pytest.mark.parametrize("n_faulty", [0, 30])
 def test_with_labels_validation_sessions_get_the_scores_of_sessions_that_are_new(n_faulty: int) -> None:
     """Where their counts are known to be usual, a threshold chosen on them is too low for others."""
-    options = TrainingOptions(next_token_steps=2, classifier_steps=2, passes=0)
+    options = TrainingOptions(next_token_steps=2, classifier_steps=2)
     data, odd = sessions(60, n_faulty, seed=8), [OPEN, READ, READ, CLOSE]
     held_out = sessions(30, n_faulty, seed=9).joined(TrainingSessions.of([np.array(odd)], [0]))
     trained = train(data, VOCABULARY, size=SMALL, device="cpu", options=options, validation=held_out)
@@ -324,7 +329,7 @@ def test_kernels_that_are_not_there_are_refused_before_training() -> None:
 
 @pytest.mark.parametrize(("steps", "found"), [(50, "loss of stage next_token is nan"), (1, "validation loss of stage")])
 def test_diverging_training_is_an_error_and_not_a_checkpoint(steps: int, found: str) -> None:
-    options = TrainingOptions(next_token_steps=steps, passes=0, learning_rate=1e30, clip_norm=1e30)
+    options = TrainingOptions(next_token_steps=steps, learning_rate=1e30, clip_norm=1e30)
     with pytest.raises(TrainingError, match=f"training diverged: the {found}"):
         train(sessions(60, 0, seed=1), VOCABULARY, size=SMALL, device="cpu", options=options)
 

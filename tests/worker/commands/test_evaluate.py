@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from detector.checkpoint import demo_checkpoint
 from detector.errors import InputFileError
+from detector.quality.session_sketch import session_sketch
 from detector.text.vocabulary import Vocabulary
 from tests.detector.small_models import random_checkpoint, save_random
 from tests.worker.command_line import logmamba
@@ -67,6 +69,7 @@ def evaluated(
         normal_weight=normal_weight,
         seed=0,
         console=Console(file=io.StringIO(), width=200),
+        at=datetime(2026, 3, 1, 12, 30, tzinfo=UTC),
     )
     return json.loads((report / "metrics.json").read_bytes()), (report / "index.html").read_text("utf-8")
 
@@ -140,7 +143,17 @@ def test_the_metrics_file_has_its_documented_names(
     assert metrics["schema"] == "logmamba.evaluation/1"
     assert list(metrics) == [
         *("schema", "checkpoint", "vocabulary", "inputs", "thresholds", "normal_weight", "seed"),
-        *("refused_lines", "unmatched_labels", "sessions", "keys", "distinct_sequences", "events", "unknown_events"),
+        *(
+            "refused_lines",
+            "unmatched_labels",
+            "decides",
+            "learnt_from",
+            "sessions",
+            "keys",
+            "distinct_sequences",
+            "events",
+            "unknown_events",
+        ),
         *(
             "alerts",
             "histogram",
@@ -165,6 +178,49 @@ def test_the_metrics_file_has_its_documented_names(
     assert list(point) == ["threshold", "precision", "recall", "f1", "misses", "false_alarms"]
     assert list(point["f1"]) == ["value", "low", "high"]
     assert [each["name"] for each in labelled["baselines"]][:2] == ["logistic regression", "random forest"]
+
+
+def test_the_page_leads_with_the_figures_of_what_the_labels_are_about(labelled_report: Path, tmp_path: Path) -> None:
+    metrics = json.loads((labelled_report / "metrics.json").read_bytes())
+    assert metrics["decides"] == "by_key"
+    read = _Page((labelled_report / "index.html").read_text("utf-8"))
+    shown = " ".join(" ".join(read.text).split())
+    point = metrics["labelled"]["by_key"]["operating"]["warning"]
+    lead = f"of the anomalous key s are found ( {point['misses']} missed)"
+    assert lead.replace(" ", "") in shown.replace(" ", "")
+    assert shown.index("By session key") < shown.index("simple detectors beside it")
+    for told in (
+        "2026-03-01 12:30 UTC",
+        "labels.csv",
+        "sessions.max_events",
+        "What the words mean",
+        "Precision over all",
+    ):
+        assert told in shown, told
+
+    (tmp_path / "s.tsv").write_text("block_id\tlabel\tevents\na\t0\t5 9\na\t1\t5 5\nb\t0\t9\n")
+    save_random(tmp_path / "checkpoint", Vocabulary(("5", "9"), kind="events"))
+    from detector.scoring.scorer import Scorer as ModelScorer
+
+    scorer = ModelScorer.load(tmp_path / "checkpoint", device="cpu")
+    metrics, page = evaluated(tmp_path / "report", tmp_path / "s.tsv", scorer=scorer)
+    assert metrics["labelled"]["by_key"] is not None
+    assert (metrics["decides"], "of the anomalous sessions are found" in page) == ("by_session", True)
+
+
+def test_it_is_told_when_the_sessions_are_those_of_the_training(
+    labelled_logs: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    log, knowing = labelled_logs[0], OddScorer()
+    metrics, page = evaluated(tmp_path, log)
+    assert (metrics["learnt_from"], "nobody can tell" in page) == (None, True)
+    seen = [*read_evaluated_sessions(settings(), knowing, [log], None).hashes()]
+    knowing.trained_sketch = session_sketch(seen)
+    metrics, page = evaluated(tmp_path, log, scorer=knowing)
+    assert (metrics["learnt_from"], "<b>100 % of these sessions" in " ".join(page.split())) == (1.0, True)
+    knowing.trained_sketch = session_sketch(each + 1 for each in seen)
+    metrics, page = evaluated(tmp_path, log, scorer=knowing)
+    assert (metrics["learnt_from"], "trained on" in page) == (0.0, False)
 
 
 def test_the_same_input_gives_the_same_bytes(
@@ -269,7 +325,7 @@ def test_a_page_of_hostile_lines_loads_and_runs_nothing(tmp_path: Path) -> None:
     read = _Page(page)
     assert "script" not in read.tags
     assert "img" not in read.tags
-    assert read.tags["svg"] == 6
+    assert read.tags["svg"] - page.count('<svg class="gauge"') == 6
     assert all(link.startswith("#") for link in read.links)
     assert "alert(1)" in "".join(read.text)
     assert not {"\u202e", "\x1b", "\x00"} & set(page)

@@ -16,8 +16,11 @@ import pytest
 from confluent_kafka import Producer
 from rich.console import Console
 
+from tests.worker.alerting.receiving import score_record
+from tests.worker.kafka.registry import SchemaRegistry
 from worker.commands.tail import tail_scores
 from worker.errors import RunError
+from worker.kafka.avro import score_writer
 from worker.kafka.mock_broker import PARTITIONS, MockBroker
 from worker.processing.score_records import Severity
 from worker.settings.document import Settings, load_settings
@@ -36,10 +39,11 @@ class ScoreTopic:
     def __init__(self, broker: MockBroker) -> None:
         self.bootstrap, self.name = broker.bootstrap, f"scores-{next(_numbers)}"
         broker.make(self.name)
+        self.also: list[str] = []  # overrides
         self._producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 0, "log_level": 0})
 
     def overrides(self) -> list[str]:
-        return [f"kafka={{bootstrap.servers: '{self.bootstrap}'}}", f"output.topic={self.name}"]
+        return [f"kafka={{bootstrap.servers: '{self.bootstrap}'}}", f"output.topic={self.name}", *self.also]
 
     def settings(self) -> Settings:
         return load_settings(None, self.overrides())
@@ -77,11 +81,12 @@ def followed(
     *,
     from_beginning: bool = True,
     least: Severity = "normal",
+    as_json: bool = False,
     when_following: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """What is printed until there are so many lines."""
     out, err = io.StringIO(), io.StringIO()
-    once, deadline = iter([when_following]), time.monotonic() + 30
+    once, deadline = iter([when_following]), time.monotonic() + 150
 
     def stopping() -> bool:
         next(once, lambda: None)()
@@ -93,6 +98,7 @@ def followed(
         stopping,
         from_beginning=from_beginning,
         least=least,
+        as_json=as_json,
         out=Console(file=out, width=80),
         err=Console(file=err, width=200),
     )
@@ -107,10 +113,29 @@ def test_a_record_is_one_line_with_what_matters(topic: ScoreTopic) -> None:
     ]
 
 
+def test_for_a_script_records_are_as_they_were_written(topic: ScoreTopic) -> None:
+    records = [record("[red]blk_7[/red] :bug: " + 300 * "long ", "critical"), record("blk_8")]
+    topic.write(*records)
+    assert [line.encode() for line in followed(topic, 2, as_json=True)] == records
+
+
 def test_a_record_without_times_or_events_is_a_line_too(topic: ScoreTopic) -> None:
     topic.write(record("blk_7", last_event_time=None, top_events=[], kind="early"))
     [line] = followed(topic, 1)
     assert line.split() == ["-", "normal", "0.1000", "blk_7", "19", "events,", "still", "open"]
+
+
+def test_records_in_avro_and_in_json_are_shown_from_one_topic(topic: ScoreTopic) -> None:
+    pytest.importorskip("confluent_kafka.schema_registry.avro", reason="too old a client", exc_type=ImportError)
+    with SchemaRegistry() as registry:
+        topic.also = ["output.format=avro", f"output.schema_registry={{url: '{registry.url}'}}"]
+        serialize = score_writer(topic.settings())
+        assert serialize is not None
+        topic.write(record("before"), serialize(orjson.loads(score_record("blk_7"))), b"\0\0\0\0\1", record("after"))
+        shown = followed(topic, 4)
+    assert [line.split()[4] for line in (shown[0], shown[1], shown[3])] == ["before", "blk_7", "after"]
+    assert shown[2].endswith("not a score record")
+    assert "critical 0.9987  blk_7  19 events  Receiving block <*> (9.3 nats)" in shown[1]
 
 
 def test_from_the_beginning_every_partition_is_shown_in_its_order(topic: ScoreTopic) -> None:
@@ -171,6 +196,7 @@ def test_a_line_fits_a_terminal_and_is_whole_in_a_pipe(topic: ScoreTopic) -> Non
         lambda: "\n" in out.getvalue(),
         from_beginning=True,
         least="normal",
+        as_json=False,
         out=terminal,
         err=Console(file=io.StringIO()),
     )
@@ -182,7 +208,9 @@ def test_a_topic_that_is_not_there_is_an_error_that_names_the_setting(broker: Mo
     # The mock broker makes a topic that it is asked for, but not one that is looked for in the list of all.
     missing = load_settings(None, [topic.overrides()[0], "output.topic=nowhere"])
     with pytest.raises(RunError, match=f"output.topic: nowhere does not exist at {broker.bootstrap}"):
-        tail_scores(missing, lambda: True, from_beginning=False, least="normal", out=Console(), err=Console())
+        tail_scores(
+            missing, lambda: True, from_beginning=False, least="normal", as_json=False, out=Console(), err=Console()
+        )
 
 
 def test_the_command_follows_until_ctrl_c_and_then_exits_with_0(topic: ScoreTopic, tmp_path: Any) -> None:
@@ -197,7 +225,7 @@ def test_the_command_follows_until_ctrl_c_and_then_exits_with_0(topic: ScoreTopi
             topic.write(record("quiet"), record("loud", "critical"))
             assert "loud" in process.stdout.readline()
             process.send_signal(signal.SIGINT)
-            rest = process.communicate(timeout=30)
+            rest = process.communicate(timeout=150)
         finally:
             process.kill()
     assert (process.returncode, rest) == (0, ("", ""))

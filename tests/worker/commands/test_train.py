@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from detector.checkpoint import load
 from detector.errors import CheckpointError, TrainingError
+from detector.quality.session_sketch import session_hash, share_known
+from detector.sessions_file import read_sessions
+from detector.text.tokenizer import event_tokens
 from worker.commands.train import train_checkpoint
 from worker.settings.document import Settings, load_settings
 
@@ -156,6 +160,17 @@ def test_a_terminal_shows_the_time_left_of_the_stage_that_runs_and_of_no_other(t
         done, running = frame.split("classifier", 1)
         assert ("left" in done, "loss" in done, "validation" in done) == (False, True, True)
         assert "left" in running or "loss" not in running
+
+
+def test_a_checkpoint_remembers_which_sessions_it_had(tmp_path: Path, parsed: Path) -> None:
+    train(parsed, tmp_path / "model", steps=2)
+    checkpoint, rows = load(tmp_path / "model"), read_sessions(parsed)
+    tokens = list(event_tokens(checkpoint.vocabulary, rows.events))
+    sketch = checkpoint.manifest.training.sketch
+    assert sketch is not None
+    for key, share in (("{}", 1.0), ("{}, another", 0.0)):
+        known = (session_hash(key.format(each), row.tobytes()) for each, row in zip(rows.sessions, tokens, strict=True))
+        assert share_known(sketch, known) == share
 
 
 def test_what_is_learnt_from_and_how_good_it_is_are_said_in_words(tmp_path: Path, parsed: Path) -> None:

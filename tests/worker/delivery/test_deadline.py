@@ -205,7 +205,7 @@ def slow_worker(
 ) -> SmallWorker:
     monkeypatch.setattr("worker.processing.pipeline._CALL_EVERY_S", 0.0)
     small = worker(broker, *overrides, partitions=2)
-    small.worker._pipeline._scorer = SlowScorer(small.clock, pass_s, watch)
+    small.worker._pipeline.scorer = SlowScorer(small.clock, pass_s, watch)
     return small
 
 
@@ -297,7 +297,7 @@ def test_a_stop_does_not_wait_for_a_batch_that_takes_long_to_score(monkeypatch: 
 def test_a_worker_that_waits_for_its_broker_is_alive_but_not_ready_and_stops_when_told() -> None:
     broker, clock = filled(2), Clock(0.0)
     small = worker(broker, *ALWAYS, partitions=2, clock=clock)
-    outage, seen = small.worker._outage, list[tuple[WorkerStatus, float]]()
+    outage, seen = small.worker._report._outage, list[tuple[WorkerStatus, float]]()
 
     def away(partitions: Iterable[Partition], stopping: Callable[[], bool]) -> Mapping[Partition, Committed | None]:
         while True:
@@ -334,3 +334,34 @@ def test_a_broker_that_is_away_is_logged_once_a_minute_with_a_count() -> None:
         ("broker_back", 200, 200),
     ]
     assert not outage.lasts
+
+
+def test_a_broker_that_is_silent_is_asked_twice_before_it_counts_as_away_and_one_that_is_suspected_once() -> None:
+    clock, answers, told = Clock(0.0), list[str | None](), list[bool]()
+    outage = Outage(clock)
+    outage.ask = lambda: answers.pop(0)
+    outage.changed = lambda: told.append(outage.lasts)
+    for _ in range(100):  # records come every two seconds: nobody is asked
+        clock.sleep(2)
+        outage.look()
+        outage.over()
+    clock.sleep(3)
+    answers += [None]
+    outage.look()
+    outage.look()
+    clock.sleep(3)
+    answers += ["timed out", None]  # it was slow once
+    outage.look()
+    outage.look()
+    assert (told, answers) == ([], [])
+    clock.sleep(3)
+    answers += ["timed out", "timed out", "timed out", None]
+    outage.look()
+    assert not outage.lasts
+    for lasts in (True, True, False):
+        outage.look()
+        assert outage.lasts == lasts
+    outage.suspect("connection refused")
+    answers += ["timed out"]
+    outage.look()
+    assert (told, answers) == ([True, False, True], [])

@@ -148,7 +148,7 @@ def test_raw_records_that_changed_are_noticed_when_they_are_tokenised_anew(chang
         "another key": b"b odd",
         "one more": b"a read",
     }[change]
-    with pytest.raises(RunError, match=r"the snapshot cannot be used: another vocabulary made it.* have changed"):
+    with pytest.raises(RunError, match=r"its tokens are of another vocabulary.* have changed"):
         closings_with(REORDERED, broker)
 
 
@@ -294,7 +294,7 @@ def test_parts_of_a_snapshot_are_known_again_after_the_transaction_of_a_shorter_
     small = SmallWorker(broker, rules, clock=Clock(tick_s=1))
     small.sink.fail_next_commit = TransactionAborted("amid the flush")
     small.run([None] * 6)
-    assert small.worker._totals["aborts"] == 1
+    assert small.worker._report.totals["aborts"] == 1
     assert live_parts(broker) == [0]
 
 

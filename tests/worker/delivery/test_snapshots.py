@@ -204,7 +204,7 @@ def test_a_snapshot_of_the_format_before_is_read_as_one_in_which_nothing_waits()
     assert (snapshot.position, snapshot.vocabulary, snapshot.n_templates) == (104, VOCABULARY, 40)
     state = snapshot.sessions
     assert state.clock == ClockState(1_700_000_002_000)
-    assert state.keys == ["blk_1", "blk_2"]
+    assert state.keys.to_pylist() == ["blk_1", "blk_2"]
     assert state.tokens.tolist() == [3, 5, 4]
     assert state.offsets.tolist() == [100, 103, 101]
     assert state.opened_at.tolist() == [1_700_000_000_000, 1_700_000_001_000]

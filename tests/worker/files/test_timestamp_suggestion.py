@@ -31,6 +31,23 @@ def suggested(*lines: str, input_format: str = "text") -> str | None:
         ),
         ("081109 203615 148 INFO dfs", r"{pattern: '^(\d{6} \d{6})\b', format: '%y%m%d %H%M%S'}"),
         ("Jun  9 06:06:20 combo kernel: ready", "{format: syslog}"),
+        ("2024-05-06 07:08:09.123 CEST [77] LOG: ready", "{format: iso8601, zones: {CEST: '+02:00'}}"),
+        (
+            "06-May-2024 07:08:09.123 INFO [main] ready",
+            r"{pattern: '(\d\d-[A-Z][a-z]{2}-\d{4} \d\d:\d\d:\d\d\.\d{1,6})', format: '%d-%b-%Y %H:%M:%S.%f'}",
+        ),
+        (
+            "26/05/2024 07:08:09 ready",
+            r"{pattern: '(\d{1,2}/\d{1,2}/\d{4} \d\d:\d\d:\d\d)', format: '%d/%m/%Y %H:%M:%S'}",
+        ),
+        (
+            "05/26/2024 07:08:09 ready",
+            r"{pattern: '(\d{1,2}/\d{1,2}/\d{4} \d\d:\d\d:\d\d)', format: '%m/%d/%Y %H:%M:%S'}",
+        ),
+        (
+            "type=SYSCALL msg=audit(1714979289.123:42): ready",
+            r"{pattern: '\baudit\((\d{10}\.\d{1,3}):', format: epoch}",
+        ),
         ("I0609 06:06:20.123456   7 main.go:9] ready", "{format: klog}"),
     ],
 )

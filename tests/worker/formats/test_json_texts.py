@@ -1,10 +1,11 @@
 """JSON that orjson refuses is read where that can be done, and the rest is refused with orjson's reason."""
 
 import math
+from contextlib import suppress
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from worker.formats.json_texts import bare_texts, compact_json, json_lines, parse_json, schema_number
@@ -16,13 +17,22 @@ JSON = st.recursive(
 )
 
 
+def first_read(value: bytes) -> object:
+    """The document of the first of the texts that a value may hold that is one."""
+    for text in bare_texts(value):
+        with suppress(ValueError):
+            return parse_json(text)
+    return None
+
+
 @given(JSON)
+@example([{"[": None}])  # behind two zero bytes, its fifth byte is taken for a text's beginning first
 def test_what_orjson_reads_is_read_the_same_with_anything_around_it(document: object) -> None:
     text = orjson.dumps(document)
     assert parse_json(text) == document
     if isinstance(document, list | dict):
         for around in (b"%b", b"\xef\xbb\xbf%b", b"\0\0%b\0", b"\0\0\0\1\7%b", b" \r\n%b\r\n"):
-            assert parse_json(next(bare_texts(around % text))) == document
+            assert first_read(around % text) == document
     assert orjson.loads(compact_json(document)) == document
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.formats.patterns import LinePattern, check_pattern, matches
+from worker.formats.line_patterns import LinePattern
+from worker.formats.patterns import check_pattern, matches
 
 
 @pytest.mark.parametrize("pattern", ["(", r"(a)\1", "(?=a)", "[a", "a**", "(?P<a>x"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worker.formats.pointers import MISSING, FirstPointer, JsonPointer, Split, alone, check_pointer, written_path
 
@@ -90,3 +92,28 @@ def test_what_should_be_a_list_and_is_none_is_a_part_with_a_problem() -> None:
     assert (part.path, part.problem) == (("a",), "what stands there is not a list, so /a/* finds no events in it")
     [part] = Split("/a/*/b/*").of({"a": [5]})
     assert (part.path, part.problem[:35]) == (("a", 0), "what stands there is not an object,")
+
+
+NAMES = st.sampled_from(["a", "b", "0", "key", "value", "stringValue", "kvlistValue", "values"])
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats(allow_nan=False) | st.sampled_from(["", "0", "text"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(NAMES, inner, max_size=3)
+        | st.lists(st.fixed_dictionaries({"key": NAMES, "value": inner}), max_size=2)
+    ),
+    max_leaves=6,
+)
+POINTERS = st.lists(NAMES, min_size=1, max_size=3).map(lambda names: "".join(f"/{name}" for name in names))
+
+
+@given(st.lists(POINTERS, min_size=1, max_size=2), st.lists(DOCUMENTS | st.just(MISSING), max_size=6))
+def test_what_many_documents_hold_is_what_each_of_them_holds(pointers: list[str], documents: list[object]) -> None:
+    for pointer in ("", *pointers):
+        one = JsonPointer(pointer)
+        assert one.resolve_each(documents) == [one.resolve(document) for document in documents]
+    first = FirstPointer(pointers)
+    for nothing in ((None,), (None, "", 0, "0")):
+        found = first.resolve_each(documents, nothing)
+        assert found == [first.resolve(document, nothing) for document in documents]
+        assert list(map(type, found)) == [type(first.resolve(document, nothing)) for document in documents]

@@ -6,28 +6,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.worker.statuses import STATUS
 from worker.errors import RunError
-from worker.observability.http_server import HttpServer, serve
+from worker.observability.http_server import HttpServer, Request, Response, serve
 from worker.observability.metrics import Metrics
 from worker.observability.status import PartitionStatus, WorkerStatus
-
-STATUS = WorkerStatus(
-    application_id="shop",
-    instance="blue",
-    started_at="2024-03-01T12:00:00Z",
-    versions={"logmamba": "0.1.0"},
-    checkpoint="sha256:c0",
-    vocabulary="sha256:b0",
-    joined=True,
-    partitions=(PartitionStatus("raw", 3, "live", 1_234_567, 42, 17),),
-    totals={"score_records": 99},
-)
 
 
 class Server:
@@ -44,10 +32,17 @@ class Server:
             status=lambda: self.status(),
             heartbeat_age_s=self.metrics.heartbeat_age_s,
             heartbeat_limit_s=60,
+            pages={"/": self.page},
         )
 
-    def get(self, path: str, method: str = "GET") -> tuple[int, str, str]:
-        request = urllib.request.Request(self.http.url.rstrip("/") + path, method=method)
+    def page(self, request: Request) -> Response:
+        """Says what it was asked."""
+        self.asked = request
+        return Response(b"a page", "text/html; charset=utf-8")
+
+    def get(self, path: str, method: str = "GET", host: str | None = None) -> tuple[int, str, str]:
+        headers = {} if host is None else {"Host": host}
+        request = urllib.request.Request(self.http.url.rstrip("/") + path, method=method, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.status, answer.headers["Content-Type"], answer.read().decode()
@@ -64,7 +59,7 @@ def server() -> Iterator[Server]:
 
 
 def test_metrics_are_served_in_the_format_of_prometheus(server: Server) -> None:
-    server.metrics.scored("final", "warning")
+    server.metrics.scored({("final", "warning"): 1})
     code, kind, text = server.get("/metrics")
     assert (code, kind.split(";")[0]) == (200, "text/plain")
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -103,53 +98,39 @@ def test_the_status_is_json(server: Server) -> None:
         "versions": {"logmamba": "0.1.0"},
         "checkpoint": "sha256:c0",
         "vocabulary": "sha256:b0",
+        "trained_score_shares": None,
         "joined": True,
         "broker_away": False,
+        "missing_topics": [],
         "partitions": [
-            {"topic": "raw", "partition": 3, "state": "live", "position": 1234567, "lag": 42, "open_sessions": 17}
+            {
+                "topic": "raw",
+                "partition": 3,
+                "state": "live",
+                "position": 1234567,
+                "lag": 42,
+                "open_sessions": 17,
+                "lag_seconds": 1.5,
+            }
         ],
         "totals": {"score_records": 99},
         "unknown_share": None,
+        "reload": None,
+        "processes": [],
     }
 
 
-class References(HTMLParser):
-    """Collects what a page would load, and the text that it shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loaded: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in {"script", "img", "link", "iframe"}:
-            self.loaded += [value or "" for name, value in attrs if name in {"src", "href"}]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_the_page_shows_the_status_and_loads_nothing_from_elsewhere(server: Server) -> None:
-    code, kind, text = server.get("/")
-    assert (code, kind) == (200, "text/html; charset=utf-8")
-    page = References()
-    page.feed(text)
-    assert page.loaded == []
-    assert "://" not in text
-    for shown in ("shop", "ready", "blue", "raw", "1,234,567", "42", "17", "sha256:c0", "score records", "99"):
-        assert shown in page.text
-
-
-def test_the_page_warns_when_most_events_are_unknown(server: Server) -> None:
-    assert "unknown to the checkpoint" not in server.get("/")[2]
-    server.status = lambda: replace(STATUS, unknown_share=0.97)
-    assert "97% of the latest events are unknown to the checkpoint" in server.get("/")[2]
-
-
-def test_names_cannot_break_out_of_the_page(server: Server) -> None:
-    evil = "<script>alert(1)</script>"
-    server.status = lambda: replace(STATUS, application_id=evil, partitions=(), totals={evil: 1}, versions={evil: evil})
-    assert evil not in server.get("/")[2]
+def test_a_page_is_told_what_is_asked_and_whether_from_this_host_by_its_own_name(server: Server) -> None:
+    assert server.get("/?at=raw%2F0%2F7&x=1") == (200, "text/html; charset=utf-8", "a page")
+    assert server.asked == Request({"at": "raw/0/7", "x": "1"}, from_here=True)
+    for host, from_here in (
+        ("localhost:1", True),
+        ("[::1]:1", True),
+        ("logs.example", False),
+        ("127.0.0.1.nip.io", False),
+    ):
+        server.get("/", host=host)
+        assert server.asked.from_here is from_here, host
 
 
 def test_a_path_that_does_not_exist_is_answered_with_those_that_do(server: Server) -> None:

@@ -51,6 +51,16 @@ def test_late_events_never_move_time_back() -> None:
     assert (some.stream_time, some.late_events) == (10 * DAY, 3)
 
 
+def test_what_follows_a_wait_in_the_same_batch_is_processed_in_one_step_again() -> None:
+    some, n = Clock(HOUR), 1_000
+    steps = some.take(["key"] * n, [5] * n, range(n), range(n))
+    assert told(steps) == [(at, at, max(at, 2)) for at in range(n)]
+    assert [len(step.keys) for step in steps] == [1, 1, 1, n - 3]
+    steps = some.take(["key"] * n, [5] * n, range(n + NIGHT, 2 * n + NIGHT), range(n, 2 * n))
+    assert told(steps) == [(n + at, n + at + NIGHT, n + max(at, 2)) for at in range(n)]
+    assert len(steps) == 4
+
+
 # -- a pause -----------------------------------------------------------------------------------------------------------
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import UNK, Vocabulary
+from tests.worker.processing.listed_events import ListedEvents, listed
 from worker.processing.clock import NO_TIME
-from worker.processing.decoder import Decoder, Events
+from worker.processing.decoder import Decoder
 from worker.processing.lines import DeadLetter
 from worker.processing.records import Records
 from worker.settings.sections import InputSettings, SessionsSettings
@@ -42,18 +43,18 @@ def records(values: Sequence[bytes | None], **columns: Any) -> Records:
     return Records(**(everything | columns))
 
 
-def decode_one(decoder: Decoder, values: Sequence[bytes | None], **columns: Any) -> Events:
+def decode_one(decoder: Decoder, values: Sequence[bytes | None], **columns: Any) -> ListedEvents:
     (events,) = decoder.decode([records(values, **columns)])
-    return events
+    return listed(events)
 
 
-def reasons(events: Events) -> list[tuple[int, str]]:
+def reasons(events: ListedEvents) -> list[tuple[int, str]]:
     return [(letter.index, letter.reason) for letter in events.dead_letters]
 
 
 def test_lines_become_events_with_key_token_time_and_offset() -> None:
     events = decode_one(decoder(), [b"open blk_1", b"read blk_-2", b"odd blk_1 blk_7"])
-    assert events == Events(
+    assert events == ListedEvents(
         keys=["blk_1", "blk_-2", "blk_1"],
         tokens=[OPEN, READ, UNK],
         times=[1000, 1001, 1002],
@@ -69,12 +70,12 @@ def test_records_without_timestamps_have_no_times() -> None:
 
 
 def test_an_empty_batch_and_an_empty_part_have_no_events() -> None:
-    nothing = Events([], [], [], [], [], 0, 0)
+    nothing = ListedEvents([], [], [], [], [], 0, 0)
     assert decoder().decode([]) == []
-    assert decoder().decode([records([])]) == [nothing]
+    assert decode_one(decoder(), []) == nothing
     for several in ({"multiline": True}, {"format": "json"}):
-        both = decoder(**several).decode([records([]), records([None])])
-        assert both == [nothing, Events([], [], [], [], [DeadLetter(0, "null", "the value is null")], 0, 0)]
+        both = map(listed, decoder(**several).decode([records([]), records([None])]))
+        assert [*both] == [nothing, ListedEvents([], [], [], [], [DeadLetter(0, "null", "the value is null")], 0, 0)]
 
 
 BAD_TEXT = {
@@ -147,13 +148,13 @@ def test_how_records_fall_into_batches_does_not_change_their_events(
 ) -> None:
     rows = [records([value], offsets=[5 * i], timestamps=[i]) for i, value in enumerate(values)]
     one = decoder(no_key=no_key, multiline=multiline, max_line_bytes=256)
-    alone = one.decode(rows)
+    alone = [*map(listed, one.decode(rows))]
     cut = data.draw(st.integers(0, len(values)))
     parts = [
         records(values[a:b], offsets=[5 * i for i in range(a, b)], timestamps=list(range(a, b)))
         for a, b in ((0, cut), (cut, len(values)))
     ]
-    for part, row_events in zip(one.decode(parts), (alone[:cut], alone[cut:]), strict=True):
+    for part, row_events in zip(map(listed, one.decode(parts)), (alone[:cut], alone[cut:]), strict=True):
         for column in ("keys", "tokens", "times", "offsets"):
             assert getattr(part, column) == [x for events in row_events for x in getattr(events, column)]
         assert part.cut == sum(events.cut for events in row_events)
@@ -233,7 +234,7 @@ def test_the_last_header_of_the_name_is_the_session() -> None:
 
 def test_a_partition_can_be_one_session() -> None:
     parts = [records([b"a", None, b"b"]), records([b"c"], topic="other", partition=0)]
-    first, second = decoder(key="partition").decode(parts)
+    first, second = map(listed, decoder(key="partition").decode(parts))
     assert (first.keys, second.keys) == (["raw[3]"] * 2, ["other[0]"])
 
 

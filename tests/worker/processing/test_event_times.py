@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.formats.times.reading import at
+from tests.worker.processing.listed_events import ListedEvents, listed
 from worker.formats.times.years import FileYears
 from worker.processing.clock import NO_TIME
-from worker.processing.decoder import Decoder, Events
+from worker.processing.decoder import Decoder
 from worker.processing.records import Records
 from worker.settings.sections import InputSettings, SessionsSettings
 
@@ -38,14 +39,14 @@ def decode(
     timestamps: list[int] | None = None,
     years: FileYears | None = None,
     first: int = 0,
-) -> Events:
+) -> ListedEvents:
     raw: list[bytes | None] = [value.encode() if isinstance(value, str) else value for value in values]
     offsets = list(range(first, first + len(values)))
     [events] = decoder.decode([Records("raw", 0, offsets, raw, None, timestamps, None, years)])
-    return events
+    return listed(events)
 
 
-def reasons(events: Events) -> list[tuple[int, str]]:
+def reasons(events: ListedEvents) -> list[tuple[int, str]]:
     return [(letter.index, letter.message) for letter in events.dead_letters]
 
 

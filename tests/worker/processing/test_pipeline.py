@@ -10,7 +10,8 @@ import pytest
 from tests.worker.small_worker import INPUT, OddScorer
 from tests.worker.small_worker import settings as small_settings
 from worker.observability.metrics import Metrics
-from worker.processing.pipeline import Output, Pipeline
+from worker.processing.outputs import Output
+from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
 from worker.processing.scorer import EventScores
 

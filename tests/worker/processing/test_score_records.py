@@ -1,9 +1,11 @@
 """Score records are what the schema says, byte for byte the same for the same input; dead letters always fit."""
 
+import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jsonschema
 import numpy as np
@@ -12,15 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detector.scoring.reasons import Reason
 from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
 from worker.processing.clock import NO_TIME
+from worker.processing.dead_letters import dead_letter
 from worker.processing.keys import MAX_KEY_CHARACTERS
 from worker.processing.lines import DeadLetter
 from worker.processing.records import Partition, Records
-from worker.processing.score_records import Kind, ScoreEncoder, Thresholds, dead_letter, iso_time
+from worker.processing.score_records import Kind, ScoreEncoder, Severity, Thresholds, iso_time
+from worker.processing.session_columns import ClosedBy
 from worker.processing.session_rules import SessionRules
 from worker.processing.session_state import Session, SessionsState
-from worker.processing.sessions import ClosedBy, Sessions
+from worker.processing.sessions import Sessions
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "config" / "score-record.schema.json").read_text(encoding="utf-8"))
 VOCABULARY = Vocabulary(("opened <*>", "closed <*>"))
@@ -46,18 +51,19 @@ def scores_of(*surprises: float) -> Scores:
 def session_of(tokens: list[int], offsets: list[int], times: list[int], key: str = "blk_-1") -> Session:
     sessions = Sessions(RULES, SessionsState.empty(0))
     sessions.process([key] * len(tokens), tokens, times, offsets)
-    session = sessions.get(key)
-    assert session is not None
-    return session
+    return sessions.touched()[0]
 
 
-def encoder(top_events: int = 2, vocabulary: Vocabulary = VOCABULARY, max_message_bytes: int = 65_536) -> ScoreEncoder:
+def encoder(
+    top_events: int = 2, vocabulary: Vocabulary = VOCABULARY, max_message_bytes: int = 65_536, **other: Any
+) -> ScoreEncoder:
     return ScoreEncoder(
         vocabulary=vocabulary,
         checkpoint=CHECKPOINT,
         top_events=top_events,
         worker="blue",
         max_message_bytes=max_message_bytes,
+        **other,
     )
 
 
@@ -71,8 +77,10 @@ def encode(
     events: int | None = None,
     top_events: int = 2,
     thresholds: Thresholds = THRESHOLDS,
+    reason: Reason | None = None,
+    retracts: Sequence[Severity] = (),
 ) -> tuple[bytes, str]:
-    return encoder(top_events).encode(
+    value, severity, _, shown = encoder(top_events).encode(
         PARTITION,
         session,
         scores,
@@ -82,7 +90,11 @@ def encode(
         events=len(session.tokens) if events is None else events,
         score=score,
         thresholds=thresholds,
+        reason=reason,
+        retracts=retracts,
     )
+    assert shown == (value if severity != "normal" or retracts else None)
+    return value, severity
 
 
 def validate(value: bytes) -> dict[str, object]:
@@ -100,11 +112,12 @@ def test_a_final_record_has_these_bytes() -> None:
     value, severity = encode(SESSION, SURPRISES, score=0.99870001)
     assert severity == "critical"
     assert value.decode() == (
-        '{"schema":"logmamba.score/1","session":"blk_-1","kind":"final","score":0.9987,"severity":"critical",'
+        '{"schema":"logmamba.score/1","id":"7e2cb179a2100589ae5a381562655890","session":"blk_-1",'
+        '"kind":"final","score":0.9987,"severity":"critical",'
         '"thresholds":{"warning":0.7,"critical":0.95},"surprise":5.0875,"events":4,"unknown_events":2,'
         '"first_event_time":"2008-11-09T20:36:15.000Z","last_event_time":"2008-11-09T20:36:42.250Z",'
         '"closed_by":"gap","top_events":[{"offset":120,"template":"<unknown>","surprise":9.3},'
-        '{"offset":164,"template":"closed <*>","surprise":9.3}],'
+        '{"offset":164,"template":"closed <*>","surprise":9.3}],"lines":[101,120,150,164],'
         '"source":{"topic":"raw-logs","partition":3,"first_offset":101,"last_offset":164,"cause_offset":320},'
         f'"model":{{"checkpoint":"{CHECKPOINT}","vocabulary":"{VOCABULARY.sha256}"}}}}'
     )
@@ -116,16 +129,39 @@ def test_a_record_lists_fewer_events_rather_than_become_too_large_to_be_written(
     session = session_of([N_SPECIAL + number for number in range(100)], list(range(100)), [0] * 100, key)
     scores = scores_of(*map(float, range(100)))
     arguments = {"kind": "final", "closed_by": "gap", "cause_offset": 320, "events": 100, "score": 0.5}
-    value, _ = encoder(100, vocabulary).encode(PARTITION, session, scores, thresholds=THRESHOLDS, **arguments)
+    value, _, _, _ = encoder(100, vocabulary).encode(PARTITION, session, scores, thresholds=THRESHOLDS, **arguments)
     headers = sum(len(name) + len(content) for name, content in encoder().headers())
     assert len(value) + len(key.encode()) + headers < 65_536
-    listed = [event["offset"] for event in json.loads(value)["top_events"]]
-    assert listed == [99, 98, 97]
+    record = json.loads(value)
+    assert [event["offset"] for event in record["top_events"]] == [99, 98, 97]
+    assert record["lines"] is None
 
 
 def test_the_keys_are_those_of_the_schema_in_its_order() -> None:
     record = validate(encode(SESSION, SURPRISES)[0])
-    assert list(record) == SCHEMA["required"] == list(SCHEMA["properties"])
+    optional = {"reason", "retracts"}
+    assert list(record) == SCHEMA["required"] == [name for name in SCHEMA["properties"] if name not in optional]
+    record = validate(encode(SESSION, SURPRISES, reason=Reason("Closed twice.", "F1"), retracts=["critical"])[0])
+    assert list(record) == list(SCHEMA["properties"])
+    assert record["reason"] == {"text": "Closed twice.", "family": "F1"}
+
+
+def test_a_final_record_names_the_early_ones_that_it_takes_back_by_their_ids() -> None:
+    told = {each: validate(early(each))["id"] for each in ("warning", "critical")}
+    assert len({*told.values(), validate(encode(SESSION, SURPRISES)[0])["id"]}) == 3
+    final = validate(encode(SESSION, SURPRISES, score=0.1, retracts=["warning", "critical"])[0])
+    assert final["retracts"] == [{"id": identity, "severity": each} for each, identity in told.items()]
+
+
+def early(severity: str) -> bytes:
+    return encode(SESSION, SURPRISES, kind="early", closed_by=None, score=0.75 if severity == "warning" else 0.97)[0]
+
+
+def test_an_id_is_what_the_documentation_says() -> None:
+    record = validate(encode(SESSION, SURPRISES)[0])
+    assert record["id"] == hashlib.sha256(b"raw-logs\n3\n101\n0\nfinal\n\nblk_-1").hexdigest()[:32]
+    told = hashlib.sha256(b"raw-logs\n3\n101\n0\nearly\nwarning\nblk_-1").hexdigest()[:32]
+    assert validate(early("warning"))["id"] == told
 
 
 def test_an_early_record_is_about_the_events_up_to_its_cause_and_no_later_ones() -> None:
@@ -188,6 +224,40 @@ def test_a_record_shows_the_thresholds_that_it_was_judged_by() -> None:
         record = validate(encode(SESSION, SURPRISES, score=0.8, thresholds=thresholds)[0])
         assert record["thresholds"] == thresholds._asdict()
         assert record["severity"] == severity
+
+
+def test_as_a_cloud_event_a_record_has_the_attributes_as_headers_and_still_fits() -> None:
+    key = "\x01" * MAX_KEY_CHARACTERS
+    session = session_of([OPENED, CLOSED], [101, 164], [FIRST, NO_TIME], key)
+    made = encoder(cloud_events="shop")
+    arguments = {"cause_offset": 320, "thresholds": THRESHOLDS, "score": 0.8}
+    value, _, headers, _ = made.encode(
+        PARTITION, session, scores_of(1.0, 2.0), kind="early", closed_by=None, events=1, **arguments
+    )
+    assert dict(headers) == {
+        "ce_specversion": b"1.0",
+        "ce_id": json.loads(value)["id"].encode(),
+        "ce_source": b"urn:logmamba:shop",
+        "ce_type": b"logmamba.score.early",
+        "ce_subject": key.encode(),
+        "ce_dataschema": SCHEMA["$id"].encode(),
+        "ce_time": b"2008-11-09T20:36:15.000Z",
+        "content-type": b"application/json",
+    }
+    value, _, headers, _ = made.encode(
+        PARTITION, session, scores_of(1.0, 2.0), kind="final", closed_by="gap", events=2, **arguments
+    )
+    assert "ce_time" not in dict(headers), "its last event has none"
+    assert dict(headers)["ce_type"] == b"logmamba.score.final"
+    large = Vocabulary(tuple(f"{number} " + "x" * 9_000 for number in range(9)), kind="events")
+    session = session_of([N_SPECIAL + number for number in range(9)], list(range(9)), [FIRST] * 9, key)
+    made = encoder(9, large, cloud_events="shop")
+    value, _, headers, _ = made.encode(
+        PARTITION, session, scores_of(*range(9)), kind="final", closed_by="gap", events=9, **arguments
+    )
+    size = len(value) + len(key) + sum(len(name) + len(content) for name, content in [*headers, *made.headers()])
+    assert size < 65_536
+    assert json.loads(value)["top_events"], "what fits is there"
 
 
 def test_a_session_without_times_has_none() -> None:

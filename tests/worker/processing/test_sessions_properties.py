@@ -6,6 +6,7 @@ Every stream is also run through `session_model`, a plain second implementation 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Literal
@@ -15,9 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.worker.processing.session_model import NO_TIME, Event, Output, SessionModel
+from tests.worker.processing.sessions_of_objects import SessionsOfObjects
 from worker.delivery.snapshots import Snapshot, decode, encode
+from worker.processing.session_columns import ClosedSession
 from worker.processing.session_rules import SessionRules
-from worker.processing.sessions import ClosedSession, Sessions
+from worker.processing.sessions import Sessions
 
 END_TOKENS = frozenset({0})
 PART_BYTES = 400  # small, so that snapshots come in several parts
@@ -86,7 +89,7 @@ def output(closed: ClosedSession) -> Output:
     )
 
 
-def process(sessions: Sessions, events: Sequence[Event]) -> list[Output]:
+def process(sessions: Sessions | SessionsOfObjects, events: Sequence[Event]) -> list[Output]:
     return [
         output(closed)
         for closed in sessions.process(
@@ -98,7 +101,7 @@ def process(sessions: Sessions, events: Sequence[Event]) -> list[Output]:
     ]
 
 
-def finish(sessions: Sessions, events: Sequence[Event]) -> list[Output]:
+def finish(sessions: Sessions | SessionsOfObjects, events: Sequence[Event]) -> list[Output]:
     return [output(closed) for closed in sessions.flush(end(events), "end_of_input")]
 
 
@@ -356,3 +359,36 @@ def test_a_long_crowded_stream_with_crashes_gives_the_outputs_of_the_plain_model
     worker.consume(len(events))
     worker.commit(with_snapshot=False)
     assert worker.published + finish(worker.sessions, events) == model.outputs
+
+
+@pytest.mark.parametrize("collide", [False, True])
+@pytest.mark.parametrize("max_open", [150, 10_000])
+def test_thousands_of_sessions_in_any_batches_are_as_if_each_were_an_object(
+    max_open: int, collide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns grow and shrink on the way; and once all keys have one hash, which no secret seed gives."""
+    if collide:
+        monkeypatch.setattr("worker.processing.sessions._SEED", 0)
+    random = Random(max_open)
+    rules = replace(RULES, max_open=max_open, gap_ms=2_000, max_age_ms=4_000, max_future_skew_ms=1_500)
+    columns, objects = Sessions(rules), SessionsOfObjects(rules)
+    time, begin, most = 0, 0, 0
+    while begin < 6_000:
+        events = []
+        # Now many sessions, now few, and a night between.
+        keys = random.choice([10, 300, 3_000])
+        time += random.choice([0, 0, 0, 10_000])
+        for offset in range(begin, begin + random.choice([1, 30, 500])):
+            time += random.choice([0, 0, 1, 2])
+            jitter = random.choice([0, 0, 0, 0, -20, 300, 3_000])
+            key = f"{'long ' * random.randrange(2)}key é{random.randrange(keys)}"
+            events.append(Event(key, random.randrange(60), time + jitter, offset))
+        begin += len(events)
+        assert process(columns, events) == process(objects, events)
+        assert columns.shared_causes == objects.shared_causes
+        assert columns.state() == objects.state()
+        assert len(columns) == len(objects)
+        most = max(most, len(columns))
+    assert most == max_open or most > 700
+    assert finish(columns, events) == finish(objects, events)
+    assert columns.state() == objects.state()

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.worker.settings.written import errors_of, load, only_error
+from tests.worker.settings.written import errors_of, load, only_error, placed_errors_of
 from worker.errors import SettingsError
 from worker.formats.durations import format_duration, parse_duration
 from worker.settings.document import Settings, load_settings
@@ -155,13 +155,14 @@ def test_an_override_of_an_unknown_key_names_the_nearest(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("override", ["sessions.gap", "=5m", "sessions..gap=5m", ""])
 def test_an_override_without_path_and_value_is_refused(tmp_path: Path, override: str) -> None:
-    error = only_error(tmp_path, "", override)
+    [error] = placed_errors_of(tmp_path, "", override)
     assert error.startswith("--set ")
     assert error.endswith("is not an override; allowed: section.key=value")
 
 
 def test_an_override_whose_value_is_not_yaml_is_refused(tmp_path: Path) -> None:
-    assert only_error(tmp_path, "", "input.topics=[a").startswith("--set input.topics: the value is not valid YAML: ")
+    [error] = placed_errors_of(tmp_path, "", "input.topics=[a")
+    assert error.startswith("--set input.topics: the value is not valid YAML: ")
 
 
 @pytest.mark.parametrize("written", ["0.001", "1e-3", "'0.001'", "'${RATE}'"])
@@ -197,7 +198,7 @@ def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp
         model: 5
         scoring: {warning: 0.9, critical: 0.8, adaptive: {target_rate: 1}, early: maybe}
         output: {topic: same, dead_letter_topic: same}
-        worker: {processes: 4, batch_records: 0}
+        worker: {processes: 400, batch_records: 0}
         observability: {port: 70000}
         gap: 5m
         """,
@@ -220,7 +221,7 @@ def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp
         "scoring.adaptive.target_rate: 1 is not a number from 0.00001 to 0.05",
         "scoring.early: 'maybe' is not true or false",
         "state.snapshot_interval: 'soon' is not a duration; allowed: a number with ms, s, m, h or d",
-        "worker.processes: 4 is not available: a worker is one process; allowed: 1",
+        "worker.processes: 400 is not a whole number from 1 to 128",
         "worker.batch_records: 0 is not a whole number from 1 to 1_000_000",
         "observability.port: 70000 is not a port; allowed: 1 to 65535, 0 (any free one) or null",
         "gap: is not a setting; did you mean sessions.gap?",
@@ -263,6 +264,7 @@ def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp
         ("input.multiline", "1"),
         ("input.multiline", "{start: '('}"),
         ("input.multiline", "{begin: a}"),
+        ("input.partial_lines", "docker"),
         ("input.message", "[]"),
         ("input.message", "[/a, b]"),
         ("input.message", "{pattern: '('}"),
@@ -293,6 +295,8 @@ def test_every_error_is_reported_at_once_with_path_value_and_what_is_allowed(tmp
         ("output.topic", "'..'"),
         ("output.include", "some"),
         ("output.top_events", "-1"),
+        ("output.partitions", "0"),
+        ("output.replication_factor", "40000"),
         ("worker.delivery", "at_most_once"),
         ("worker.linger", "1h"),
         ("worker.processes", "0"),
@@ -374,23 +378,70 @@ def test_a_settings_object_made_in_code_is_held_to_the_same_rules() -> None:
         Settings.model_validate({"scoring": {"warning": 0.99}})
 
 
+def test_every_error_names_the_line_and_column_of_its_setting_or_the_override(tmp_path: Path) -> None:
+    errors = placed_errors_of(
+        tmp_path,
+        "application_id: log mamba\n"
+        "common: &common\n"
+        "  gap: 10 parsecs\n"
+        "kafka:\n"
+        "  sasl.password_file: /nowhere\n"
+        "  security.protocol: ${PROTOCOL}\n"
+        "sessions:\n"
+        "  <<: *common\n"
+        "  key: {any_of: [record_key, {pointer: a}]}\n"
+        "  max_evnts: 3\n"
+        "tokenizer:\n"
+        "  masks:\n"
+        "  - {pattern: a, name: b}\n"
+        "  - pattern: a\n"
+        "scoring:\n"
+        "  early: true\n"
+        "  warning: 0.99\n"
+        "output: {topic: raw-logs}\n"
+        "5: 6\n",
+        "input.formt=json",
+        "worker={linger: 1h}",
+    )
+    places = {
+        "application_id": ":1:1",
+        "common": ":2:1",
+        "sessions.gap": ":3:3",
+        "kafka.bootstrap.servers": ":4:1",  # of the section in which it is missing
+        "kafka.sasl.password_file": ":5:3",
+        "kafka.security.protocol": ":6:3",
+        "sessions.key.any_of[1].pointer": ":9:31",
+        "sessions.max_evnts": ":10:3",
+        "tokenizer.masks[1].name": ":14:5",
+        "scoring.warning": ":17:3",
+        "output.topic": ":18:10",
+        "5": ":19:1",
+    }
+    beginnings = [f"{tmp_path}/worker.yaml{place}: {path}: " for path, place in places.items()]
+    beginnings += ["--set input.formt: ", "--set worker.linger: "]
+    assert sorted(error[: len(start)] for start in beginnings for error in errors if error.startswith(start)) == sorted(
+        beginnings
+    ), errors
+    assert len(errors) == len(beginnings), errors
+
+
 def test_wrong_yaml_is_refused_with_line_and_column(tmp_path: Path) -> None:
-    error = only_error(tmp_path, "input:\n  topics: [a\nsessions: {}\n")
+    [error] = placed_errors_of(tmp_path, "input:\n  topics: [a\nsessions: {}\n")
     assert error.startswith(f"{tmp_path}/worker.yaml:3:9: is not valid YAML: ")
 
 
 def test_a_repeated_key_is_refused_with_both_places_and_the_other_errors(tmp_path: Path) -> None:
-    errors = errors_of(tmp_path, "sessions:\n  gap: 1m\n  max_events: 0\n  gap: 2m\ninput: {}\ninput: {}\n")
+    errors = placed_errors_of(tmp_path, "sessions:\n  gap: 1m\n  max_events: 0\n  gap: 2m\ninput: {}\ninput: {}\n")
     assert sorted(errors) == [
+        f"{tmp_path}/worker.yaml:3:3: sessions.max_events: 0 is not a whole number from 1 to 1_000_000",
         f"{tmp_path}/worker.yaml:4:3: key 'gap' repeats that of line 2",
         f"{tmp_path}/worker.yaml:6:1: key 'input' repeats that of line 5",
-        "sessions.max_events: 0 is not a whole number from 1 to 1_000_000",
     ]
 
 
 @pytest.mark.parametrize(("text", "kind"), [("[a, b]", "a list"), ("hello", "a single value")])
 def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path, text: str, kind: str) -> None:
-    assert only_error(tmp_path, text) == f"{tmp_path}/worker.yaml: is not a mapping of settings but {kind}"
+    assert placed_errors_of(tmp_path, text) == [f"{tmp_path}/worker.yaml: is not a mapping of settings but {kind}"]
 
 
 @pytest.mark.parametrize(
@@ -423,40 +474,3 @@ def test_any_text_is_read_or_refused_with_errors(tmp_path_factory: pytest.TempPa
         load_settings(path)
     except SettingsError as error:
         assert error.errors  # noqa: PT017
-
-
-def test_a_reference_is_replaced_by_the_environment(tmp_path: Path) -> None:
-    settings = load(
-        tmp_path,
-        "kafka: {bootstrap.servers: '${HOST}:${PORT}'}\n"
-        "worker: {batch_records: '${BATCH}'}\n"
-        "scoring: {early: '${EARLY}', warning: '${WARNING}'}\n"
-        "sessions: {key: {regex: 'a$${b}'}}",
-        HOST="kafka",
-        PORT="9092",
-        BATCH="0500",
-        EARLY="false",
-        WARNING="0.25",
-    )
-    assert settings.kafka["bootstrap.servers"] == "kafka:9092"
-    assert (settings.worker.batch_records, settings.scoring.early, settings.scoring.warning) == (
-        500,
-        False,
-        0.25,
-    )
-    assert settings.sessions.key.value == "a${b}"
-
-
-def test_references_that_lead_nowhere_are_all_named(tmp_path: Path) -> None:
-    assert errors_of(
-        tmp_path,
-        "kafka: {bootstrap.servers: a, sasl.username: '${USER_NAME}'}\n"
-        "sessions: {key: {regex: '${PATTERN}'}, end_events: [a, '${END}'], gap: '${}'}\n"
-        "application_id: ${APP",
-    ) == [
-        "kafka.sasl.username: '${USER_NAME}' refers to the environment variable USER_NAME, which is not set",
-        "sessions.key.regex: '${PATTERN}' refers to the environment variable PATTERN, which is not set",
-        "sessions.end_events[1]: '${END}' refers to the environment variable END, which is not set",
-        "sessions.gap: '${}' holds ${ without a name; allowed: ${NAME}, or $${ for these characters",
-        "application_id: '${APP' holds ${ without a name; allowed: ${NAME}, or $${ for these characters",
-    ]

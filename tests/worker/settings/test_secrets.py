@@ -30,7 +30,7 @@ def test_a_secret_comes_from_the_environment_or_a_file_and_is_never_shown(tmp_pa
         ("sasl.oauthbearer.extensions", "token=${PW}"),
         ("sasl.oauthbearer.token.endpoint.url", "https://me:${PW}@host/token"),
         ("ssl.engine.id", "${PW}"),
-        ("plugin.library.paths", "plugins/${PW}.so"),
+        ("plugin.library.paths", "first;${PW}"),
     ],
 )
 def test_what_may_hold_a_secret_among_other_things_is_never_shown(tmp_path: Path, name: str, value: str) -> None:
@@ -78,6 +78,12 @@ def test_a_secret_in_the_file_itself_is_refused_without_showing_it(tmp_path: Pat
         "kafka: {bootstrap.servers: a, sasl.password_file: hunter2-hunter2}",
         "kafka: {bootstrap.servers: 'me:hunter2-hunter2@a:9092'}",
         "sessions: {key: {password: hunter2-hunter2}}",
+        "output: {schema_registry: {url: 'http://me:hunter2-hunter2@a'}}",
+        "output: {schema_registry: {url: 'http://a', basic.auth.user.info: hunter2-hunter2}}",
+        "output: {schema_registry: {url: 'http://a', basic.auth.user.info: ['${PW}']}}",
+        "output: {schema_registry: {url: 'http://a', password: '${PW}'}}",
+        "output: {schema_registry: {bearer.auth.token: '${PW}'}}",
+        "output: {schema_registry: ['${PW}'], topic: [{basic.auth.user.info: hunter2-hunter2}]}",
     ],
 )
 def test_no_error_shows_a_secret_that_stands_in_the_wrong_place(tmp_path: Path, text: str) -> None:
@@ -97,4 +103,29 @@ def test_a_secret_file_that_is_no_use_is_refused(tmp_path: Path) -> None:
         "kafka.sasl.password_file: names an empty file",
         "kafka.ssl.key.password_file: names a file that cannot be read: No such file or directory",
         "kafka.ssl.keystore.password_file: is given beside ssl.keystore.password; allowed: one of the two",
+    ]
+
+
+def test_a_schema_registrys_secrets_come_from_the_environment_or_a_file_and_are_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{SECRET}\n", encoding="utf-8")
+    registry = f"url: 'https://a:8081', basic.auth.user.info: 'me:${{PW}}', bearer.auth.token_file: {tmp_path}/token"
+    settings = load(tmp_path, f"output: {{format: avro, schema_registry: {{{registry}}}}}", PW=SECRET)
+    assert settings.output.schema_registry == {
+        "url": "https://a:8081",
+        "basic.auth.user.info": f"me:{SECRET}",
+        "bearer.auth.token": SECRET,
+    }
+    for shown in (repr(settings), str(settings), str(settings.describe())):
+        assert SECRET not in shown
+    assert "https://a:8081" in str(settings.describe())
+    error = only_error(tmp_path, f"output: {{schema_registry: {{url: 'http://a', bearer.auth.token: {SECRET}}}}}")
+    assert error.startswith(
+        "output.schema_registry.bearer.auth.token: is a secret, which does not belong in this file;"
+    )
+    assert only_error(tmp_path, "output: {format: avro}").endswith("is avro, which needs output.schema_registry")
+    errors = errors_of(tmp_path, "output: {schema_registry: {url: 'ftp://a', retries: 1, auto.register.schemas: 5}}")
+    assert [each.partition(";")[0] for each in errors] == [
+        "output.schema_registry.retries: is not a setting",
+        "output.schema_registry.auto.register.schemas: 5 is not true or false",
+        "output.schema_registry.url: is not an address",
     ]

@@ -17,7 +17,8 @@ def load(timestamp: str, *, json: bool = False) -> Settings:
 def errors_of(timestamp: str, *, json: bool = False) -> list[str]:
     with pytest.raises(SettingsError) as caught:
         load(timestamp, json=json)
-    return caught.value.errors
+    assert all(error.startswith("--set ") for error in caught.value.errors)
+    return [error.removeprefix("--set ") for error in caught.value.errors]
 
 
 WRITTEN = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from detector.quality.evaluation import EvaluatedSessions, SequenceScores
 from detector.quality.score_curves import NEVER
+from detector.quality.session_sketch import session_hash
 from detector.sessions_file import UNLABELLED, read_sessions
 from detector.text.tokenizer import event_tokens
 from worker.files.input_files import open_inputs
@@ -50,6 +51,11 @@ class ReadSessions:
     first_offset: npt.NDArray[np.int64]
     refused: int
     unmatched_labels: int
+
+    def hashes(self) -> Iterator[int]:
+        """Of the sessions, as a training's sketch has them (`detector.quality.session_sketch`)."""
+        for key, sequence in zip(self.sessions.key.tolist(), self.sessions.sequence.tolist(), strict=True):
+            yield session_hash(self.keys[key], self.sessions.sequences[sequence].tobytes())
 
 
 def read_evaluated_sessions(

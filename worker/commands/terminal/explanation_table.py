@@ -14,6 +14,7 @@ from rich.text import Text
 from detector.text.vocabulary import EOS, UNK
 from worker.commands.explain import Expected, ExplainedEvent, ExplainedSession, UnusualCount
 from worker.commands.terminal.text import SEVERITY_STYLES, shown
+from worker.formats.printable import printable
 from worker.processing.score_records import Severity, Thresholds
 
 _LINES = Text("\n")
@@ -68,6 +69,8 @@ def _heading(record: Mapping[str, Any], *, adaptive: bool) -> Iterator[Text]:
             "record of the session shows them",
             style="dim",
         )
+    if "reason" in record:
+        yield Text(printable(record["reason"]["text"]))
     yield Text.assemble(
         shown(source["topic"]),
         f", offsets {source['first_offset']} to {source['last_offset']}: {record['events']} events",

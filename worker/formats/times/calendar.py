@@ -179,6 +179,7 @@ def iso8601(name: str, zones: Mapping[str, int]) -> CalendarTimes:
     return CalendarTimes(name, expression, pattern=pattern, zones=zones)
 
 
+_MONTHS = "A(?:pr|ug)|Dec|Feb|J(?:an|u[ln])|Ma[ry]|Nov|Oct|Sep"  # at each letter it is clear what goes on
 _CLOCK = r"(?P<H>[0-9]{2}):(?P<M>[0-9]{2}):(?P<S>[0-9]{2})"
 
 
@@ -188,7 +189,7 @@ def syslog() -> CalendarTimes:
     return CalendarTimes(
         "syslog",
         rf"(?P<b>{months}) {{1,2}}(?P<d>[0-9]{{1,2}}) {_CLOCK}",
-        pattern=rf"^(?:<[0-9]{{1,3}}>)?((?:{months}) {{1,2}}[0-9]{{1,2}} [0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}})",
+        pattern=rf"^(?:<[0-9]{{1,3}}>)?((?:{_MONTHS}) {{1,2}}[0-9]{{1,2}} [0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}})",
         zones={},
     )
 

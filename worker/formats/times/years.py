@@ -26,9 +26,11 @@ def nearest_years(times: Times, references: Times) -> Times:
     days, in_day = np.divmod(times - YEAR_2000_MS, DAY_MS)
     references = clipped(references)
     years = _year(references)
-    found = np.empty_like(times)
+    # What lies within 180 days of its reference in the reference's own year is nearer than in any other.
+    found = _day_of(years, days) * DAY_MS + in_day
     leap = days == _FEBRUARY_29
-    for rows, around in ((~leap, _NEAR), (leap, _NEAR_LEAP)):
+    far = np.abs(found - references) > 180 * DAY_MS
+    for rows, around in ((far & ~leap, _NEAR), (leap, _NEAR_LEAP)):
         if not rows.any():
             continue
         candidates = years[rows, None] + around

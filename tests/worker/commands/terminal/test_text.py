@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from worker.commands.terminal.text import printable, shown
+from worker.commands.terminal.text import shown
+from worker.formats.printable import printable
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.formats.times.reading import at, milliseconds, read
-from worker.formats.patterns import LinePattern
+from worker.formats.line_patterns import LinePattern
 from worker.formats.times.calendar import MONTHS
 from worker.formats.times.reader import time_format
 

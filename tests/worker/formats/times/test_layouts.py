@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -24,7 +25,9 @@ literals = st.sampled_from(["", " ", "  ", "-", ":", ".", "T", "(", "%%", "1", "
 @st.composite
 def layouts(draw: st.DrawFn) -> str:
     chosen = draw(st.lists(directives, min_size=1, max_size=7, unique_by=str.lower if draw(st.booleans()) else None))
-    return "".join(each + draw(literals) for each in dict.fromkeys(chosen))
+    layout = "".join(each + draw(literals) for each in dict.fromkeys(chosen))
+    # Digits directly after an offset may be its seconds as well, which strptime takes them for.
+    return re.sub("%z(?=[%1])(?!%%)", "%z ", layout)
 
 
 @settings(max_examples=600)

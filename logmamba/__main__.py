@@ -1,0 +1,5 @@
+"""`python -m logmamba`: the `logmamba` command."""
+
+from logmamba import main
+
+main()

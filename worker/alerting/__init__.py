@@ -1,0 +1,1 @@
+"""From score records to messages that reach a person."""

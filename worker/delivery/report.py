@@ -1,0 +1,150 @@
+"""What the loop tells of itself: totals, metrics, and the status that other threads read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Literal, get_args
+
+from worker.delivery.outage import Outage
+from worker.delivery.protocols import Reloads, Source
+from worker.errors import AbortCause
+from worker.observability.metrics import Metrics
+from worker.observability.recent_alerts import RecentAlerts
+from worker.observability.status import PartitionStatus, WorkerStatus
+from worker.processing.outputs import Output
+from worker.processing.pipeline import Pipeline
+from worker.processing.records import Partition
+
+_INTERVAL_S = 1.0
+
+Stage = Literal["poll", "send", "commit"]
+"""The stages of the loop that are not the pipeline's."""
+
+
+class Report:
+    """Counts for the loop, and looks at its parts about once a second.
+
+    Args:
+        status: what does not change of it.
+        partitions: those that the worker holds, as they are at any time.
+        source, pipeline, outage: asked for where they are.
+        metrics: what is counted.
+        reloads: asked for the latest one.
+        clock: monotonic seconds.
+        wall_clock: seconds since 1970.
+
+    Attributes:
+        status: the state as of the latest look.
+        totals: counts since the start.
+        joined: whether the group has given the worker its share.
+        pipeline: the one that the worker goes on with.
+        alerts: those that were published last.
+    """
+
+    def __init__(
+        self,
+        status: WorkerStatus,
+        *,
+        partitions: Collection[Partition],
+        source: Source,
+        pipeline: Pipeline,
+        outage: Outage,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        reloads: Reloads,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.totals = {"records": 0, "scores": 0, "dead_letters": 0, "commits": 0, "aborts": 0}
+        self.joined = False
+        self.alerts = RecentAlerts()
+        self.status = replace(status, totals=dict(self.totals))
+        self.pipeline = pipeline
+        self._partitions, self._source, self._outage, self._reloads = partitions, source, outage, reloads
+        self._metrics = metrics
+        self._clock, self._wall_clock = clock, wall_clock
+        self._published_at = clock()
+        self._caught_up_at: dict[Partition, float] = {}  # when nothing was left to read, in seconds since 1970
+        self._causes_ms: list[int] = []  # of the scores in the open transaction
+        metrics.expect(stages=get_args(Stage), causes=get_args(AbortCause))
+        metrics.show(self.status)
+
+    def beat(self) -> None:
+        """The loop has come round, or waits and is well."""
+        self._metrics.heartbeat()
+        if self._clock() - self._published_at >= _INTERVAL_S:
+            self.publish()
+
+    def polled(self, records: int) -> None:
+        """Records were polled and processed."""
+        self.totals["records"] += records
+
+    def sent(self, outputs: Sequence[Output]) -> None:
+        """Outputs are in the open transaction."""
+        for out in outputs:
+            self.totals["dead_letters" if out.severity is None else "scores"] += 1
+        self.alerts.sent(outputs)
+        self._causes_ms += [out.caused_at_ms for out in outputs if out.caused_at_ms is not None]
+
+    def committed(self, seconds: float) -> None:
+        """The open transaction was committed, which took so long."""
+        self.totals["commits"] += 1
+        self._metrics.committed(seconds, self._causes_ms)
+        self.alerts.committed()
+        self._causes_ms = []
+
+    def aborted(self, cause: AbortCause) -> None:
+        """The open transaction was given up."""
+        self.totals["aborts"] += 1
+        self._metrics.aborted(cause)
+        self.alerts.aborted()
+        self._causes_ms = []
+
+    def publish(self) -> None:
+        """Look, and show what there is to see."""
+        self._published_at = self._clock()
+        self._caught_up_at = {each: at for each, at in self._caught_up_at.items() if each in self._partitions}
+        self.status = replace(
+            self.status,
+            checkpoint=self.pipeline.scorer.checkpoint,
+            vocabulary=self.pipeline.scorer.vocabulary.sha256,
+            trained_score_shares=self.pipeline.scorer.trained_score_shares,
+            joined=self.joined,
+            broker_away=self._outage.lasts,
+            missing_topics=tuple(self._source.missing_topics()),
+            partitions=tuple(map(self._partition, sorted(self._partitions))),
+            totals=dict(self.totals),
+            unknown_share=self.pipeline.unknown_share,
+            reload=self._reloads.latest,
+        )
+        self._metrics.show(self.status)
+
+    def _partition(self, partition: Partition) -> PartitionStatus:
+        position = self.pipeline.position(partition)
+        # While no broker answers, the end that was heard last says nothing.
+        end = None if self._outage.lasts else self._source.end_offset(partition)
+        lag = None if end is None else max(0, end - position)
+        return PartitionStatus(
+            *partition,
+            "replaying" if self.pipeline.replaying(partition) else "live",
+            position,
+            lag,
+            self.pipeline.open_sessions(partition),
+            self._lag_seconds(partition, lag),
+        )
+
+    def _lag_seconds(self, partition: Partition, lag: int | None) -> float | None:
+        """How long ago the oldest record that is still to be read came, at most.
+
+        It came after the newest one that was processed, and after the partition was last seen without a lag: without
+        the latter, the first record after a quiet night would show as a night's lag.
+        """
+        now = self._wall_clock()
+        if lag == 0:
+            self._caught_up_at[partition] = now
+            return 0.0
+        newest_ms = self.pipeline.newest_ms(partition)
+        if lag is None or (newest_ms is None and partition not in self._caught_up_at):
+            return None
+        return max(0.0, now - max((newest_ms or 0) / 1000, self._caught_up_at.get(partition, 0.0)))

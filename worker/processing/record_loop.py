@@ -1,0 +1,414 @@
+"""Score records of normal complete sessions, many at once, byte for byte as `ScoreEncoder.encode` makes them.
+
+A record is a form with holes: the pieces between them are the same for all records of a partition and are cut from one
+that was encoded as a whole. Numbers are written as orjson writes what `round` leaves of them. A record that cannot be
+written here, since it is too large or a number in it too great, is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from detector.compiled import Bytes, Column, Floats, Table, compiled
+
+# Holes of a form, in their order; a piece stands before each, and a last one behind them all.
+(ID, SESSION, SCORE, SURPRISE, EVENTS, UNKNOWN, FIRST_TIME, LAST_TIME, CLOSED_BY, TOP, LINES) = range(11)
+FIRST_OFFSET, LAST_OFFSET, CAUSE = range(11, 14)
+HOLES: Final = 14
+
+# Of an event that a record lists.
+EVENT_OFFSET, EVENT_TEMPLATE, EVENT_SURPRISE = range(3)
+EVENT_HOLES: Final = 3
+
+ID_BYTES: Final = 16
+MICROS: Final = 1e6
+#: Numbers from here on have more digits with six decimals than a float64 tells apart.
+TOO_GREAT: Final = 1e9
+
+# At most, with quotes.
+_NUMBER_BYTES: Final = 24
+_TIME_BYTES: Final = 26
+_ESCAPED_BYTES: Final = 6  # of a byte of a text
+
+_QUOTE, _BACKSLASH, _COMMA, _MINUS, _POINT, _COLON = 34, 92, 44, 45, 46, 58
+_BRACKET, _END_BRACKET, _ZERO, _E, _N, _U, _L = 91, 93, 48, 101, 110, 117, 108
+_HEX: Final = np.frombuffer(b"0123456789abcdef", np.uint8)
+_SHORT: Final = np.zeros(32, np.uint8)  # control characters that have an escape of one letter
+_SHORT[[8, 9, 10, 12, 13]] = np.frombuffer(b"btnfr", np.uint8)
+_PAIRS: Final = np.frombuffer(b"".join(b"%02d" % number for number in range(100)), np.uint8)
+
+_DAY_MS: Final = 86_400_000
+_FIRST_MS: Final = -62_135_596_800_000  # the years 1 to 9999
+_END_MS: Final = 253_402_300_800_000
+
+
+class Texts(NamedTuple):
+    """Texts in UTF-8, one after the other, and where each ends."""
+
+    data: Bytes
+    ends: Column
+
+
+class Frame(NamedTuple):
+    """What records are made of besides their sessions."""
+
+    forms: Texts  # the pieces of each form
+    event: Texts  # the pieces of an event
+    templates: Texts  # by token, as JSON
+    closed_by: Texts  # as JSON
+    unknown: int  # the token that is shown for those below 0
+    specials: int  # how many tokens are no template
+    top_events: int  # listed at most
+    most_lines: int  # events of which the offsets are listed
+    most_bytes: int  # of key and value
+
+
+class Scored(NamedTuple):
+    """Complete sessions; events session after session."""
+
+    keys: Texts
+    tokens: Column
+    offsets: Column
+    times: Column
+    surprises: Floats
+    ends: Column
+    scores: Floats  # of each session, and so on
+    causes: Column
+    closed_by: Column
+
+
+# -- numbers and texts -------------------------------------------------------------------------------------------------
+
+
+@compiled
+def begin_of(ends: Column, number: int) -> int:
+    """Where the texts or the events of a number begin."""
+    return int(ends[number - 1]) if number > 0 else 0
+
+
+@compiled
+def put(out: Bytes, at: int, texts: Texts, number: int) -> int:
+    """Write one of the texts; returns where it ends, as all that write do."""
+    begin, end = begin_of(texts.ends, number), texts.ends[number]
+    # An index that may be below 0 is looked at for each byte, which costs twenty times the copy.
+    source, target = np.uint64(begin), np.uint64(at)
+    for place in range(np.uint64(end - begin)):
+        out[target + place] = texts.data[source + place]
+    return int(at + end - begin)
+
+
+@compiled
+def put_whole(out: Bytes, at: int, value: int) -> int:
+    """Write an integer."""
+    if value < 0:
+        out[at] = _MINUS
+        at += 1
+    left = np.uint64(-value) if value < 0 else np.uint64(value)
+    digits, beyond = 1, np.uint64(10)
+    while digits < 19 and left >= beyond:
+        digits += 1
+        beyond *= np.uint64(10)
+    place = at + digits
+    while left >= np.uint64(10):
+        rest = left // np.uint64(100)
+        pair = 2 * np.int64(left - rest * np.uint64(100))
+        place -= 2
+        out[place] = _PAIRS[pair]
+        out[place + 1] = _PAIRS[pair + 1]
+        left = rest
+    if place > at:
+        out[at] = _ZERO + np.int64(left)
+    return at + digits
+
+
+@compiled
+def micros(value: float) -> int:
+    """How many millionths `round(value, 6)` is, half to even of the exact value, of a number from 0 to `TOO_GREAT`."""
+    scaled = value * MICROS
+    # The two halves of the value times a number of 20 bits are exact (Veltkamp 1968, Dekker 1971).
+    shifted = value * 134_217_729.0
+    high = shifted - (shifted - value)
+    missing = (high * MICROS - scaled) + (value - high) * MICROS
+    whole = math.floor(scaled)
+    beyond_half = scaled - whole - 0.5
+    found = np.int64(whole)
+    if beyond_half > 0 or (beyond_half == 0 and (missing > 0 or (missing == 0 and found % 2 == 1))):
+        found += 1
+    return int(found)
+
+
+@compiled
+def put_rounded(out: Bytes, at: int, value: float) -> int:
+    """Write a number with at most six decimals, as the shortest text that reads as it."""
+    if math.copysign(1.0, value) < 0:
+        out[at] = _MINUS
+        at += 1
+        value = -value
+    found = micros(value)
+    if 0 < found < 10:
+        out[at] = _ZERO + found
+        out[at + 1] = _E
+        out[at + 2] = _MINUS
+        out[at + 3] = _ZERO + 6
+        return at + 4
+    whole = found // 1_000_000
+    left = found - whole * 1_000_000
+    at = put_whole(out, at, whole)
+    out[at] = _POINT
+    at += 1
+    unit = 100_000
+    while True:
+        digit = left // unit
+        out[at] = _ZERO + digit
+        at += 1
+        left -= digit * unit
+        unit //= 10
+        if left == 0:
+            return at
+
+
+@compiled
+def put_padded(out: Bytes, at: int, value: int, digits: int) -> int:
+    """Write an integer that is not negative with so many digits."""
+    for place in range(at + digits - 1, at - 1, -1):
+        out[place] = _ZERO + value % 10
+        value //= 10
+    return at + digits
+
+
+@compiled
+def put_null(out: Bytes, at: int) -> int:
+    """Write that there is nothing."""
+    out[at] = _N
+    out[at + 1] = _U
+    out[at + 2] = _L
+    out[at + 3] = _L
+    return at + 4
+
+
+@compiled
+def put_time(out: Bytes, at: int, milliseconds: int) -> int:
+    """Write a time as `iso_time` gives it; NO_TIME is none."""
+    if milliseconds < _FIRST_MS or milliseconds >= _END_MS:
+        return put_null(out, at)
+    day, rest = milliseconds // _DAY_MS, milliseconds % _DAY_MS
+    # Days since 1 March of the year 0; years then end with the day that not all of them have.
+    since = day + 719_468
+    era = since // 146_097
+    of_era = since - era * 146_097
+    year = (of_era - of_era // 1_460 + of_era // 36_524 - of_era // 146_096) // 365
+    of_year = of_era - (365 * year + year // 4 - year // 100)
+    month = (5 * of_year + 2) // 153  # from March on
+    of_month = of_year - (153 * month + 2) // 5
+    out[at] = _QUOTE
+    at = put_padded(out, at + 1, year + era * 400 + (1 if month >= 10 else 0), 4)
+    out[at] = _MINUS
+    at = put_padded(out, at + 1, month - 9 if month >= 10 else month + 3, 2)
+    out[at] = _MINUS
+    at = put_padded(out, at + 1, of_month + 1, 2)
+    out[at] = 84  # T
+    at = put_padded(out, at + 1, rest // 3_600_000, 2)
+    out[at] = _COLON
+    at = put_padded(out, at + 1, rest // 60_000 % 60, 2)
+    out[at] = _COLON
+    at = put_padded(out, at + 1, rest // 1_000 % 60, 2)
+    out[at] = _POINT
+    at = put_padded(out, at + 1, rest % 1_000, 3)
+    out[at] = 90  # Z
+    out[at + 1] = _QUOTE
+    return at + 2
+
+
+@compiled
+def put_key(out: Bytes, at: int, keys: Texts, number: int) -> int:
+    """Write a key as JSON."""
+    out[at] = _QUOTE
+    at += 1
+    for place in range(begin_of(keys.ends, number), keys.ends[number]):
+        byte = keys.data[place]
+        if byte >= 32 and byte != _QUOTE and byte != _BACKSLASH:
+            out[at] = byte
+            at += 1
+            continue
+        out[at] = _BACKSLASH
+        if byte >= 32:
+            out[at + 1] = byte
+            at += 2
+        elif _SHORT[byte] != 0:
+            out[at + 1] = _SHORT[byte]
+            at += 2
+        else:
+            out[at + 1] = _U
+            out[at + 2] = _ZERO
+            out[at + 3] = _ZERO
+            out[at + 4] = _HEX[byte >> 4]
+            out[at + 5] = _HEX[byte & 15]
+            at += 6
+    out[at] = _QUOTE
+    return at + 1
+
+
+@compiled
+def put_id(out: Bytes, at: int, ids: Bytes, number: int) -> int:
+    """Write an id in hexadecimal digits."""
+    out[at] = _QUOTE
+    at += 1
+    for place in range(number * ID_BYTES, (number + 1) * ID_BYTES):
+        out[at] = _HEX[ids[place] >> 4]
+        out[at + 1] = _HEX[ids[place] & 15]
+        at += 2
+    out[at] = _QUOTE
+    return at + 1
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def mean(values: Floats, begin: int, end: int) -> float:
+    """The mean of some numbers by the nearest to their exact sum, as `fsum` has it; NaN where that is not found.
+
+    What an addition rounds off is added up apart (Knuth's two-sum); what is rounded off there would be lost.
+    """
+    total, apart = 0.0, 0.0
+    for place in range(begin, end):
+        value = values[place]
+        summed = total + value
+        given = summed - total
+        rest = (total - (summed - given)) + (value - given)
+        total = summed
+        summed = apart + rest
+        given = summed - apart
+        if (apart - (summed - given)) + (rest - given) != 0.0:
+            return math.nan
+        apart = summed
+    return (total + apart) / (end - begin)
+
+
+@compiled
+def find_top(values: Floats, begin: int, end: int, top: Column) -> int:
+    """Find the places of the greatest numbers, the first of equal ones first; returns how many there are."""
+    n = 0
+    for place in range(begin, end):
+        if n == len(top) and (n == 0 or not values[place] > values[top[n - 1]]):
+            continue
+        at = n if n < len(top) else n - 1
+        while at > 0 and values[place] > values[top[at - 1]]:
+            top[at] = top[at - 1]
+            at -= 1
+        top[at] = place
+        n = min(n + 1, len(top))
+    return n
+
+
+@compiled
+def fits(value: float) -> bool:
+    """Whether `put_rounded` writes a number."""
+    return abs(value) < TOO_GREAT
+
+
+@compiled
+def shown(frame: Frame, token: int) -> int:
+    """The token whose text an event has."""
+    return token if token >= 0 else frame.unknown
+
+
+@compiled
+def write(frame: Frame, scored: Scored, rows: Table, ids: Bytes, first: int, out: Bytes, ends: Column) -> int:
+    """Write records of the rows from the first on, one after the other, as long as there is room.
+
+    Args:
+        frame: of all records.
+        scored: the sessions.
+        rows: (n, 2), the number of a session and that of its form.
+        ids: of the records of the rows, ID_BYTES each.
+        first: of the rows.
+        out: is filled with records.
+        ends: is filled with where each ends in `out`; one that is left out takes no room.
+
+    Returns:
+        The row that comes next, for which there is no room left.
+    """
+    top = np.empty(frame.top_events, np.int64)
+    at, n_templates = 0, len(frame.templates.ends)
+    for row in range(first, len(rows)):
+        number, form = rows[row, 0], rows[row, 1] * (HOLES + 1)
+        begin, end = begin_of(scored.ends, number), scored.ends[number]
+        events, score = end - begin, scored.scores[number]
+        surprise = mean(scored.surprises, begin, end)
+        n_top = find_top(scored.surprises, begin, end, top)
+        key_bytes = scored.keys.ends[number] - begin_of(scored.keys.ends, number)
+
+        room = frame.forms.ends[form + HOLES] - begin_of(frame.forms.ends, form)
+        room += 2 * ID_BYTES + _ESCAPED_BYTES * key_bytes + 2 * _TIME_BYTES + _NUMBER_BYTES * (events + 12)
+        writable = fits(score) and fits(surprise) and 0 < events <= frame.most_lines
+        for place in top[:n_top]:
+            token = shown(frame, scored.tokens[place])
+            writable = writable and token < n_templates and fits(scored.surprises[place])
+            if writable:
+                room += frame.event.ends[EVENT_HOLES] + 2 * _NUMBER_BYTES
+                room += frame.templates.ends[token] - begin_of(frame.templates.ends, token)
+        if not writable or room > len(out):
+            ends[row] = at
+            continue
+        if at + room > len(out):
+            return row
+
+        start = at
+        at = put(out, at, frame.forms, form + ID)
+        at = put_id(out, at, ids, row)
+        at = put(out, at, frame.forms, form + SESSION)
+        at = put_key(out, at, scored.keys, number)
+        at = put(out, at, frame.forms, form + SCORE)
+        at = put_rounded(out, at, score)
+        at = put(out, at, frame.forms, form + SURPRISE)
+        at = put_rounded(out, at, surprise)
+        at = put(out, at, frame.forms, form + EVENTS)
+        at = put_whole(out, at, events)
+        at = put(out, at, frame.forms, form + UNKNOWN)
+        unknown = 0
+        for place in range(begin, end):
+            unknown += 1 if scored.tokens[place] < frame.specials else 0
+        at = put_whole(out, at, unknown)
+        at = put(out, at, frame.forms, form + FIRST_TIME)
+        at = put_time(out, at, scored.times[begin])
+        at = put(out, at, frame.forms, form + LAST_TIME)
+        at = put_time(out, at, scored.times[end - 1])
+        at = put(out, at, frame.forms, form + CLOSED_BY)
+        at = put(out, at, frame.closed_by, scored.closed_by[number])
+        at = put(out, at, frame.forms, form + TOP)
+        out[at] = _BRACKET
+        at += 1
+        for nth in range(n_top):
+            if nth > 0:
+                out[at] = _COMMA
+                at += 1
+            place = top[nth]
+            at = put(out, at, frame.event, EVENT_OFFSET)
+            at = put_whole(out, at, scored.offsets[place])
+            at = put(out, at, frame.event, EVENT_TEMPLATE)
+            at = put(out, at, frame.templates, shown(frame, scored.tokens[place]))
+            at = put(out, at, frame.event, EVENT_SURPRISE)
+            at = put_rounded(out, at, scored.surprises[place])
+            at = put(out, at, frame.event, EVENT_HOLES)
+        out[at] = _END_BRACKET
+        at = put(out, at + 1, frame.forms, form + LINES)
+        out[at] = _BRACKET
+        for place in range(begin, end):
+            at = put_whole(out, at + 1, scored.offsets[place])
+            out[at] = _COMMA
+        out[at] = _END_BRACKET
+        at = put(out, at + 1, frame.forms, form + FIRST_OFFSET)
+        at = put_whole(out, at, scored.offsets[begin])
+        at = put(out, at, frame.forms, form + LAST_OFFSET)
+        at = put_whole(out, at, scored.offsets[end - 1])
+        at = put(out, at, frame.forms, form + CAUSE)
+        at = put_whole(out, at, scored.causes[number])
+        at = put(out, at, frame.forms, form + HOLES)
+        if at - start + key_bytes > frame.most_bytes:
+            at = start
+        ends[row] = at
+    return len(rows)
