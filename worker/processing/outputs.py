@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import LOWEST, AdaptiveThresholds
+from worker.processing.line_texts import LineTexts
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Severity, Thresholds
 from worker.processing.scorer import EventScores, Scorer
@@ -69,6 +70,7 @@ class OpenPartition:
     replay_from: int
     opened_at: float  # monotonic seconds
     adaptive: AdaptiveThresholds | None
+    texts: LineTexts | None  # where records have them
     newest_ms: int | None = None  # Kafka timestamp of the latest record
     late_events: int = 0  # of those of the sessions, what is counted already
     skewed_events: int = 0
@@ -281,6 +283,8 @@ class _Maker:
         self._encoder = encoder
         self._scorer = scorer
         self._origin = origin
+        # What offsets and texts are is said of each session by itself.
+        self._one_by_one = origin is not None or any(job.opened.texts is not None for job in jobs)
         self._headers = encoder.headers()
 
     def quiet(
@@ -296,7 +300,7 @@ class _Maker:
         """
         sessions, headers = closed.sessions, self._headers
         values: list[bytes | None] = [None] * len(rows)
-        if self._origin is None:
+        if not self._one_by_one:
             values = self._encoder.encode_normal(sessions, closed.scores, rows, forms, form_of[rows])
         keys, causes, jobs = sessions.sessions.keys_as_bytes(), sessions.causes[rows], closed.jobs[rows]
         changes = np.append(True, (np.diff(causes) != 0) | (np.diff(jobs) != 0))[: len(rows)]
@@ -316,7 +320,8 @@ class _Maker:
         self, row: _Row, kind: Kind, score: float, thresholds: Thresholds, retracts: Sequence[Severity]
     ) -> Output:
         """The output of a row."""
-        session, place, start = row.session, self._jobs[row.job].partition, 0
+        job = self._jobs[row.job]
+        session, place, start = row.session, job.partition, 0
         if self._origin is not None:
             place, start = self._origin(place, session.first_offset)
         reason = None
@@ -336,6 +341,7 @@ class _Maker:
             retracts=retracts,
             nth=row.nth,
             start=start,
+            texts=None if job.opened.texts is None else job.opened.texts.of(session),
         )
         self.made[kind, severity] += 1
         alert = None
