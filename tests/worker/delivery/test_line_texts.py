@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -67,16 +67,18 @@ def test_open_sessions_keep_their_texts_with_the_tokens_of_another_vocabulary(ho
     broker = memory_broker()
     for number, line in enumerate([b"a1 open", b"a2 odd", b"b3 read"]):
         broker.append(Partition(INPUT, 0), line, timestamp=1 + number)
-    use = small_settings(*TEXTS, "scoring.early=false", "sessions.idle_flush=1h", "worker.commit_interval=0ms")
-    ending = small_settings(*TEXTS, "scoring.early=false", "sessions.idle_flush=1ms")
+    use = small_settings(*TEXTS, "scoring.early=false", "sessions.idle_flush=1ms")
+    clock = Clock(tick_s=0)
+    later = partial(setattr, clock, "now", 3600.0)
     if how == "reload":
         offers = Offers()
-        script = [None, None, lambda: offer(offers, use, ReadScorer()), None, None]
-        worker_on(broker, use, offers, Clock(), OddScorer()).run(script)
+        script = [None, partial(offer, offers, use, ReadScorer()), later, *[None] * 3]
+        worker_on(broker, use, offers, clock, OddScorer()).run(script)
         assert offers.ended == ["taken"]
     else:
-        SmallWorker(broker, use).run([None] * 2)
-    SmallWorker(broker, ending, clock=Clock(tick_s=1), vocabulary=REORDERED).run([None] * 4)
+        SmallWorker(broker, use, clock=clock).run([None] * 2)
+        assert outputs(broker) == []
+        SmallWorker(broker, use, clock=clock, vocabulary=REORDERED).run([None, later, *[None] * 3])
     assert {
         record["session"]: sorted((each["template"], each["text"]) for each in record["top_events"])
         for record in outputs(broker)

@@ -11,13 +11,20 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detector.text.canonical import CANONICAL_CHARACTERS, Mask
 from detector.text.vocabulary import Vocabulary
-from tests.worker.processing.session_model import Event
-from tests.worker.processing.test_sessions_properties import END_TOKENS, PART_BYTES, batches, session_rules, streams
+from tests.worker.processing.session_model import NO_TIME, Event
+from tests.worker.processing.test_sessions_properties import (
+    END_TOKENS,
+    PART_BYTES,
+    RULES,
+    batches,
+    session_rules,
+    streams,
+)
 from tests.worker.small_worker import INPUT, VOCABULARY, OddScorer
 from tests.worker.small_worker import settings as small_settings
 from worker.commands.score import score_files
@@ -52,7 +59,20 @@ def columns(events: Sequence[Event], first: int) -> Events:
     )
 
 
+# Two lines of one record wait, one without a time and one that contradicts them are processed before them.
+WAITING = [
+    ("a", 1, time, at) for at, time in ((0, 0), (1, 0), (2, 0), (3, 90), (3, 90), (4, NO_TIME), (4, NO_TIME), (5, 0))
+]
+
+
 @settings(max_examples=300, deadline=None)
+@example(
+    rules=replace(RULES, max_future_skew_ms=10),
+    events=[Event(*each) for each in WAITING],
+    cuts=[],
+    restores=set(),
+    kept_from=0,
+)
 @given(
     rules=session_rules,
     events=streams(),
