@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -33,7 +33,7 @@ SCHEMA: Final = pa.schema(
 
 _HEAD: Final = struct.Struct("<qqI")
 
-_Texts = list[bytes | None]
+_Place = tuple[int, int]  # of an event in such bytes: where it begins, and where its text ends
 
 
 class TextKeeper:
@@ -84,7 +84,7 @@ class LineTexts:
 
     def __init__(self, state: pa.RecordBatch | None = None) -> None:
         self._held: defaultdict[str, bytearray] = defaultdict(bytearray)
-        self._closed: dict[int, _Texts] = {}  # by `Session.order`
+        self._closed: dict[int, bytes] = {}  # by `Session.order`
         if state is not None:
             self._held.update(zip(state["key"].to_pylist(), map(bytearray, state["texts"].to_pylist()), strict=True))
 
@@ -96,61 +96,65 @@ class LineTexts:
     def add(self, events: Events, texts: pa.StringArray) -> None:
         """Keep the texts of events, which come in the order of their offsets."""
         columns = events.keys, events.offsets, events.times, texts.cast(pa.binary())
+        held, pack = self._held, _HEAD.pack
         for key, offset, time, text in zip(*(column.tolist() for column in columns), strict=True):
-            held = self._held[key]
-            held += _HEAD.pack(offset, time, len(text))
-            held += text
+            held[key] += pack(offset, time, len(text)) + text
 
     def take(self, closed: ClosedSessions) -> None:
         """Let go of the texts of sessions that closed, in their order; `of` gives them until the next call."""
         sessions = closed.sessions
         _, offsets, times = sessions.events.tolist()
-        self._closed, begin = {}, 0
-        for key, end, order in zip(
-            sessions.key_texts.to_pylist(), sessions.ends.tolist(), sessions.order.tolist(), strict=True
-        ):
-            held = self._held[key]
-            self._closed[order], passed, at = _found(held, offsets[begin:end], times[begin:end])
-            held[:at] = b"".join(held[first:stop] for first, stop in passed)
-            if not held:
-                del self._held[key]
+        keys, ends, orders = sessions.key_texts.to_pylist(), sessions.ends.tolist(), sessions.order.tolist()
+        self._closed, begin = dict.fromkeys(orders, b""), 0
+        for key, end, order in zip(keys, ends, orders, strict=True):
+            if held := self._held.pop(key, None):
+                own, others, at = _divided(held, offsets[begin:end], times[begin:end])
+                self._closed[order] = _joined(held, filter(None, own)) if others else bytes(held[:at])
+                held[:at] = _joined(held, others)
+                if held:
+                    self._held[key] = held
             begin = end
 
-    def of(self, session: Session) -> _Texts:
+    def of(self, session: Session) -> list[bytes | None]:
         """The text of each event of a session that is open, or that the latest call of `take` was told of, in UTF-8.
 
         None for an event that has none.
         """
-        if (taken := self._closed.get(session.order)) is not None:
-            return taken
-        return _found(self._held.get(session.key, bytearray()), session.offsets, session.times)[0]
+        held = self._closed.get(session.order)
+        if held is None:
+            held = bytes(self._held.get(session.key, b""))
+        own, _, _ = _divided(held, session.offsets, session.times)
+        return [place and held[place[0] + _HEAD.size : place[1]] for place in own]
 
 
-def _found(
-    held: bytearray, offsets: Sequence[int], times: Sequence[int]
-) -> tuple[_Texts, Sequence[tuple[int, int]], int]:
-    """The texts of events with these offsets and times; up to where that took looking, and what lies before of others.
+def _joined(held: bytearray, places: Iterable[_Place]) -> bytes:
+    return b"".join(held[begin:end] for begin, end in places)
+
+
+def _divided(
+    held: bytes | bytearray, offsets: Sequence[int], times: Sequence[int]
+) -> tuple[list[_Place | None], list[_Place], int]:
+    """Where the texts of events with these offsets and times lie, those of others before them, and where these all end.
 
     Texts lie in the order of their offsets, so what is looked at is little more than what is found.
     """
-    texts: _Texts = []
+    own: list[_Place | None] = []
     at, end = 0, len(held)
-    passed: dict[tuple[int, int], deque[tuple[int, int]]] = {}
-    for place in zip(offsets, times, strict=True):
-        if before := passed.get(place):
-            begin, stop = before.popleft()
-            texts.append(bytes(held[begin + _HEAD.size : stop]))
+    passed: dict[tuple[int, int], deque[_Place]] = {}
+    for event in zip(offsets, times, strict=True):
+        if before := passed.get(event):
+            own.append(before.popleft())
             continue
-        text = None
-        while at < end and text is None:
+        place = None
+        while at < end and place is None:
             offset, time, length = _HEAD.unpack_from(held, at)
-            if offset > place[0]:
+            if offset > event[0]:
                 break
-            stop = at + _HEAD.size + length
-            if (offset, time) == place:
-                text = bytes(held[stop - length : stop])
+            it = at, at + _HEAD.size + length
+            if (offset, time) == event:
+                place = it
             else:
-                passed.setdefault((offset, time), deque()).append((at, stop))
-            at = stop
-        texts.append(text)
-    return texts, sorted(part for parts in passed.values() for part in parts), at
+                passed.setdefault((offset, time), deque()).append(it)
+            at = it[1]
+        own.append(place)
+    return own, sorted(place for places in passed.values() for place in places), at

@@ -283,8 +283,6 @@ class _Maker:
         self._encoder = encoder
         self._scorer = scorer
         self._origin = origin
-        # What offsets and texts are is said of each session by itself.
-        self._one_by_one = origin is not None or any(job.opened.texts is not None for job in jobs)
         self._headers = encoder.headers()
 
     def quiet(
@@ -300,7 +298,7 @@ class _Maker:
         """
         sessions, headers = closed.sessions, self._headers
         values: list[bytes | None] = [None] * len(rows)
-        if not self._one_by_one:
+        if self._origin is None:
             values = self._encoder.encode_normal(sessions, closed.scores, rows, forms, form_of[rows])
         keys, causes, jobs = sessions.sessions.keys_as_bytes(), sessions.causes[rows], closed.jobs[rows]
         changes = np.append(True, (np.diff(causes) != 0) | (np.diff(jobs) != 0))[: len(rows)]
@@ -324,9 +322,12 @@ class _Maker:
         session, place, start = row.session, job.partition, 0
         if self._origin is not None:
             place, start = self._origin(place, session.first_offset)
-        reason = None
-        if kind == "final" and thresholds.severity(score) != "normal":
-            reason = self._scorer.reason(session.tokens.tobytes())
+        reason = texts = None
+        if thresholds.severity(score) != "normal":
+            if kind == "final":
+                reason = self._scorer.reason(session.tokens.tobytes())
+            if job.opened.texts is not None:
+                texts = job.opened.texts.of(session)
         value, severity, own, shown = self._encoder.encode(
             place,
             session,
@@ -341,7 +342,7 @@ class _Maker:
             retracts=retracts,
             nth=row.nth,
             start=start,
-            texts=None if job.opened.texts is None else job.opened.texts.of(session),
+            texts=texts,
         )
         self.made[kind, severity] += 1
         alert = None

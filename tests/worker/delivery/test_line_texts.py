@@ -15,7 +15,7 @@ from tests.worker.small_worker import settings as small_settings
 from worker.delivery.memory import MemoryBroker
 from worker.processing.records import Partition
 
-TEXTS = ("sessions.key={regex: '^[a-z]'}", "input.multiline=true", "output.line_text=30")
+TEXTS = ("sessions.key={regex: '^[a-z]'}", "input.multiline=true", "output.line_text=30", "scoring.warning=0.4")
 WORDS = ("open", "odd", "read", "odd", "close")
 
 
@@ -54,7 +54,11 @@ def test_crashes_aborts_and_rebalances_change_no_text(steps: list[str]) -> None:
 def test_every_listed_event_of_early_and_final_records_has_its_line(partitions: int) -> None:
     broker, records = filled(partitions), calm(partitions)
     assert {record["kind"] for record in records} == {"early", "final"}
+    assert {record["severity"] for record in records} == {"normal", "warning", "critical"}
     for record in records:
+        if record["severity"] == "normal":
+            assert not any("text" in each for each in record["top_events"])
+            continue
         found = [(each["offset"], each["text"], each["template"]) for each in record["top_events"]]
         assert len({text for _, text, _ in found}) == len(found), "no line twice"
         for offset, text, template in found:
@@ -67,7 +71,7 @@ def test_open_sessions_keep_their_texts_with_the_tokens_of_another_vocabulary(ho
     broker = memory_broker()
     for number, line in enumerate([b"a1 open", b"a2 odd", b"b3 read"]):
         broker.append(Partition(INPUT, 0), line, timestamp=1 + number)
-    use = small_settings(*TEXTS, "scoring.early=false", "sessions.idle_flush=1ms")
+    use = small_settings(*TEXTS, "scoring.warning=0", "scoring.early=false", "sessions.idle_flush=1ms")
     clock = Clock(tick_s=0)
     later = partial(setattr, clock, "now", 3600.0)
     if how == "reload":

@@ -39,6 +39,7 @@ from worker.processing.session_rules import SessionRules
 from worker.processing.sessions import Sessions
 
 P0 = Partition(INPUT, 0)
+ALL_WARN = ("scoring.warning=0", "scoring.early=false")  # so that every session's record has texts
 
 
 def text_of(number: int) -> str:
@@ -121,7 +122,7 @@ def test_every_event_has_the_text_of_its_own_line(
 
 def told(records: list[bytes | None], *overrides: str, vocabulary: Vocabulary = VOCABULARY) -> dict[str, list[Any]]:
     """By session, the texts in its final record, by offset."""
-    use = small_settings("output.top_events=100", "output.line_text=20", "scoring.early=false", *overrides)
+    use = small_settings("output.top_events=100", "output.line_text=20", *ALL_WARN, *overrides)
     pipeline = Pipeline(use, OddScorer(vocabulary), Metrics())
     pipeline.open(P0)
     offsets = [*range(len(records))]
@@ -177,7 +178,7 @@ def test_a_line_whose_sessions_began_before_texts_were_kept_has_none_and_off_aga
     lines = [b"a open 1", b"b read 2", b"a odd 3", b"b odd 4"]
 
     def step(text: str, at: int, *state: Any) -> Pipeline:
-        use = small_settings(f"output.line_text={text}", "sessions.max_events=3", "scoring.early=false")
+        use = small_settings(f"output.line_text={text}", "sessions.max_events=3", *ALL_WARN)
         pipeline = Pipeline(use, OddScorer(), Metrics())
         pipeline.open(P0, at, at, *state)
         assert pipeline.process([Records(INPUT, 0, [at], [lines[at]], None, None, None)]) == []
@@ -198,7 +199,7 @@ def test_a_line_whose_sessions_began_before_texts_were_kept_has_none_and_off_aga
 @pytest.mark.parametrize("files", [1, 3])
 def test_files_give_the_texts_that_a_topic_gives(files: int, tmp_path: Path) -> None:
     lines = [f"{'abcde'[at % 5]} {('open', 'odd', 'read')[at % 3]} {at}".encode() for at in range(60)]
-    use = small_settings("output.line_text=20", "sessions.max_events=7", "scoring.early=false")
+    use = small_settings("output.line_text=20", "sessions.max_events=7", *ALL_WARN)
     pipeline = Pipeline(use, OddScorer(), Metrics(), times=False)
     pipeline.open(P0)
     outputs = pipeline.process([Records(INPUT, 0, [*range(60)], lines, None, None, None)])
