@@ -100,9 +100,12 @@ adaptive = st.builds(
 )
 
 
-texts = st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.binary()), max_size=8).map(
-    lambda rows: pa.RecordBatch.from_pylist([{"key": key, "texts": told} for key, told in rows], schema=TEXTS)
-)
+texts = st.lists(
+    st.fixed_dictionaries(
+        {"key": st.text(st.characters(exclude_categories=["Cs"])), "places": st.binary(), "texts": st.binary()}
+    ),
+    max_size=8,
+).map(lambda rows: pa.RecordBatch.from_pylist(rows, schema=TEXTS))
 
 
 @settings(deadline=None)
