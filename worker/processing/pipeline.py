@@ -214,7 +214,8 @@ class Pipeline:
         outputs: list[Output] = []
         jobs = []
         with self._metrics.stage("sessions"):
-            for records, events, texts in zip(batch, decoded, self._texts_of(decoded), strict=True):
+            texts = self._texts_of(decoded)
+            for records, events in zip(batch, decoded, strict=True):
                 self.when_decoded(records, events)
                 partition = Partition(records.topic, records.partition)
                 opened = self._open[partition]
@@ -222,7 +223,7 @@ class Pipeline:
                     raise RunError(f"{partition}: offset {records.first_offset} came again after {opened.position - 1}")
                 closed = opened.sessions.process(events.keys, events.tokens, events.times, events.offsets)
                 if opened.texts is not None:
-                    opened.texts.add(events, texts)
+                    opened.texts.add(events, next(texts))
                     opened.texts.take(closed)
                 self._advance(partition, opened, records.last_offset + 1)
                 opened.newest_ms = records.timestamp_at(records.last_offset)
