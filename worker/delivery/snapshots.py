@@ -11,7 +11,7 @@ Integers are big-endian. What is not a column (position, stream time, how many e
 greatest of their times, vocabulary, and what adaptive thresholds have learnt, where the partition has some) is metadata
 of the schema. Where events wait, a second Arrow IPC stream follows the first, with one row a waiting event.
 
-That is format 3. Where texts of lines are kept (`output.line_text`), the format is 4: the second stream is always
+That is format 3. Where texts of lines are kept (`output.line_text`), the format is 5: the second stream is always
 there, and a third one has a row for each session key with texts (`worker.processing.line_texts`). Format 2 is read as
 well: it knew no waiting events, so nothing was behind and nothing waited.
 """
@@ -37,7 +37,8 @@ from worker.processing.session_state import EVENT_COLUMNS, SESSION_COLUMNS, Colu
 
 FORMAT_VERSION: Final = 3
 _WITHOUT_WAITING: Final = 2  # the format before waiting events, which is still read
-_WITH_TEXTS: Final = 4
+_WITH_TEXTS: Final = 5
+_READ: Final = (_WITHOUT_WAITING, FORMAT_VERSION, _WITH_TEXTS)
 POINTER_VERSION: Final = 2  # version 1 did not name the worker
 
 _MAGIC: Final = b"logmamba"
@@ -172,10 +173,8 @@ def decode(parts: Sequence[bytes]) -> Snapshot:
         if len(part) < _HEADER.size or not part.startswith(_MAGIC):
             raise SnapshotError(f"{place} is not a part of a snapshot")
         _, version, found_number, found_parts, digest = _HEADER.unpack_from(part)
-        if not _WITHOUT_WAITING <= version <= _WITH_TEXTS:
-            raise SnapshotError(
-                f"{place} has format version {version}, this worker reads {_WITHOUT_WAITING} to {_WITH_TEXTS}"
-            )
+        if version not in _READ:
+            raise SnapshotError(f"{place} has format version {version}, this worker reads {', '.join(map(str, _READ))}")
         if (found_number, found_parts) != (number, len(parts)):
             raise SnapshotError(f"{place} is part {found_number + 1} of {found_parts} by its header")
         found.add((version, digest))
