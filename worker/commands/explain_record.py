@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from worker.commands.explain import ExplainedSession, Found, TextKeeper, explained, explaining_pipeline
+from detector.text.tokenizer import Tokenizer
+from worker.commands.explain import ExplainedSession, Found, explained, explaining_pipeline
 from worker.delivery.deadline import Deadline
 from worker.delivery.outage import PATIENCE_S, outage_of_a_command
 from worker.errors import RunError
@@ -24,6 +25,7 @@ from worker.kafka.source import KafkaReader
 from worker.kafka.topics import Topics
 from worker.pages.explanations import Explanation
 from worker.processing.decoder import Decoder
+from worker.processing.line_texts import TextKeeper
 from worker.processing.outputs import RAISED
 from worker.processing.records import Partition
 from worker.processing.score_records import ReadScoreRecord, Retracted
@@ -150,7 +152,7 @@ def _found(settings: Settings, scorer: Scorer, record: ScoreRecord, deadline: De
     batch, headers = settings.worker.batch_records, settings.headers_needed
     outage = outage_of_a_command(min(PATIENCE_S, deadline.left_s))
     reader = KafkaReader(properties.reader(), outage, batch_records=batch, with_headers=headers)
-    keeper = TextKeeper(scorer.vocabulary, settings)
+    keeper = TextKeeper(Tokenizer(scorer.vocabulary, unknown=settings.tokenizer.unknown))
     decoder = Decoder(settings.input, settings.sessions, keeper)
     tokens, times, offsets = array("q"), array("q"), array("q")
     texts: list[str] = []

@@ -474,7 +474,7 @@ class Worker:
         now = self._clock()
         for partition, committed in self._source.committed(partitions, self._told_to_stop).items():
             start = self._store.start(partition, committed)
-            self._pipeline.open(partition, start.position, start.live_from, start.sessions, start.thresholds)
+            self._pipeline.open(partition, start.position, start.live_from, *start.state)
             self._progress[partition] = _Progress(
                 committed=None if start.pointer is None else start.live_from,
                 pointer=start.pointer,

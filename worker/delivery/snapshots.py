@@ -11,7 +11,9 @@ Integers are big-endian. What is not a column (position, stream time, how many e
 greatest of their times, vocabulary, and what adaptive thresholds have learnt, where the partition has some) is metadata
 of the schema. Where events wait, a second Arrow IPC stream follows the first, with one row a waiting event.
 
-Format 2 is read as well: it knew no waiting events, so nothing was behind and nothing waited.
+That is format 3. Where texts of lines are kept (`output.line_text`), the format is 5: the second stream is always
+there, and a third one has a row for each session key with texts (`worker.processing.line_texts`). Format 2 is read as
+well: it knew no waiting events, so nothing was behind and nothing waited.
 """
 
 from __future__ import annotations
@@ -30,10 +32,13 @@ from pydantic import ValidationError
 from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME, ClockState, Event
+from worker.processing.line_texts import SCHEMA as TEXTS
 from worker.processing.session_state import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
 
 FORMAT_VERSION: Final = 3
 _WITHOUT_WAITING: Final = 2  # the format before waiting events, which is still read
+_WITH_TEXTS: Final = 5
+_READ: Final = (_WITHOUT_WAITING, FORMAT_VERSION, _WITH_TEXTS)
 POINTER_VERSION: Final = 2  # version 1 did not name the worker
 
 _MAGIC: Final = b"logmamba"
@@ -63,6 +68,7 @@ class Snapshot:
     n_templates: int  # templates in that vocabulary
     sessions: SessionsState
     thresholds: AdaptiveState | None = None  # None: fixed ones
+    texts: pa.RecordBatch | None = None  # of lines, as of `LineTexts.state`; None: they are not kept
 
     @property
     def stream_time(self) -> int | None:
@@ -139,8 +145,9 @@ def encode(snapshot: Snapshot, max_part_bytes: int) -> list[bytes]:
     stream = memoryview(_to_stream(snapshot))
     digest = hashlib.sha256(stream).digest()
     parts = -(-len(stream) // room)
+    version = FORMAT_VERSION if snapshot.texts is None else _WITH_TEXTS
     return [
-        _HEADER.pack(_MAGIC, FORMAT_VERSION, part, parts, digest) + stream[part * room : (part + 1) * room]
+        _HEADER.pack(_MAGIC, version, part, parts, digest) + stream[part * room : (part + 1) * room]
         for part in range(parts)
     ]
 
@@ -166,10 +173,8 @@ def decode(parts: Sequence[bytes]) -> Snapshot:
         if len(part) < _HEADER.size or not part.startswith(_MAGIC):
             raise SnapshotError(f"{place} is not a part of a snapshot")
         _, version, found_number, found_parts, digest = _HEADER.unpack_from(part)
-        if version not in (_WITHOUT_WAITING, FORMAT_VERSION):
-            raise SnapshotError(
-                f"{place} has format version {version}, this worker reads {_WITHOUT_WAITING} and {FORMAT_VERSION}"
-            )
+        if version not in _READ:
+            raise SnapshotError(f"{place} has format version {version}, this worker reads {', '.join(map(str, _READ))}")
         if (found_number, found_parts) != (number, len(parts)):
             raise SnapshotError(f"{place} is part {found_number + 1} of {found_parts} by its header")
         found.add((version, digest))
@@ -180,7 +185,7 @@ def decode(parts: Sequence[bytes]) -> Snapshot:
     if hashlib.sha256(stream).digest() != digest:
         raise SnapshotError(f"snapshot is damaged: the SHA-256 of its {len(stream)} bytes does not match")
     try:
-        return _from_stream(stream, with_waiting=version != _WITHOUT_WAITING)
+        return _from_stream(stream, version)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise SnapshotError(f"snapshot cannot be read: {error}") from error
 
@@ -209,9 +214,11 @@ def _to_stream(snapshot: Snapshot) -> pa.Buffer:
     batch = pa.record_batch(columns, schema=pa.schema(fields, metadata))
     sink = pa.BufferOutputStream()
     _write(sink, batch)
-    if state.clock.waiting:
+    if state.clock.waiting or snapshot.texts is not None:
         rows = [event._asdict() for event in state.clock.waiting]
         _write(sink, pa.RecordBatch.from_pylist(rows, schema=_WAITING))
+    if snapshot.texts is not None:
+        _write(sink, snapshot.texts)
     return sink.getvalue()
 
 
@@ -228,8 +235,9 @@ def _read(source: pa.BufferReader) -> pa.RecordBatch:
     return batches[0]
 
 
-def _from_stream(stream: bytes, *, with_waiting: bool) -> Snapshot:
+def _from_stream(stream: bytes, version: int) -> Snapshot:
     source = pa.BufferReader(stream)
+    with_waiting = version != _WITHOUT_WAITING
     batch = _read(source)
     schema = batch.schema
     if schema.names != list(_COLUMNS) or any(field.type not in _COLUMNS[field.name] for field in schema):
@@ -268,17 +276,22 @@ def _from_stream(stream: bytes, *, with_waiting: bool) -> Snapshot:
         n_templates=int(metadata["n_templates"]),
         sessions=state,
         thresholds=_thresholds(metadata.get(_THRESHOLDS)),
+        texts=_with_schema(source, TEXTS, "texts") if version == _WITH_TEXTS else None,
     )
 
 
 def _waiting(source: pa.BufferReader) -> tuple[Event, ...]:
     if source.tell() == source.size():
         return ()
+    return tuple(Event(**row) for row in _with_schema(source, _WAITING, "waiting events").to_pylist())
+
+
+def _with_schema(source: pa.BufferReader, schema: pa.Schema, what: str) -> pa.RecordBatch:
     batch = _read(source)
-    if not batch.schema.equals(_WAITING):
-        raise ValueError(f"the columns of its waiting events are {', '.join(map(str, batch.schema))}")
+    if not batch.schema.equals(schema):
+        raise ValueError(f"the columns of its {what} are {', '.join(map(str, batch.schema))}")
     batch.validate(full=True)
-    return tuple(Event(**row) for row in batch.to_pylist())
+    return batch
 
 
 def _thresholds(written: str | None) -> AdaptiveState | None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from detector.scoring.scores import Scores
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import LOWEST, AdaptiveThresholds
+from worker.processing.line_texts import LineTexts
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Severity, Thresholds
 from worker.processing.scorer import EventScores, Scorer
@@ -70,6 +71,7 @@ class OpenPartition:
     replay_from: int
     opened_at: float  # monotonic seconds
     adaptive: AdaptiveThresholds | None
+    texts: LineTexts | None  # where records have them
     newest_ms: int | None = None  # Kafka timestamp of the latest record
     late_events: int = 0  # of those of the sessions, what is counted already
     skewed_events: int = 0
@@ -319,12 +321,16 @@ class _Maker:
         self, row: _Row, kind: Kind, score: float, thresholds: Thresholds, retracts: Sequence[Severity]
     ) -> Output:
         """The output of a row."""
-        session, place, start = row.session, self._jobs[row.job].partition, 0
+        job = self._jobs[row.job]
+        session, place, start = row.session, job.partition, 0
         if self._origin is not None:
             place, start = self._origin(place, session.first_offset)
-        reason = None
-        if kind == "final" and thresholds.severity(score) != "normal":
-            reason = self._scorer.reason(session.tokens.tobytes())
+        reason = texts = None
+        if thresholds.severity(score) != "normal":
+            if kind == "final":
+                reason = self._scorer.reason(session.tokens.tobytes())
+            if job.opened.texts is not None:
+                texts = job.opened.texts.of(session)
         value, severity, own, shown = self._encoder.encode(
             place,
             session,
@@ -339,6 +345,7 @@ class _Maker:
             retracts=retracts,
             nth=row.nth,
             start=start,
+            texts=texts,
         )
         self.made[kind, severity] += 1
         alert = None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 import structlog
 
 from detector.scoring.scores import Sequences
@@ -24,6 +25,7 @@ from worker.processing.clock import Move
 from worker.processing.dead_letters import dead_letter
 from worker.processing.decoder import Decoder, Events
 from worker.processing.fit import check_fit
+from worker.processing.line_texts import LineTexts, TextKeeper, shown_texts
 from worker.processing.lines import Reason
 from worker.processing.outputs import ALARMED, Job, OpenPartition, Origin, Output, OutputMaker
 from worker.processing.records import Partition, Records
@@ -91,12 +93,14 @@ class Pipeline:
         )
         self._tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
         self._unknown = UnknownEvents()
-        self.decoder = Decoder(settings.input, settings.sessions, self._tokenizer)
+        self._keeper, self._most_text = TextKeeper(self._tokenizer), settings.output.line_text
+        encoder = self._keeper if self._most_text else self._tokenizer
+        self.decoder = Decoder(settings.input, settings.sessions, encoder)
         self._rules = SessionRules.of(settings.sessions, vocabulary)
         self._early = settings.scoring.early
         self._adaptive = settings.scoring.adaptive
         self._max_value_bytes = settings.message_max_bytes
-        encoder = ScoreEncoder(
+        records = ScoreEncoder(
             vocabulary=vocabulary,
             checkpoint=scorer.checkpoint,
             top_events=settings.output.top_events,
@@ -105,7 +109,7 @@ class Pipeline:
             cloud_events=settings.application_id if settings.output.cloud_events else None,
             serialize=serialize,
         )
-        self._outputs = OutputMaker(settings, scorer, encoder, metrics)
+        self._outputs = OutputMaker(settings, scorer, records, metrics)
         self._open: dict[Partition, OpenPartition] = {}
         self.while_scoring: Callable[[], None] = lambda: None
         self.origin: Origin | None = None
@@ -121,17 +125,20 @@ class Pipeline:
         live_from: int = 0,
         sessions: SessionsState | None = None,
         thresholds: AdaptiveState | None = None,
+        texts: pa.RecordBatch | None = None,
     ) -> None:
         """Begin, or begin again, with a partition, whose outputs start at `live_from`.
 
-        `sessions` were open at `position`, and `thresholds` is what its adaptive thresholds had learnt by then.
+        `sessions` were open at `position`, `thresholds` is what its adaptive thresholds had learnt by then, and `texts`
+        are those of the sessions' lines.
         """
         adaptive = None
         if self._adaptive is not None:
             fixed, rate = self._outputs.fixed, self._adaptive.target_rate
             adaptive = AdaptiveThresholds(fixed, rate, self.scorer.checkpoint, thresholds)
         now = time.monotonic()
-        opened = OpenPartition(Sessions(self._rules, sessions), position, live_from, position, now, adaptive)
+        kept = LineTexts(texts) if self._most_text else None
+        opened = OpenPartition(Sessions(self._rules, sessions), position, live_from, position, now, adaptive, kept)
         self._open[partition] = opened
         self._count(partition, opened, None)
 
@@ -167,10 +174,14 @@ class Pipeline:
         sessions = self._open[partition].sessions
         return bool(len(sessions) or sessions.clock.waiting)
 
-    def state(self, partition: Partition) -> tuple[SessionsState, AdaptiveState | None]:
+    def state(self, partition: Partition) -> tuple[SessionsState, AdaptiveState | None, pa.RecordBatch | None]:
         """What a snapshot of the partition at its position holds: `open` goes on from it."""
         opened = self._open[partition]
-        return opened.sessions.state(), None if opened.adaptive is None else opened.adaptive.state()
+        return (
+            opened.sessions.state(),
+            None if opened.adaptive is None else opened.adaptive.state(),
+            None if opened.texts is None else opened.texts.state(),
+        )
 
     def look_back(self, partition: Partition) -> None:
         """Find out what was told early of a live partition's open sessions before a replay, which looks at none.
@@ -204,6 +215,7 @@ class Pipeline:
         outputs: list[Output] = []
         jobs = []
         with self._metrics.stage("sessions"):
+            texts = self._texts_of(decoded)
             for records, events in zip(batch, decoded, strict=True):
                 self.when_decoded(records, events)
                 partition = Partition(records.topic, records.partition)
@@ -211,6 +223,9 @@ class Pipeline:
                 if records.first_offset < opened.position:
                     raise RunError(f"{partition}: offset {records.first_offset} came again after {opened.position - 1}")
                 closed = opened.sessions.process(events.keys, events.tokens, events.times, events.offsets)
+                if opened.texts is not None:
+                    opened.texts.add(events, next(texts))
+                    opened.texts.take(closed)
                 self._advance(partition, opened, records.last_offset + 1)
                 opened.newest_ms = records.timestamp_at(records.last_offset)
                 if opened.position <= opened.live_from:
@@ -228,6 +243,8 @@ class Pipeline:
         opened = self._open[partition]
         opened.position = max(opened.position, end)
         closed = opened.sessions.flush(end, closed_by)
+        if opened.texts is not None:
+            opened.texts.take(closed)
         self._count(partition, opened, closed)
         return self._scored([self._job(partition, opened, closed)])
 
@@ -263,6 +280,14 @@ class Pipeline:
             dead_letters=Counter(letter.reason for events in decoded for letter in events.dead_letters),
         )
         return decoded
+
+    def _texts_of(self, decoded: Sequence[Events]) -> Iterator[pa.StringArray]:
+        """What records show of the lines of these events, which the tokenizer has just seen in this order."""
+        lines = shown_texts(self._keeper.lines, self.scorer.vocabulary.masks, self._most_text)
+        begin = 0
+        for events in decoded:
+            yield lines.slice(begin, len(events))
+            begin += len(events)
 
     def _count(self, partition: Partition, opened: OpenPartition, closed: ClosedSessions | None) -> None:
         sessions, clock = opened.sessions, opened.sessions.clock

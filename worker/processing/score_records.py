@@ -150,8 +150,8 @@ class ScoreEncoder:
         checkpoint: digest of the checkpoint, "sha256:…".
         top_events: how many of the most surprising events a record lists at most.
         worker: name of this worker, for the headers.
-        max_message_bytes: the largest message that can be written. A record that would be larger lists no `lines`, and
-            then fewer of its events, the most surprising ones.
+        max_message_bytes: the largest message that can be written. A record that would be larger has no texts, then
+            lists no `lines`, and then fewer of its events, the most surprising ones.
         cloud_events: of which application the records are CloudEvents; None: they are none.
         serialize: makes the value of a record; None: JSON.
     """
@@ -196,6 +196,7 @@ class ScoreEncoder:
         retracts: Sequence[Severity] = (),
         nth: int = 0,
         start: int = 0,
+        texts: Sequence[bytes | None] | None = None,
     ) -> Encoded:
         """A score record.
 
@@ -213,6 +214,7 @@ class ScoreEncoder:
             retracts: severities of the early records that this one takes back.
             nth: of the session (`worker.processing.sessions.ClosedSession`); 0 while it is open.
             start: what every offset is less in the record.
+            texts: in UTF-8, of the session's events, at least the first `events`, those that have one; None: none has.
         """
         surprise = scores.surprises[:events].tolist()
         key, first, last = session.key, FIELDS - 1, FIELDS * events - 1  # of the event times
@@ -220,6 +222,11 @@ class ScoreEncoder:
         if start:
             offsets = [offset - start for offset in offsets]
         top = sorted(range(events), key=surprise.__getitem__, reverse=True)[: self._top_events]
+        listed = [_event(offsets[at], self._vocabulary.text(tokens[at]), round(surprise[at], DECIMALS)) for at in top]
+        if texts is not None:
+            for event, at in zip(listed, top, strict=True):
+                if text := texts[at]:
+                    event["text"] = text.decode()
         severity = thresholds.severity(score)
         identity = record_id(partition, offsets[0], nth, key, kind, severity)
         last_event_time = _event_time(session.events[last])
@@ -239,15 +246,16 @@ class ScoreEncoder:
             closed_by=closed_by,
             reason=reason,
             retracts=[(record_id(partition, offsets[0], nth, key, "early", each), each) for each in retracts],
-            top_events=[
-                _event(offsets[at], self._vocabulary.text(tokens[at]), round(surprise[at], DECIMALS)) for at in top
-            ],
+            top_events=listed,
             lines=offsets if events <= MOST_LINES else None,
             offsets=(offsets[0], offsets[events - 1], cause_offset - start),
         )
         value = self._serialize(record)
         key_bytes = len(key.encode())
         room = self._max_value_bytes - (key_bytes if self._source is None else 2 * key_bytes)
+        if texts is not None and len(value) > room:
+            record["top_events"] = [{name: each[name] for name in each if name != "text"} for each in listed]
+            value = self._serialize(record)
         if len(value) > room:
             record["lines"] = None
             value = self._serialize(record)

@@ -181,6 +181,7 @@ class OutputSettings(Section):
     dead_letter_topic: Topic = "log-anomaly-dead-letters"
     include: Literal["all", "alerts"] = "all"
     top_events: Annotated[int, Whole(0, 100)] = 3
+    line_text: Annotated[int, Whole(0, 4_096)] = 0
     cloud_events: Flag = False
     format: Literal["json", "avro"] = "json"
     schema_registry: SchemaRegistry = Field(None, repr=False)

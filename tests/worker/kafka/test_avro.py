@@ -52,7 +52,8 @@ def test_a_record_reads_as_the_same_json_that_it_would_be(registry: SchemaRegist
         serialize=score_writer(use),
     )
     values = []
-    for more in ({}, {"reason": Reason("Twice.", "F1"), "retracts": ["warning", "critical"]}):
+    told = {"reason": Reason("Twice.", "F1"), "retracts": ["warning", "critical"]}
+    for more in ({}, told, told | {"texts": [None, b"a line", b"", None]}):
         arguments = {"kind": "final", "closed_by": "gap", "score": 0.1, "thresholds": THRESHOLDS, **more}
         value, _, headers, shown = made.encode(PARTITION, SESSION, SURPRISES, cause_offset=320, events=4, **arguments)
         values.append((value, encode(SESSION, SURPRISES, score=0.1, **more)[0]))  # type: ignore[arg-type]

@@ -109,6 +109,7 @@ rules = st.fixed_dictionaries(
         "scoring.warning": st.sampled_from(["0.2", "0.7"]),
         "output.include": st.sampled_from(["all", "alerts"]),
         "output.top_events": st.sampled_from(["0", "1", "3"]),
+        "output.line_text": st.sampled_from(["0", "0", "9"]),
         "output.cloud_events": st.sampled_from(["false", "false", "true"]),
     }
 )
