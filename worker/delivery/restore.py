@@ -84,23 +84,24 @@ class StateStore:
         self._partitions: list[int] | None = None
         self._live_parts: dict[Partition, int] = {}  # of each partition's newest snapshot
 
-    def messages(
-        self, partition: Partition, position: int, sessions: SessionsState, thresholds: AdaptiveState | None = None
-    ) -> list[Message]:
-        """A snapshot as records for `Sink.send_snapshots`, all to one state partition."""
-        snapshot = Snapshot(
-            position=position,
-            vocabulary=self._vocabulary.sha256,
-            n_templates=len(self._vocabulary.templates),
-            sessions=sessions,
-            thresholds=thresholds,
-        )
-        target = self._state_partition(partition)
+    def maker(
+        self, partition: Partition, position: int
+    ) -> Callable[[SessionsState, AdaptiveState | None], list[Message]]:
+        """What makes a snapshot's records for `Sink.send_snapshots`, all to one state partition, in any thread.
+
+        It takes the sessions that were open at `position`, and what adaptive thresholds had learnt by then.
+        """
+        vocabulary, target = self._vocabulary, self._state_partition(partition)
         headers = [("logmamba-snapshot-position", str(position).encode())]
-        return [
-            Message(self._topic, self._key(partition, number), part, headers, target)
-            for number, part in enumerate(encode(snapshot, self._max_part_bytes))
-        ]
+
+        def messages(sessions: SessionsState, thresholds: AdaptiveState | None) -> list[Message]:
+            snapshot = Snapshot(position, vocabulary.sha256, len(vocabulary.templates), sessions, thresholds)
+            return [
+                Message(self._topic, self._key(partition, number), part, headers, target)
+                for number, part in enumerate(encode(snapshot, self._max_part_bytes))
+            ]
+
+        return messages
 
     def stale_parts(self, partition: Partition, parts: int) -> list[Message]:
         """Tombstones for the parts that a longer snapshot before this one left behind."""

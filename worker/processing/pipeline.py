@@ -28,7 +28,7 @@ from worker.processing.outputs import ALARMED, Job, OpenPartition, Origin, Outpu
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Serialize, Severity
 from worker.processing.scorer import Scorer
-from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSessions
+from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSessions, Image
 from worker.processing.session_rules import SessionRules
 from worker.processing.session_state import SessionsState
 from worker.processing.sessions import Sessions
@@ -170,6 +170,11 @@ class Pipeline:
         """What a snapshot of the partition at its position holds: `open` goes on from it."""
         opened = self._open[partition]
         return opened.sessions.state(), None if opened.adaptive is None else opened.adaptive.state()
+
+    def image(self, partition: Partition) -> tuple[Image, AdaptiveState | None]:
+        """A copy of what `state` is made of, in a fraction of its time; `Image.state` makes the rest of it anywhere."""
+        opened = self._open[partition]
+        return opened.sessions.image(), None if opened.adaptive is None else opened.adaptive.state()
 
     def look_back(self, partition: Partition) -> None:
         """Find out what was told early of a live partition's open sessions before a replay, which looks at none.
