@@ -158,7 +158,7 @@ def append(c: Columns, slot: int, token: int, offset: int, time: int) -> None:
         while more:
             if at & (BLOCK - 1) == 0:
                 at = lengthened(c, (at >> BLOCK_BITS) - 1)
-            more = left < 0 or left > 127
+            more = bool(left < 0 or left > 127)
             chains[at] = (left & 127) | (128 if more else 0)
             left = (left >> 7) & ((1 << 57) - 1)
             at += 1
@@ -234,7 +234,7 @@ def enter_all(table: Column, larger: Column) -> None:
 def strike(c: Columns, slot: int) -> None:
     """Let a session be found no more; what stood behind it for want of its entry moves up."""
     table, entries = c.table, len(c.table)
-    hole = (np.int64(c.links[slot, HASH]) * entries) >> HASH_BITS
+    hole = int((np.int64(c.links[slot, HASH]) * entries) >> HASH_BITS)
     while table[hole] & SLOT_OF != slot:
         hole = hole + 1 if hole + 1 < entries else 0
     at = hole + 1 if hole + 1 < entries else 0
@@ -356,10 +356,8 @@ def look_ahead(c: Columns, events: Arrivals, first: int, stop: int, hashes: Colu
         seen ^= rows[table[(hashes[at] * len(table)) >> HASH_BITS] & SLOT_OF, LAST_AT]
     for at in range(first, stop):
         slot = table[(hashes[at] * len(table)) >> HASH_BITS] & SLOT_OF
-        seen ^= np.int64(links[links[slot, QUIETER], LIVELIER] ^ links[links[slot, LIVELIER], QUIETER])
-        seen ^= np.int64(
-            c.nexts[links[slot, FIRST_BLOCK], NEXT] ^ c.nexts[(rows[slot, WRITTEN] - 1) >> BLOCK_BITS, NEXT]
-        )
+        seen ^= int(links[links[slot, QUIETER], LIVELIER] ^ links[links[slot, LIVELIER], QUIETER])
+        seen ^= int(c.nexts[links[slot, FIRST_BLOCK], NEXT] ^ c.nexts[(rows[slot, WRITTEN] - 1) >> BLOCK_BITS, NEXT])
     c.counts[AHEAD] = seen  # or the compiler would leave the reading out
 
 
@@ -445,7 +443,7 @@ def gather(c: Columns, slots: Column, events: Table, keys: Bytes) -> None:
                         at = (np.int64(c.nexts[(at >> BLOCK_BITS) - 1, NEXT]) << BLOCK_BITS) + HEAD
                     byte = np.int64(c.chains[at])
                     left |= (byte & 127) << bits
-                    at, bits, more = at + 1, bits + 7, byte > 127
+                    at, bits, more = at + 1, bits + 7, bool(byte > 127)
                 events[field, n] = ((left >> 1) & NEVER) ^ -(left & 1)
             offset += events[1, n]
             time += events[2, n]

@@ -28,6 +28,7 @@ from worker.processing.session_state import SessionsState
 _NOTES: Final = {"alerted": loop.ALERTED, "evaluated": loop.EVALUATED}  # what the scorer remembers of a session
 _SEED = secrets.randbits(63) | 1  # of the keys' hashes; odd, so that no bit is lost
 _FEW: Final = 100  # sessions, for which columns are never too large
+_NONE_CLOSED: Final = ClosedSessions.of(())
 
 
 class SharedCause(NamedTuple):
@@ -153,7 +154,8 @@ class Sessions:
         held = np.array([len(self), used[1] - counts[loop.FREE_BLOCKS]])
         if (2 * (held + more) + _FEW < used).any():
             self._restore(self.state())
-        closed, number = [self._closed(np.empty((0, loop.CLOSED), np.int64))], 0
+        closed: list[ClosedSessions] = []
+        number = 0
         for step in steps:
             if step.set_to is not None:
                 self._set_to(step.set_to)
@@ -169,7 +171,7 @@ class Sessions:
             if len(found):
                 closed.append(found)
                 number += len(found)
-        return ClosedSessions.joined(closed[1:] or closed)
+        return ClosedSessions.joined(closed) if closed else _NONE_CLOSED
 
     def _set_to(self, stream_time: int) -> None:
         """Stream time is set, or falls: no session was opened or touched later, nor before there was any."""
@@ -190,7 +192,7 @@ class Sessions:
             times=_column(step.times),
             stream_times=_column(step.stream_times),
             causes=_column(step.causes),
-            ends=np.isin(tokens, self._end_tokens).astype(np.int64),
+            ends=np.isin(tokens, self._end_tokens).astype(np.int64) if len(self._end_tokens) else np.zeros_like(tokens),
         )
         self._make_room(len(tokens), len(keys))
         slots = np.empty(len(tokens), np.int64)
@@ -203,6 +205,8 @@ class Sessions:
 
     def _closed(self, closed: NDArray[np.int64]) -> ClosedSessions:
         """The sessions of these rows of what the loop closed, in this order; their slots are free from then on."""
+        if not len(closed):
+            return _NONE_CLOSED
         slots, causes, reasons = (closed[:, column].copy() for column in (loop.SLOT, loop.CAUSE, loop.REASON))
         sessions = self._gathered(slots)
         first_offsets, nth = self._columns.rows[slots, loop.FIRST_OFFSET], np.zeros(len(slots), np.int64)
@@ -296,4 +300,5 @@ def _as_bytes(keys: Strings | Texts) -> tuple[NDArray[np.uint8], Column]:
 
 def _column(values: Numbers) -> Column:
     """As the compiled loops take it."""
-    return np.require(values, np.int64, ("C", "W"))
+    column = np.ascontiguousarray(values, np.int64)
+    return column if column.flags.writeable else column.copy()
