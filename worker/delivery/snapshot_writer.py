@@ -74,9 +74,12 @@ class SnapshotWriter:
         began = self._clock()
         messages = self._store.maker(partition, position)
         image, thresholds = pipeline.image(partition)
+        images = [image]
+        del image
 
         def make() -> _Made:
-            return _Made(position, messages(image.state(), thresholds), self._clock() - began)
+            state = images.pop().state()  # the copy, as large as the open sessions, is let go at once
+            return _Made(position, messages(state, thresholds), self._clock() - began)
 
         self._begun[partition] = self._background.submit(make)
 
