@@ -86,10 +86,10 @@ KINDS: Final[dict[str, tuple[Callable[[Lines], Iterator[bytes]], int]]] = {
 }
 
 
-def measure(kind: str, distinct: int) -> Held:
+def measure(kind: str, distinct: int, score_cache: int) -> Held:
     """Of one kind, in this process."""
     make, events = KINDS[kind]
-    scorer = Scorer.load(demo_checkpoint(), device="cpu")
+    scorer = Scorer.load(demo_checkpoint(), device="cpu", cache_size=score_cache)
     settings = load_settings(None, [*SETTINGS, *SCORING, f"sessions.max_events={events}"])
     pipeline, partition = Pipeline(settings, scorer, Metrics()), Partition(TOPIC, 0)
     pipeline.open(partition)
@@ -110,6 +110,7 @@ def measure(kind: str, distinct: int) -> Held:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--distinct", type=int, default=1_000_000)
+    parser.add_argument("--score-cache", type=int, default=100_000, help="sequences, as model.score_cache")
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=[*KINDS])
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
@@ -117,7 +118,7 @@ def main() -> None:
     held = []
     for kind in arguments.kind:
         with multiprocessing.get_context("spawn").Pool(1) as alone:
-            held.append(alone.apply(measure, (kind, arguments.distinct)))
+            held.append(alone.apply(measure, (kind, arguments.distinct, arguments.score_cache)))
     table = Table("distinct", "how many", *(f"{look}/{LOOKS}" for look in range(LOOKS + 1)), "growth", title="MB")
     for each in held:
         row = (f"{resident:.0f}" for resident in each.resident_mb)
