@@ -1,7 +1,8 @@
 """The exactly-once loop: poll, process, send, commit; and what it does when partitions come, go or an abort strikes.
 
-Everything happens in one thread. Rebalance callbacks run inside `Source.poll`, at the top of the loop, where every
-record polled so far is processed and its outputs are in the open transaction: so a revoke can commit at once.
+Everything happens in one thread, but that another makes snapshots (`worker.delivery.snapshot_writer`). Rebalance
+callbacks run inside `Source.poll`, at the top of the loop, where every record polled so far is processed and its
+outputs are in the open transaction: so a revoke can commit at once.
 
 The group never takes a busy worker for a dead one. When the scorer is behind, batches shrink until one takes about a
 second. While sessions are scored, after each forward pass of the model, and while the broker is slow to take
@@ -28,6 +29,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,18 +41,16 @@ from worker.delivery.batch_size import BatchSize
 from worker.delivery.deadline import Deadline, StopDeadline
 from worker.delivery.outage import Outage
 from worker.delivery.protocols import NO_RELOADS, Committed, Message, Reloads, Sink, Source
-from worker.delivery.report import Report
+from worker.delivery.report import Report, log_move
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshot_writer import SnapshotWriter
 from worker.delivery.snapshots import SnapshotPointer
 from worker.errors import AbortCause, SnapshotError, TransactionAborted
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
-from worker.processing.clock import Move
 from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
-from worker.processing.score_records import iso_time
 from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
 
@@ -63,9 +63,7 @@ _LEAVE_SHARE = 0.7  # of what is then left of a stop; the rest is for closing th
 
 _log = structlog.get_logger(__name__)
 
-
-# Whether rebalance callbacks can come, and from where: not while working; from a poll between two batches; from a poll
-# in the middle of one.
+# Whether rebalance callbacks can come: not while working; from a poll between two batches; from a poll amid one.
 _Doing = Literal["working", "polling", "waiting"]
 
 
@@ -92,6 +90,7 @@ class Worker:
         revoke_budget_s: time for everything a revoke must finish; past it the transaction is aborted.
         clock, sleep: monotonic seconds, and what lets them pass.
         reloads: where pipelines come from that it goes over to.
+        background: makes snapshots while the worker goes on.
 
     Attributes:
         alerts: those that were published last; to be read in any thread.
@@ -112,12 +111,13 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         reloads: Reloads = NO_RELOADS,
+        background: Executor | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
         self._sink = sink
         self._store = store
-        self._snapshots = SnapshotWriter(store, sink, metrics, settings.state.snapshot_interval_ms, clock)
+        self._snapshots = SnapshotWriter(store, sink, metrics, settings.state.snapshot_interval_ms, clock, background)
         self._reloads = reloads
         self._metrics = metrics
         self._revoke_budget_s = revoke_budget_s
@@ -343,17 +343,20 @@ class Worker:
     def _commit_all(self, snapshots: Collection[Partition], deadline: Deadline) -> None:
         began, snapshot_interval_s = self._clock(), self._snapshots.interval_s(self._progress)
         positions = self._positions()
-        chosen = []
+        now: list[Partition] = []
+        due: list[Partition] = []
         for partition, position in positions.items():
             progress = self._progress[partition]
-            due = partition in snapshots or began - progress.snapshot_at >= snapshot_interval_s
-            if progress.pointer is None or (due and progress.pointer.position != position):
-                chosen.append(partition)
-        pointers: dict[Partition, SnapshotPointer] = {}
-        if chosen:
-            self._unsent_commit = True
-            pointers = self._snapshots.write(self._pipeline, chosen, positions, deadline)
+            if progress.pointer is None or (partition in snapshots and progress.pointer.position != position):
+                now.append(partition)
+                progress.snapshot_at = began
+            elif began - progress.snapshot_at >= snapshot_interval_s and progress.pointer.position != position:
+                due.append(partition)
+                progress.snapshot_at = began
+        pointers = self._snapshots.write(self._pipeline, now, positions, deadline)
         self._commit_at(positions, pointers, deadline, began)
+        for partition in due:
+            self._snapshots.begin(self._pipeline, partition, positions[partition])
 
     def _commit_at(
         self,
@@ -378,13 +381,12 @@ class Worker:
             self._progress[partition].committed = committed.offset
         for partition, pointer in pointers.items():
             self._progress[partition].pointer = pointer
-            self._progress[partition].snapshot_at = self._committed_at
 
     # -- another checkpoint, other settings ------------------------------------------------------------------------
 
     def _use(self, pipeline: Pipeline) -> None:
         pipeline.while_scoring = self._while_scoring
-        pipeline.time_moved = _log_move
+        pipeline.time_moved = log_move
         self._pipeline = self._report.pipeline = pipeline
 
     def _go_over_to(self, pipeline: Pipeline) -> None:
@@ -401,6 +403,7 @@ class Worker:
         for partition in partitions:
             self._pipeline.look_back(partition)
         self._commit(snapshots=partitions)
+        self._snapshots.give_up(partitions)  # of an older vocabulary, and of before what was committed last
         try:
             self._store.hand_over(self._pipeline, pipeline, partitions, partial(self._while_rereading, partitions))
         except SnapshotError as error:
@@ -454,6 +457,7 @@ class Worker:
         if self._rebuild_needed:
             return  # nothing was sent since the last one
         self._sink.abort(deadline)
+        self._snapshots.give_up(self._progress)
         self._report.aborted(cause)
         self._unsent_commit = False
         self._rebuild_needed = True
@@ -491,10 +495,5 @@ class Worker:
         for partition in partitions:
             self._pipeline.drop(partition)
             self._progress.pop(partition, None)
-            self._snapshots.forget(partition)
+        self._snapshots.forget(partitions)
         self._source.forget(partitions)
-
-
-def _log_move(partition: Partition, move: Move) -> None:
-    event = "stream_time_jumped" if move.jumped else "stream_time_fell"
-    _log.info(event, partition=str(partition), **{"from": iso_time(move.before), "to": iso_time(move.after)})

@@ -7,15 +7,21 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
+import structlog
+
 from worker.delivery.outage import Outage
 from worker.delivery.protocols import Reloads, Source
 from worker.errors import AbortCause
 from worker.observability.metrics import Metrics
 from worker.observability.recent_alerts import RecentAlerts
 from worker.observability.status import PartitionStatus, WorkerStatus
+from worker.processing.clock import Move
 from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
+from worker.processing.score_records import iso_time
+
+_log = structlog.get_logger(__name__)
 
 _INTERVAL_S = 1.0
 
@@ -148,3 +154,9 @@ class Report:
         if lag is None or (newest_ms is None and partition not in self._caught_up_at):
             return None
         return max(0.0, now - max((newest_ms or 0) / 1000, self._caught_up_at.get(partition, 0.0)))
+
+
+def log_move(partition: Partition, move: Move) -> None:
+    """Say that a partition's stream time jumped or fell."""
+    event = "stream_time_jumped" if move.jumped else "stream_time_fell"
+    _log.info(event, partition=str(partition), **{"from": iso_time(move.before), "to": iso_time(move.after)})

@@ -92,29 +92,27 @@ class StateStore:
         self._partitions: list[int] | None = None
         self._live_parts: dict[Partition, int] = {}  # of each partition's newest snapshot
 
-    def messages(
-        self,
-        partition: Partition,
-        position: int,
-        sessions: SessionsState,
-        thresholds: AdaptiveState | None = None,
-        texts: pa.RecordBatch | None = None,
-    ) -> list[Message]:
-        """A snapshot as records for `Sink.send_snapshots`, all to one state partition."""
-        snapshot = Snapshot(
-            position=position,
-            vocabulary=self._vocabulary.sha256,
-            n_templates=len(self._vocabulary.templates),
-            sessions=sessions,
-            thresholds=thresholds,
-            texts=texts,
-        )
-        target = self._state_partition(partition)
+    def maker(
+        self, partition: Partition, position: int
+    ) -> Callable[[SessionsState, AdaptiveState | None, pa.RecordBatch | None], list[Message]]:
+        """What makes a snapshot's records for `Sink.send_snapshots`, all to one state partition, in any thread.
+
+        It takes the sessions that were open at `position`, what adaptive thresholds had learnt by then, and the texts
+        of lines (`Pipeline.state`).
+        """
+        vocabulary, target = self._vocabulary, self._state_partition(partition)
         headers = [("logmamba-snapshot-position", str(position).encode())]
-        return [
-            Message(self._topic, self._key(partition, number), part, headers, target)
-            for number, part in enumerate(encode(snapshot, self._max_part_bytes))
-        ]
+
+        def messages(
+            sessions: SessionsState, thresholds: AdaptiveState | None, texts: pa.RecordBatch | None
+        ) -> list[Message]:
+            snapshot = Snapshot(position, vocabulary.sha256, len(vocabulary.templates), sessions, thresholds, texts)
+            return [
+                Message(self._topic, self._key(partition, number), part, headers, target)
+                for number, part in enumerate(encode(snapshot, self._max_part_bytes))
+            ]
+
+        return messages
 
     def stale_parts(self, partition: Partition, parts: int) -> list[Message]:
         """Tombstones for the parts that a longer snapshot before this one left behind."""

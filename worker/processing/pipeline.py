@@ -31,7 +31,7 @@ from worker.processing.outputs import ALARMED, Job, OpenPartition, Origin, Outpu
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Serialize, Severity
 from worker.processing.scorer import Scorer
-from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSessions
+from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSessions, Image
 from worker.processing.session_rules import SessionRules
 from worker.processing.session_state import SessionsState
 from worker.processing.sessions import Sessions
@@ -176,9 +176,15 @@ class Pipeline:
 
     def state(self, partition: Partition) -> tuple[SessionsState, AdaptiveState | None, pa.RecordBatch | None]:
         """What a snapshot of the partition at its position holds: `open` goes on from it."""
+        return self._open[partition].sessions.state(), *self._beside_sessions(partition)
+
+    def image(self, partition: Partition) -> tuple[Image, AdaptiveState | None, pa.RecordBatch | None]:
+        """A copy of what `state` is made of, in a fraction of its time; `Image.state` makes the rest of it anywhere."""
+        return self._open[partition].sessions.image(), *self._beside_sessions(partition)
+
+    def _beside_sessions(self, partition: Partition) -> tuple[AdaptiveState | None, pa.RecordBatch | None]:
         opened = self._open[partition]
         return (
-            opened.sessions.state(),
             None if opened.adaptive is None else opened.adaptive.state(),
             None if opened.texts is None else opened.texts.state(),
         )

@@ -213,7 +213,7 @@ def test_parts_of_a_fenced_worker_between_those_of_a_snapshot_are_passed_over() 
     )
     for offset in range(100):
         broker.append(P0, b"a line %d" % offset)
-    ours, theirs = (store.messages(P0, position, noisy_sessions(position)) for position in (40, 60))
+    ours, theirs = (store.maker(P0, position)(noisy_sessions(position), None, None) for position in (40, 60))
     assert min(len(ours), len(theirs)) > 1
     place = Partition(use.state_topic, ours[0].partition or 0)
     first = broker.watermarks(place)[1]
