@@ -71,8 +71,12 @@ def hex_digits(data: Bytes, at: int, end: int) -> int:
 
 
 @compiled
-def text_end(data: Bytes, at: int, end: int) -> int:
-    """Where the text that begins here has its quote; odd where it is not valid, or has half of a pair in it."""
+def text_end(data: Bytes, at: int, end: int, noted: Column) -> int:
+    """Where the text that begins here has its quote; odd where it is not valid, or has half of a pair in it.
+
+    `noted` is filled with whether it has a backslash, 1 or 0.
+    """
+    noted[0] = 0
     while True:
         while at + _TOGETHER <= end:
             there = np.uint8(0)
@@ -90,6 +94,7 @@ def text_end(data: Bytes, at: int, end: int) -> int:
             return at
         if at + 1 >= end:
             return _ODD
+        noted[0] = 1
         byte = data[at + 1]
         at += 2
         if byte == _U:
@@ -110,8 +115,8 @@ def digits_end(data: Bytes, at: int, end: int) -> int:
 
 
 @compiled
-def number_end(data: Bytes, at: int, end: int, found: Column) -> int:
-    """Where a number ends; odd where it is not valid. `found` is filled with whether it is a whole one, 1 or 0."""
+def number_end(data: Bytes, at: int, end: int, noted: Column) -> int:
+    """Where a number ends; odd where it is not valid. `noted` is filled with whether it is a whole one, 1 or 0."""
     if data[at] == _MINUS:
         at += 1
     first = at
@@ -121,9 +126,9 @@ def number_end(data: Bytes, at: int, end: int, found: Column) -> int:
     if at - first > _MOST_DIGITS:
         return _ODD
     # -0 is 0, and 0 is a word for nothing where a time is asked for.
-    found[0] = data[first] != _ZERO
+    noted[0] = data[first] != _ZERO
     if at < end and data[at] == _POINT:
-        found[0], first = 0, at + 1
+        noted[0], first = 0, at + 1
         at = digits_end(data, first, end)
         if at == first:
             return _ODD
@@ -162,7 +167,9 @@ def member_of(places: Places, node: int, data: Bytes, begin: int, end: int) -> i
 
 
 @compiled
-def walk(places: Places, data: Bytes, begin: int, end: int, stack: Table, seen: Column, found: Column) -> bool:
+def walk(
+    places: Places, data: Bytes, begin: int, end: int, stack: Table, seen: Column, noted: Column, found: Column
+) -> bool:
     """Fill in what stands at the places in the document from begin to end; returns whether it is not odd.
 
     Args:
@@ -173,12 +180,12 @@ def walk(places: Places, data: Bytes, begin: int, end: int, stack: Table, seen: 
         stack: (_MOST_DEEP, 4) to work with: of each object and list that is open its node, NOWHERE - 1 for a list;
             where its first name is; whether it has another one.
         seen: (members,) to work with, all 0.
+        noted: (1,) to work with.
         found: (slots * FOUND,) to be filled in, all 0.
     """
     at = past_white(data, begin, end)
     if at >= end or data[at] != _OPEN_OBJECT:
         return False
-    whole = np.zeros(1, np.int64)
     depth, node, in_list, target, expected = 0, ROOT, False, NOWHERE, _FIRST_KEY
     first_begin, first_end, several = 0, -1, False
     at += 1
@@ -212,14 +219,13 @@ def walk(places: Places, data: Bytes, begin: int, end: int, stack: Table, seen: 
             if byte != _QUOTE:
                 return False
             name = at + 1
-            at = text_end(data, name, end)
+            at = text_end(data, name, end, noted)
             if at == _ODD:
                 return False
             target = NOWHERE
             if node != NOWHERE:
-                for place in range(name, at):
-                    if data[place] == _BACKSLASH:
-                        return False
+                if noted[0]:
+                    return False
                 if first_end < 0:
                     first_begin, first_end = name, at
                 elif not several:
@@ -241,15 +247,10 @@ def walk(places: Places, data: Bytes, begin: int, end: int, stack: Table, seen: 
             value, kind = at, ABSENT
             if byte == _QUOTE:
                 value += 1
-                at = text_end(data, value, end)
+                at = text_end(data, value, end, noted)
                 if at == _ODD:
                     return False
-                kind = TEXT
-                if slot != NOWHERE:
-                    for place in range(value, at):
-                        if data[np.uint64(place)] == _BACKSLASH:
-                            kind = ESCAPED
-                            break
+                kind = ESCAPED if noted[0] else TEXT
                 value_end = at
                 at += 1
                 expected = _NEXT
@@ -265,8 +266,8 @@ def walk(places: Places, data: Bytes, begin: int, end: int, stack: Table, seen: 
                 target = NOWHERE
             else:
                 if byte == _MINUS or _ZERO <= byte <= _NINE:
-                    at = number_end(data, at, end, whole)
-                    kind = WHOLE if whole[0] else ABSENT
+                    at = number_end(data, at, end, noted)
+                    kind = WHOLE if noted[0] else ABSENT
                 else:
                     at = word_end(data, at, end)
                 if at == _ODD:
@@ -293,14 +294,16 @@ def walk_all(places: Places, data: Bytes, bounds: Column, ascii_only: bool, plai
         plain: (n,) to be filled in: 1 where a document is not odd.
         found: (n, slots * FOUND) to be filled in, all 0: kind, begin and end of each; of odd documents it says nothing.
     """
-    stack, seen = np.empty((_MOST_DEEP, 4), np.int64), np.empty(len(places.parents), np.int64)
+    stack, noted = np.empty((_MOST_DEEP, 4), np.int64), np.empty(1, np.int64)
+    seen = np.empty(len(places.parents), np.int64)
     for row in range(len(plain)):
         seen[:] = 0
         highest = np.uint8(0)
         if ascii_only:
             for place in range(bounds[row], bounds[row + 1]):
                 highest |= data[place]
-        plain[row] = highest < 128 and walk(places, data, bounds[row], bounds[row + 1], stack, seen, found[row])
+        begin, end = bounds[row], bounds[row + 1]
+        plain[row] = highest < 128 and walk(places, data, begin, end, stack, seen, noted, found[row])
 
 
 @compiled
