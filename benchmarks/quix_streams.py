@@ -1,6 +1,6 @@
 """How fast is a worker beside a Quix Streams program with Drain3, on the same broker, lines and guarantee?
 
-The program (`benchmarks/quix_program.py`) reads the same topic of HDFS lines in 4 partitions, takes a template of each
+The program (`benchmarks/quix/program.py`) reads the same topic of HDFS lines in 4 partitions, takes a template of each
 from Drain3, puts sessions together by the record's key and writes a record for each that ends, as JSON, exactly once.
 Both run as one process, one after the other. Pinned versions of both libraries are installed into an environment of
 their own, which is a temporary folder unless `--venv` names one.
@@ -73,7 +73,7 @@ def quix_rate(python: Path, application: Application, folder: Path, sessions: st
         "gap_ms": GAP_MINUTES * 60_000,
         "lines": lines,
     }
-    program = Path(__file__).with_name("quix_program.py")
+    program = Path(__file__).parent / "quix/program.py"
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = subprocess.run([python, program, json.dumps(asked)], env=environ, capture_output=True, text=True, check=False)
     if run.returncode:

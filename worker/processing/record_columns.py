@@ -108,7 +108,7 @@ class RecordColumns:
         if not n or not self._encoder.is_json:
             return [None] * n, []
         tokens, offsets, times = sessions.events
-        surprises = np.concatenate([each.surprises for each in scores], dtype=np.float64)
+        surprises = np.concatenate([each.surprises for each in scores]).astype(np.float64)
         if len(surprises) != len(tokens):
             raise ValueError(f"{len(surprises)} surprises of {len(tokens)} events")
         keys = loop.Texts(sessions.keys, sessions.key_ends)

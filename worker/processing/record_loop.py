@@ -117,6 +117,14 @@ def put(out: Bytes, at: int, texts: Texts, number: int) -> int:
 
 
 @compiled
+def put_pair(out: Bytes, at: int, value: int) -> int:
+    """Write a number below 100 with two digits."""
+    pair = np.uint64(2 * value)
+    out[at], out[at + 1] = _PAIRS[pair], _PAIRS[pair + np.uint64(1)]
+    return at + 2
+
+
+@compiled
 def put_whole(out: Bytes, at: int, value: int) -> int:
     """Write an integer."""
     if value < 0:
@@ -130,10 +138,8 @@ def put_whole(out: Bytes, at: int, value: int) -> int:
     place = at + digits
     while left >= np.uint64(10):
         rest = left // np.uint64(100)
-        pair = 2 * np.int64(left - rest * np.uint64(100))
         place -= 2
-        out[place] = _PAIRS[pair]
-        out[place + 1] = _PAIRS[pair + 1]
+        put_pair(out, place, np.int64(left - rest * np.uint64(100)))
         left = rest
     if place > at:
         out[at] = _ZERO + np.int64(left)
@@ -194,22 +200,12 @@ def put_rounded(out: Bytes, at: int, value: float) -> int:
     at += 1
     for place in range(at + 4, at - 2, -2):
         rest = left // 100
-        pair = 2 * (left - 100 * rest)
-        out[place], out[place + 1] = _PAIRS[pair], _PAIRS[pair + 1]
+        put_pair(out, place, left - 100 * rest)
         left = rest
     end = at + DECIMALS
     while end > at + 1 and out[end - 1] == _ZERO:
         end -= 1
     return end
-
-
-@compiled
-def put_padded(out: Bytes, at: int, value: int, digits: int) -> int:
-    """Write an integer that is not negative with so many digits."""
-    for place in range(at + digits - 1, at - 1, -1):
-        out[place] = _ZERO + value % 10
-        value //= 10
-    return at + digits
 
 
 @compiled
@@ -237,19 +233,22 @@ def put_time(out: Bytes, at: int, milliseconds: int) -> int:
     month = (5 * of_year + 2) // 153  # from March on
     of_month = of_year - (153 * month + 2) // 5
     out[at] = _QUOTE
-    at = put_padded(out, at + 1, year + era * 400 + (1 if month >= 10 else 0), 4)
+    year += era * 400 + (1 if month >= 10 else 0)
+    at = put_pair(out, put_pair(out, at + 1, year // 100), year % 100)
     out[at] = _MINUS
-    at = put_padded(out, at + 1, month - 9 if month >= 10 else month + 3, 2)
+    at = put_pair(out, at + 1, month - 9 if month >= 10 else month + 3)
     out[at] = _MINUS
-    at = put_padded(out, at + 1, of_month + 1, 2)
+    at = put_pair(out, at + 1, of_month + 1)
     out[at] = 84  # T
-    at = put_padded(out, at + 1, rest // 3_600_000, 2)
+    at = put_pair(out, at + 1, rest // 3_600_000)
     out[at] = _COLON
-    at = put_padded(out, at + 1, rest // 60_000 % 60, 2)
+    at = put_pair(out, at + 1, rest // 60_000 % 60)
     out[at] = _COLON
-    at = put_padded(out, at + 1, rest // 1_000 % 60, 2)
+    at = put_pair(out, at + 1, rest // 1_000 % 60)
     out[at] = _POINT
-    at = put_padded(out, at + 1, rest % 1_000, 3)
+    at = put_pair(out, at + 1, rest % 1_000 // 10)
+    out[at] = _ZERO + rest % 10
+    at += 1
     out[at] = 90  # Z
     out[at + 1] = _QUOTE
     return at + 2
