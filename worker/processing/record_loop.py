@@ -139,7 +139,7 @@ def put_whole(out: Bytes, at: int, value: int) -> int:
     while left >= np.uint64(10):
         rest = left // np.uint64(100)
         place -= 2
-        put_pair(out, place, np.int64(left - rest * np.uint64(100)))
+        put_pair(out, place, int(np.int64(left - rest * np.uint64(100))))
         left = rest
     if place > at:
         out[at] = _ZERO + np.int64(left)

@@ -329,7 +329,7 @@ OF_SEVERITY = {"normal": st.floats(0, 0.69), "warning": st.floats(0.71, 0.94), "
 REASONS = (None, Reason('It is "so".', "F1"), Reason("é\n", "F2"))
 
 
-@examples(max_examples=300, deadline=None)
+@examples(max_examples=200, deadline=None)
 @given(
     of=st.lists(closed_sessions(), min_size=1, max_size=8),
     data=st.data(),
