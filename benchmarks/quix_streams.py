@@ -85,8 +85,8 @@ def quix_rate(python: Path, application: Application, folder: Path, sessions: st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--passes", type=int, default=3, help="over the 177,952 lines, of the worker")
-    parser.add_argument("--quix-lines", type=int, default=60_000, help="of the first pass, for Quix Streams")
+    parser.add_argument("--passes", type=int, default=2, help="over the 177,952 lines, of the worker")
+    parser.add_argument("--quix-lines", type=int, default=20_000, help="of the first pass, for Quix Streams")
     parser.add_argument("--venv", type=Path, help="environment with the pinned libraries; made where it is missing")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
