@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -104,9 +105,10 @@ class Run:
         for number, some in enumerate(values):
             first = self._ends[number]
             self._ends[number] = first + len(some)
-            offsets = list(range(first, first + len(some)))
+            # As arrays, as the Kafka source has them.
+            offsets, timestamps = np.arange(first, first + len(some)), np.full(len(some), 1_700_000_000_000)
             if some:
-                batch.append(Records(TOPIC, number, offsets, some, None, [1_700_000_000_000] * len(some), None))
+                batch.append(Records(TOPIC, number, offsets, some, None, timestamps, None))
         return batch
 
     def cost(self) -> Cost:
