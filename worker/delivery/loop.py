@@ -217,11 +217,10 @@ class Worker:
         batch = [records for records in batch if Partition(records.topic, records.partition) in self._progress]
         if batch:
             began = self._clock()
+            self._report.polled(batch)
             self._sent = self._positions()
             self._send(self._pipeline.process(batch))
-            polled = sum(len(records.offsets) for records in batch)
-            self._report.polled(polled)
-            self._batch_size.adapt(polled, self._clock() - began)
+            self._batch_size.adapt(sum(len(records.offsets) for records in batch), self._clock() - began)
             for records in batch:
                 progress = self._progress[Partition(records.topic, records.partition)]
                 progress.quiet_since, progress.asked_for_end = began, False

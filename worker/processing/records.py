@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from worker.formats.times.years import FileYears
 from worker.processing.clock import Numbers
 
@@ -64,6 +66,12 @@ class Records:
         if self.headers is not None:
             return self.headers[row] or []
         return [] if self.headers_of is None else self.headers_of(row) or []
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """The least of Kafka's timestamps, in ms; None where a record has none."""
+        oldest = 0 if self.timestamps is None else int(np.min(self.timestamps))
+        return oldest if oldest > 0 else None
 
     @property
     def lines(self) -> int:
