@@ -1,10 +1,11 @@
 """How long after a record that causes a score is the score there for readers, by load, and where does the time go?
 
-A real broker on this machine, HDFS lines in 4 partitions, one worker process on the CPU, exactly once. First the most
-that the worker reads of a topic that is filled already: the maximum. Then, for shares of it, a producer in a process of
-its own writes at that rate, and a `read_committed` consumer in a third one looks at the score topic. The delay of a
-record that closes a session, or takes one across a threshold, is from its Kafka timestamp (when it was produced) to the
-moment at which the last of the scores that it caused was read. Producer, broker, worker and reader share the cores.
+A real broker on this machine, HDFS lines in 4 partitions, one worker process on the CPU, exactly once. A producer in a
+process of its own writes at a steady rate, and a `read_committed` consumer in a third one looks at the score topic. The
+delay of a record that closes a session, or takes one across a threshold, is from its Kafka timestamp (when it was
+produced) to the moment at which the last of the scores that it caused was read. Producer, broker, worker and reader
+share the cores, so the maximum, of which the rates are shares, is what the worker reads while as much is written as it
+would read of a filled topic.
 
 Beside the delays stands what the worker's metrics say of the same time: how long each stage of a turn took, and how old
 the oldest record of a batch was when it had been polled, when its outputs were sent, and when they were committed.
@@ -52,6 +53,7 @@ class Delays:
     settings: Sequence[str]
     share: float  # of the maximum
     lines_per_second: float  # as produced
+    read_per_second: float
     causes: int  # records that caused scores
     p50: float
     p90: float
@@ -146,17 +148,18 @@ def delays_at(
     application: Application,
     broker: psutil.Process,
     lines: Path,
-    maximum: float,
-    share: float,
+    load: tuple[float, float],
     seconds: float,
-    settings: Sequence[str],
+    settings: Sequence[str] = (),
 ) -> Delays:
-    """Run a worker beside a producer, for so many seconds after it has warmed up."""
-    bootstrap, per_second = application.bootstrap, maximum * share
+    """Run a worker beside a producer, for so many seconds after it has warmed up, at a share of a rate."""
+    bootstrap, (maximum, share) = application.bootstrap, load
+    per_second = maximum * share
     ready = _spawn.Event()
     arguments = bootstrap, application.input_topic, lines, per_second, WARM_S + seconds, ready
     producer = _spawn.Process(target=produce, args=arguments, daemon=True)
-    with application.start("observability.port=0", *settings) as worker:
+    rules = "observability.port=0", "sessions.idle_flush=null", "state.snapshot_interval=10s"
+    with application.start(*rules, *settings) as worker:
         worker.wait_until(lambda: worker.get("/readyz")[0] == 200)
         reader = Reader(bootstrap, application.score_topic)
         producer.start()
@@ -177,7 +180,9 @@ def delays_at(
     for at, value in reader.seen:
         source = orjson.loads(value)["source"]
         last[source["partition"], source["cause_offset"]] = at
-    caused = {(partition, offset): came[partition][offset] for partition, offset in last if offset < len(came[partition])}
+    caused = {
+        (partition, offset): came[partition][offset] for partition, offset in last if offset < len(came[partition])
+    }
     found = [last[place] - at for place, at in caused.items() if begins <= at < ends]
     passed = (ends - begins) / 1000
 
@@ -195,6 +200,7 @@ def delays_at(
         settings=settings,
         share=share,
         lines_per_second=sum(map(len, came.values())) / (WARM_S + seconds),
+        read_per_second=rate("logmamba_records_total", ""),
         causes=len(found),
         **dict(zip(("p50", "p90", "p99"), np.percentile(found, PERCENTILES).tolist(), strict=True)),
         most=max(found),
@@ -226,14 +232,19 @@ def main() -> None:
         broker = KafkaBroker(folder / "kafka", heap="1g").start()
         try:
             checkpoint = arguments.checkpoint or checkpoint_of_hdfs(folder)
-            maximum = arguments.maximum or _maximum(broker.bootstrap, folder, checkpoint, lines)
-            for share, settings in itertools.product(arguments.shares, arguments.set or [[]]):
-                application = Application(broker.bootstrap, folder, checkpoint, PARTITIONS)
-                process = psutil.Process(broker.pid)
-                settings = ["sessions.idle_flush=null", "state.snapshot_interval=10s", *settings]
-                results.append(
-                    delays_at(application, process, lines, maximum, share / 100, arguments.seconds, settings)
-                )
+            process = psutil.Process(broker.pid)
+
+            def application() -> Application:
+                return Application(broker.bootstrap, folder, checkpoint, PARTITIONS)
+
+            maximum = arguments.maximum
+            if maximum is None:
+                filled = _of_a_filled_topic(application(), lines)
+                beside = delays_at(application(), process, lines, (filled, 1.0), arguments.seconds)
+                maximum = min(filled, beside.read_per_second)
+            for share, settings in itertools.product(arguments.shares, arguments.set or [()]):
+                load = maximum, share / 100
+                results.append(delays_at(application(), process, lines, load, arguments.seconds, settings))
         finally:
             broker.stop()
     _show(maximum, results)
@@ -242,12 +253,10 @@ def main() -> None:
         arguments.output.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def _maximum(bootstrap: str, folder: Path, checkpoint: Path, lines: Path) -> float:
+def _of_a_filled_topic(application: Application, lines: Path, passes: int = 5) -> float:
     """Lines a second of a worker that has all of them before it, its score cache warm."""
-    application = Application(bootstrap, folder, checkpoint, PARTITIONS)
     with gzip.open(lines) as file:
         texts = file.read().splitlines()
-    passes = 5
     for records in repeated(texts, passes):
         application.produce(records)
     return worker_rates(application, len(texts), passes, "state.snapshot_interval=10s")[1]
@@ -266,7 +275,7 @@ def _show(maximum: float, results: Sequence[Delays]) -> None:
         rates = f"{each.left_behind:,}", f"{each.turns_per_second:.0f}", f"{each.commits_per_second:.1f}"
         times = (f"{ms:.1f}" for ms in (*each.stages.values(), *each.ages.values()))
         cores = f"{each.worker_cores:.2f}", f"{each.broker_cores:.2f}"
-        own = " ".join(each.settings[2:])
+        own = " ".join(each.settings)
         table.add_row(f"{each.share:.0%}", f"{each.lines_per_second:,.0f}", *delays, *rates, *times, *cores, own)
     console.print(table)
 
