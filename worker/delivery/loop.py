@@ -216,7 +216,7 @@ class Worker:
             self._rebuild()
             return  # what was polled will be polled again from the committed positions
         polled = sum(len(records.offsets) for records in batch)
-        self._commit_pace.behind = polled >= asked
+        self._commit_pace.fullness = polled / asked
         # A rebalance within the poll may leave records behind of a partition that is another worker's now.
         batch = [records for records in batch if Partition(records.topic, records.partition) in self._progress]
         if batch:
@@ -373,7 +373,7 @@ class Worker:
             self._sink.commit(offsets, self._source.group_metadata, deadline)
             self._unsent_commit = False
             self._report.committed(self._clock() - began)
-        self._commit_pace.committed(began)
+        self._commit_pace.committed()
         for partition, committed in offsets.items():
             self._progress[partition].committed = committed.offset
         for partition, pointer in pointers.items():

@@ -22,33 +22,34 @@ def waits_s(pace: CommitPace, clock: Clock, *, outputs: bool) -> float:
     raise AssertionError
 
 
-def after_a_commit(took_s: float, interval_s: float, *, behind: bool = False) -> tuple[CommitPace, Clock]:
+def after_a_commit(interval_s: float, fullness: float) -> tuple[CommitPace, Clock]:
     clock = Clock(tick_s=0.0)
     pace = CommitPace(interval_s, clock)
-    pace.behind = behind
-    began, clock.now = clock.now, clock.now + took_s
-    pace.committed(began)
+    pace.fullness = fullness
+    clock.now += 3.0
+    pace.committed()
     return pace, clock
 
 
-def test_outputs_wait_for_the_interval() -> None:
-    assert waits_s(*after_a_commit(0.005, 0.025), outputs=True) == 0.025
+def test_outputs_of_small_batches_wait_for_the_interval() -> None:
+    assert waits_s(*after_a_commit(0.025, fullness=0.0), outputs=True) == 0.025
+    assert waits_s(*after_a_commit(0.025, fullness=0.1), outputs=True) == 0.025
 
 
-def test_positions_alone_and_a_worker_that_is_behind_are_in_no_hurry() -> None:
-    assert waits_s(*after_a_commit(0.005, 0.025), outputs=False) == 0.1
-    assert waits_s(*after_a_commit(0.005, 0.025, behind=True), outputs=True) == 0.1
+def test_the_fuller_the_batches_the_longer_they_wait_up_to_a_tenth_of_a_second() -> None:
+    assert waits_s(*after_a_commit(0.025, fullness=0.25), outputs=True) == 0.05
+    assert waits_s(*after_a_commit(0.025, fullness=0.5), outputs=True) == 0.1
+    assert waits_s(*after_a_commit(0.025, fullness=1.0), outputs=True) == 0.1
 
 
-def test_commits_that_take_long_get_a_fifth_of_the_time_and_never_hold_outputs_back_for_long() -> None:
-    assert waits_s(*after_a_commit(0.015, 0.025), outputs=True) == 0.06
-    assert waits_s(*after_a_commit(30.0, 0.025), outputs=True) == 0.1
+def test_positions_alone_are_in_no_hurry() -> None:
+    assert waits_s(*after_a_commit(0.025, fullness=0.0), outputs=False) == 0.1
 
 
-def test_a_longer_interval_is_kept_and_none_is_none() -> None:
-    for outputs_wait in (True, False):
-        assert waits_s(*after_a_commit(0.005, 2.0, behind=True), outputs=outputs_wait) == 2.0
-        assert waits_s(*after_a_commit(0.005, 0.0, behind=True), outputs=outputs_wait) == 0.0
+@pytest.mark.parametrize("outputs", [True, False])
+def test_a_longer_interval_is_kept_and_none_is_none(outputs: bool) -> None:
+    assert waits_s(*after_a_commit(2.0, fullness=1.0), outputs=outputs) == 2.0
+    assert waits_s(*after_a_commit(0.0, fullness=1.0), outputs=outputs) == 0.0
 
 
 @pytest.mark.parametrize(("batch_records", "keeps_up"), [(100, True), (2, False)])
