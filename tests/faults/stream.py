@@ -51,7 +51,7 @@ _IDLE_AT_ONCE, _IDLE_WHILE_FED = "sessions.idle_flush=1ms", "sessions.idle_flush
 _FED_AT_MOST = 0.95  # of the records, before the block is over in which they are sent
 _STEPS = (
     "worker.batch_records=50",
-    "worker.commit_interval=20ms",
+    "worker.commit_interval=0ms",
     "state.snapshot_interval=100ms",
 )
 # Where kill -9 strikes: how often a worker may pass there first, and how much later it may die (ms).

@@ -38,6 +38,7 @@ from typing import Literal
 import structlog
 
 from worker.delivery.batch_size import BatchSize
+from worker.delivery.commit_pace import CommitPace
 from worker.delivery.deadline import Deadline, StopDeadline
 from worker.delivery.outage import Outage
 from worker.delivery.protocols import NO_RELOADS, Committed, Message, Reloads, Sink, Source
@@ -141,7 +142,7 @@ class Worker:
         # Up to where every output is in the open transaction, as of before what is being scored.
         self._sent: dict[Partition, int] = {}
         self._batch_size = BatchSize(settings.worker.batch_records)
-        self._committed_at = clock()
+        self._commit_pace = CommitPace(settings.worker.commit_interval_ms / 1000, clock)
         sink.while_waiting = self._keep_alive
         outage.while_away, outage.changed = self._while_away, self._report.publish
         self._outage = outage
@@ -209,18 +210,20 @@ class Worker:
     def _turn(self) -> None:
         self._report.beat()
         with self._while_doing("polling"), self._metrics.stage("poll"):
-            batch = self._source.poll(self._batch_size.records, self._settings.worker.linger_ms / 1000)
+            asked = self._batch_size.records
+            batch = self._source.poll(asked, self._settings.worker.linger_ms / 1000)
         if self._rebuild_needed:
             self._rebuild()
             return  # what was polled will be polled again from the committed positions
+        polled = sum(len(records.offsets) for records in batch)
+        self._commit_pace.fullness = polled / asked
         # A rebalance within the poll may leave records behind of a partition that is another worker's now.
         batch = [records for records in batch if Partition(records.topic, records.partition) in self._progress]
         if batch:
             began = self._clock()
+            self._report.polled(batch)
             self._sent = self._positions()
             self._send(self._pipeline.process(batch))
-            polled = sum(len(records.offsets) for records in batch)
-            self._report.polled(polled)
             self._batch_size.adapt(polled, self._clock() - began)
             for records in batch:
                 progress = self._progress[Partition(records.topic, records.partition)]
@@ -229,11 +232,8 @@ class Worker:
         pipeline = self._reloads.due()
         if pipeline is not None and not any(map(self._pipeline.replaying, self._progress)):
             self._go_over_to(pipeline)
-        elif self._commit_is_due():
+        elif self._commit_pace.due(outputs=self._unsent_commit):
             self._commit()
-
-    def _commit_is_due(self) -> bool:
-        return self._clock() - self._committed_at >= self._settings.worker.commit_interval_ms / 1000
 
     def _keep_alive(self) -> None:
         """Called while outputs wait for the broker, or many sessions for the scorer.
@@ -257,7 +257,7 @@ class Worker:
             TransactionAborted: partitions have gone away, or a stop cannot wait for the batch.
         """
         self._keep_alive()
-        if self._unsent_commit and self._commit_is_due():
+        if self._unsent_commit and self._commit_pace.due(outputs=True):
             unsaved = [str(each) for each in self._sent if self._progress[each].pointer is None]
             if unsaved:  # amid a batch there is no state to take a first snapshot of
                 reason = f"a batch takes long and {', '.join(unsaved)} has no snapshot yet"
@@ -376,7 +376,7 @@ class Worker:
             self._sink.commit(offsets, self._source.group_metadata, deadline)
             self._unsent_commit = False
             self._report.committed(self._clock() - began)
-        self._committed_at = self._clock()
+        self._commit_pace.committed()
         for partition, committed in offsets.items():
             self._progress[partition].committed = committed.offset
         for partition, pointer in pointers.items():

@@ -67,6 +67,12 @@ class Records:
         return [] if self.headers_of is None else self.headers_of(row) or []
 
     @property
+    def oldest_ms(self) -> int | None:
+        """The least of Kafka's timestamps, in ms; None where a record has none."""
+        oldest = 0 if self.timestamps is None else int(np.min(self.timestamps))
+        return oldest if oldest > 0 else None
+
+    @property
     def lines(self) -> int:
         """How many lines of a file these are."""
         return len(self.offsets) if self.line_counts is None else sum(self.line_counts)

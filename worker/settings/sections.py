@@ -203,8 +203,8 @@ class WorkerSettings(Section):
     processes: Annotated[int, Whole(1, 128)] = 1
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     batch_records: Annotated[int, Whole(1, 1_000_000)] = 10_000
-    linger_ms: Annotated[int, Duration("0ms", "10s")] = Field(20, alias="linger")
-    commit_interval_ms: Annotated[int, Duration("0ms", "10m")] = Field(100, alias="commit_interval")
+    linger_ms: Annotated[int, Duration("0ms", "10s")] = Field(5, alias="linger")
+    commit_interval_ms: Annotated[int, Duration("0ms", "10m")] = Field(25, alias="commit_interval")
     shutdown_timeout_ms: Annotated[int, Duration("100ms", "1h")] = Field(30_000, alias="shutdown_timeout")
 
 
