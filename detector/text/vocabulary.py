@@ -167,12 +167,13 @@ class Vocabulary:
             content = orjson.loads(data)
         except orjson.JSONDecodeError as error:
             raise ValueError(f"vocabulary is not JSON: {error}") from error
-        if isinstance(content, dict) and content.get("schema") in _OLDER:
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema in _OLDER:
             raise ValueError(
-                f"vocabulary has the schema {content['schema']!r}: its templates were cut otherwise than lines are now; "
+                f"vocabulary has the schema {schema!r}: its templates were cut otherwise than lines are now; "
                 "train the checkpoint anew"
             )
-        if not isinstance(content, dict) or content.get("schema") != _SCHEMA:
+        if schema != _SCHEMA:
             raise ValueError(f"vocabulary does not have the schema {_SCHEMA!r}")
         if odd_keys := (content.keys() - {"generations"}) ^ {"schema", "kind", "masks", "templates"}:
             odd = ", ".join(sorted(odd_keys))
