@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
+import torch
 from confluent_kafka import Consumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
@@ -149,7 +151,15 @@ def main() -> None:
             broker.stop()
     show(results, f"{total:,} lines, {PARTITIONS} partitions; a plain consume takes {consume:,.0f} lines/s")
     if arguments.output is not None:
-        found = {"lines": total, "size": arguments.size, "consume": consume, "results": [*map(asdict, results)]}
+        found = {
+            "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "cpus": os.cpu_count(),
+            "precision": arguments.precision,
+            "lines": total,
+            "size": arguments.size,
+            "consume": consume,
+            "results": [*map(asdict, results)],
+        }
         arguments.output.write_text(json.dumps(found, indent=2) + "\n")
 
 
