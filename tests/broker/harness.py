@@ -186,8 +186,11 @@ class WorkerProcess:
         """Wait for something observable while the process runs; fails with its log when it ends or time is up."""
 
         def came() -> bool:
-            if condition():
-                return True
+            try:
+                if condition():
+                    return True
+            except OSError:
+                pass  # an endpoint goes before its process does, and why is in the log
             assert self.process.poll() is None, f"the worker ended early:\n{self.tail()}"
             return False
 

@@ -21,7 +21,7 @@ from worker.kafka.sink import TransactionalSink
 
 def slow_down(after: int, passes: int, pass_s: float) -> None:
     """Make so many passes slow: those after the first `after` that follow the first commit."""
-    forward, commit = Inference._forward, TransactionalSink.commit
+    begin, commit = Inference._begin, TransactionalSink.commit
     done, began, committed = 0, 0.0, False
 
     def committing(self: TransactionalSink, *arguments: Any) -> None:
@@ -33,7 +33,7 @@ def slow_down(after: int, passes: int, pass_s: float) -> None:
         nonlocal done, began
         done += committed
         if not committed:
-            return forward(self, *arguments)
+            return begin(self, *arguments)
         if done == after + 1:
             began = time.monotonic()
             os.write(sys.stderr.fileno(), b'{"event":"slow_from_here"}\n')
@@ -42,9 +42,9 @@ def slow_down(after: int, passes: int, pass_s: float) -> None:
         if done == after + passes:
             line = f'{{"event":"slow_passes","seconds":{time.monotonic() - began:.1f}}}\n'
             os.write(sys.stderr.fileno(), line.encode())
-        return forward(self, *arguments)
+        return begin(self, *arguments)
 
-    Inference._forward = slowly  # type: ignore[method-assign]
+    Inference._begin = slowly  # type: ignore[method-assign]
     TransactionalSink.commit = committing  # type: ignore[method-assign]
 
 

@@ -18,6 +18,7 @@ from worker.settings.kafka_properties import KafkaProperties
 
 _PROBE_S = 2.0
 _NAME_MISMATCHES = (62, 63, 64)  # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH, of an e-mail address and of an IP address
+_NOT_TAKEN = "Connection refused"  # as the library says it
 _ADDRESS, _AUTHORITIES = "kafka.bootstrap.servers", "kafka.ssl.ca.location"
 _MECHANISMS = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 and OAUTHBEARER"
 
@@ -41,20 +42,25 @@ def not_taken(kafka: KafkaProperties, error: KafkaError) -> str:
     return f"{', '.join(f'kafka.{name}' for name in names) or 'kafka'}: {reason}"
 
 
-def no_access(kafka: KafkaProperties, error: KafkaError) -> tuple[str, bool]:
+def no_access(kafka: KafkaProperties, error: KafkaError, *, of_connection: bool) -> tuple[str, bool]:
     """Why none of the brokers lets us in, as far as the library's error and a look of our own tell.
+
+    Args:
+        kafka: the properties.
+        error: of the library.
+        of_connection: a connection came to this error; else no answer came to a call in its time, which says little.
 
     Returns:
         One line, and whether that may pass by itself: a broker that does not answer may do so yet.
     """
     at = str(kafka["bootstrap.servers"])
-    settings, reason = _cause(kafka, error)
+    settings, reason = _cause(kafka, error, of_connection=of_connection)
     if settings == _ADDRESS:
         return f"no Kafka broker answers at {at} ({settings}): {reason}", True
     return f"no access to Kafka at {at} ({settings}): {reason}", False
 
 
-def _cause(kafka: KafkaProperties, error: KafkaError) -> tuple[str, str]:
+def _cause(kafka: KafkaProperties, error: KafkaError, *, of_connection: bool) -> tuple[str, str]:
     """The settings at fault, and the reason."""
     text, protocol = error.str(), str(kafka.get("security.protocol", "PLAINTEXT")).upper()
     if "certificate verify failed" in text:
@@ -77,7 +83,9 @@ def _cause(kafka: KafkaProperties, error: KafkaError) -> tuple[str, str]:
         if tls != protocol.endswith("SSL"):
             listener = "TLS; allowed: SSL or SASL_SSL" if tls else "no TLS; allowed: PLAINTEXT or SASL_PLAINTEXT"
             return "kafka.security.protocol", f"is {protocol}, but {host}:{port} speaks {listener}"
-        if not protocol.startswith("SASL") and error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+        # A broker that is slow, or was not there a moment ago, ends no connection.
+        ended = error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT) and _NOT_TAKEN not in text
+        if not protocol.startswith("SASL") and of_connection and ended:
             reason = f"is {protocol}, and {host}:{port} ends the connection: does it want SASL_{protocol}?"
             return "kafka.security.protocol", reason
     return _ADDRESS, text

@@ -166,7 +166,8 @@ class Topics:
                 break
             except KafkaException as exception:
                 self._admin.poll(0)  # hands over what happened meanwhile
-                reason, may_pass = no_access(self._settings.kafka, self._error or exception.args[0])
+                error, heard = self._error or exception.args[0], self._error is not None
+                reason, may_pass = no_access(self._settings.kafka, error, of_connection=heard)
                 if not may_pass or time.monotonic() > deadline:
                     raise RunError(reason) from exception
             time.sleep(_BACKOFF_S)

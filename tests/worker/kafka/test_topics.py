@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from threading import Thread
 
 import pytest
 from confluent_kafka import Producer
 
+from worker.errors import RunError
+from worker.kafka import topics
 from worker.kafka.topics import Topics
 from worker.settings.document import load_settings
 
@@ -40,3 +44,34 @@ def test_a_pattern_names_the_topics_that_match_it(bootstrap: str, pattern: str, 
     assert [
         topic.name for topic in Topics({"bootstrap.servers": bootstrap, "log_level": 0}, settings).inputs()
     ] == names
+
+
+def test_a_broker_that_takes_its_time_is_said_to_give_no_answer_and_not_to_want_another_protocol(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(topics, "REACH_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(topics, "_REFUSED_AFTER_S", 0.2)
+    held: list[socket.socket] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            if (
+                connection.recv(1) == b"\x16"
+            ):  # what begins a TLS handshake, to which a plain listener has nothing to say
+                connection.close()
+            else:
+                held.append(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Thread(target=serve, daemon=True).start()
+        bootstrap = f"127.0.0.1:{listener.getsockname()[1]}"
+        settings = load_settings(None, [f"kafka.bootstrap.servers={bootstrap}"])
+        with pytest.raises(RunError, match=f"no Kafka broker answers at {bootstrap}"):
+            Topics({"bootstrap.servers": bootstrap, "log_level": 0}, settings)
+        listener.shutdown(socket.SHUT_RDWR)
+    for connection in held:
+        connection.close()
