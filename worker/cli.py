@@ -94,20 +94,36 @@ def run(config: ConfigOption, overrides: SetOption = []) -> None:  # noqa: B006 
 
     With `worker.processes` it runs as so many processes, which it starts, watches and stops.
     """
+    _work("run", config, overrides)
+
+
+@app.command(epilog=examples("logmamba rekey --config rekey.yaml"))
+def rekey(config: ConfigOption, overrides: SetOption = []) -> None:  # noqa: B006
+    """Write lines as token records to the partition of their session key, until told to stop (SIGTERM, Ctrl-C).
+
+    For logs whose session key is spread over partitions: `logmamba run` with `input.format: tokens` reads what this
+    writes to `output.topic`. With `worker.processes` it runs as so many processes.
+    """
+    _work("rekey", config, overrides)
+
+
+def _work(name: Literal["run", "rekey"], config: Path, overrides: list[str]) -> None:
     with stopped_by_signals() as stopping:  # before everything that takes time
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         from worker.observability.log import configure_logging
 
         settings = settings_of(config, overrides)
         configure_logging(settings.observability.log_level, settings.observability.log_format)
+        from worker.commands.rekey import run_rekey
+        from worker.commands.run import run_alone, run_worker
+
+        work = {"run": run_worker, "rekey": run_rekey}[name]
         if settings.worker.processes > 1:
             from worker.commands.supervise import run_processes
 
-            run_processes(config, overrides, settings, stopping)
+            run_processes(config, overrides, settings, stopping, work)
         else:
-            from worker.commands.run import run_alone
-
-            run_alone(config, overrides, settings, stopping)
+            run_alone(config, overrides, settings, stopping, work)
 
 
 @app.command(epilog=examples("logmamba demo --lines 20000"))

@@ -48,8 +48,8 @@ from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
 from worker.processing.clock import Move
 from worker.processing.outputs import Output
-from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
+from worker.processing.rekeying import AnyPipeline, Tokens
 from worker.processing.score_records import iso_time
 from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
@@ -104,7 +104,7 @@ class Worker:
         source: Source,
         sink: Sink,
         store: StateStore,
-        pipeline: Pipeline,
+        pipeline: AnyPipeline,
         metrics: Metrics,
         status: WorkerStatus,
         outage: Outage,
@@ -147,7 +147,7 @@ class Worker:
         self._outage = outage
         self._use(pipeline)
 
-    def scorer(self) -> Scorer:
+    def scorer(self) -> Scorer | Tokens:
         """What scores now; only for the thread that works."""
         return self._pipeline.scorer
 
@@ -316,7 +316,7 @@ class Worker:
     def _send(self, outputs: Sequence[Output]) -> None:
         topics = self._settings.output
         messages = [
-            Message(topics.dead_letter_topic if out.severity is None else topics.topic, out.key, out.value, out.headers)
+            Message(topics.dead_letter_topic if out.severity is None else topics.topic, *out[1:4], out.partition)
             for out in outputs
         ]
         if messages:
@@ -382,12 +382,12 @@ class Worker:
 
     # -- another checkpoint, other settings ------------------------------------------------------------------------
 
-    def _use(self, pipeline: Pipeline) -> None:
+    def _use(self, pipeline: AnyPipeline) -> None:
         pipeline.while_scoring = self._while_scoring
         pipeline.time_moved = _log_move
         self._pipeline = self._report.pipeline = pipeline
 
-    def _go_over_to(self, pipeline: Pipeline) -> None:
+    def _go_over_to(self, pipeline: AnyPipeline) -> None:
         """Commit what was made so far, with snapshots, and go on with another pipeline from there.
 
         Each partition's snapshot is then as of its committed position: whoever restores it replays nothing that another

@@ -14,8 +14,8 @@ from worker.observability.metrics import Metrics
 from worker.observability.recent_alerts import RecentAlerts
 from worker.observability.status import PartitionStatus, WorkerStatus
 from worker.processing.outputs import Output
-from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
+from worker.processing.rekeying import AnyPipeline
 
 _INTERVAL_S = 1.0
 
@@ -49,7 +49,7 @@ class Report:
         *,
         partitions: Collection[Partition],
         source: Source,
-        pipeline: Pipeline,
+        pipeline: AnyPipeline,
         outage: Outage,
         metrics: Metrics,
         clock: Callable[[], float],

@@ -9,8 +9,8 @@ from worker.delivery.protocols import Message, Sink
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshots import SnapshotPointer
 from worker.observability.metrics import Metrics
-from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
+from worker.processing.rekeying import AnyPipeline
 
 _SHARE = 0.05  # of the worker's time; snapshots that would take more come less often than asked
 
@@ -44,7 +44,7 @@ class SnapshotWriter:
 
     def write(
         self,
-        pipeline: Pipeline,
+        pipeline: AnyPipeline,
         partitions: Sequence[Partition],
         positions: Mapping[Partition, int],
         deadline: Deadline,

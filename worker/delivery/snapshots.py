@@ -11,6 +11,9 @@ Integers are big-endian. What is not a column (position, stream time, how many e
 greatest of their times, vocabulary, and what adaptive thresholds have learnt, where the partition has some) is metadata
 of the schema. Where events wait, a second Arrow IPC stream follows the first, with one row a waiting event.
 
+Where the events come from token records, the second stream is always there and a third one follows it, with one row an
+event: its offset, and where it came from before it was keyed. Then the format version is 4.
+
 Format 2 is read as well: it knew no waiting events, so nothing was behind and nothing waited.
 """
 
@@ -30,9 +33,12 @@ from pydantic import ValidationError
 from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME, ClockState, Event
+from worker.processing.origins import NumberedOrigins, Origins
+from worker.processing.records import Partition
 from worker.processing.session_state import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
 
 FORMAT_VERSION: Final = 3
+WITH_ORIGINS: Final = 4  # the format of events from token records
 _WITHOUT_WAITING: Final = 2  # the format before waiting events, which is still read
 POINTER_VERSION: Final = 2  # version 1 did not name the worker
 
@@ -46,11 +52,13 @@ _COLUMNS: Final = {  # with the types that each may have
     **dict.fromkeys(EVENT_COLUMNS, tuple(map(pa.large_list, _INTEGERS))),
 }
 _LEAST: Final = b"least"  # in a field's metadata: what is to be added to its integers
+_ORIGINS: Final = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in ("event", "place")])
 _WAITING: Final = pa.schema(
     [pa.field(name, pa.large_string() if name == "key" else pa.int64(), nullable=False) for name in Event._fields]
 )
 _METADATA: Final = ("position", "stream_time", "vocabulary", "n_templates")
 _BEHIND: Final = ("behind", "behind_time")  # in the metadata from format 3 on
+_SOURCES: Final = b"sources"  # in the metadata of origins
 _THRESHOLDS: Final = "thresholds"  # in the metadata of a partition with adaptive thresholds
 
 
@@ -136,11 +144,12 @@ def encode(snapshot: Snapshot, max_part_bytes: int) -> list[bytes]:
     room = max_part_bytes - _HEADER.size
     if room < 1:
         raise ValueError(f"max_part_bytes is {max_part_bytes}; allowed: {_HEADER.size + 1} and more")
+    version = FORMAT_VERSION if snapshot.sessions.origins is None else WITH_ORIGINS
     stream = memoryview(_to_stream(snapshot))
     digest = hashlib.sha256(stream).digest()
     parts = -(-len(stream) // room)
     return [
-        _HEADER.pack(_MAGIC, FORMAT_VERSION, part, parts, digest) + stream[part * room : (part + 1) * room]
+        _HEADER.pack(_MAGIC, version, part, parts, digest) + stream[part * room : (part + 1) * room]
         for part in range(parts)
     ]
 
@@ -166,9 +175,9 @@ def decode(parts: Sequence[bytes]) -> Snapshot:
         if len(part) < _HEADER.size or not part.startswith(_MAGIC):
             raise SnapshotError(f"{place} is not a part of a snapshot")
         _, version, found_number, found_parts, digest = _HEADER.unpack_from(part)
-        if version not in (_WITHOUT_WAITING, FORMAT_VERSION):
+        if version not in (_WITHOUT_WAITING, FORMAT_VERSION, WITH_ORIGINS):
             raise SnapshotError(
-                f"{place} has format version {version}, this worker reads {_WITHOUT_WAITING} and {FORMAT_VERSION}"
+                f"{place} has format version {version}, this worker reads {_WITHOUT_WAITING} to {WITH_ORIGINS}"
             )
         if (found_number, found_parts) != (number, len(parts)):
             raise SnapshotError(f"{place} is part {found_number + 1} of {found_parts} by its header")
@@ -180,7 +189,7 @@ def decode(parts: Sequence[bytes]) -> Snapshot:
     if hashlib.sha256(stream).digest() != digest:
         raise SnapshotError(f"snapshot is damaged: the SHA-256 of its {len(stream)} bytes does not match")
     try:
-        return _from_stream(stream, with_waiting=version != _WITHOUT_WAITING)
+        return _from_stream(stream, with_waiting=version != _WITHOUT_WAITING, with_origins=version == WITH_ORIGINS)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise SnapshotError(f"snapshot cannot be read: {error}") from error
 
@@ -209,9 +218,13 @@ def _to_stream(snapshot: Snapshot) -> pa.Buffer:
     batch = pa.record_batch(columns, schema=pa.schema(fields, metadata))
     sink = pa.BufferOutputStream()
     _write(sink, batch)
-    if state.clock.waiting:
+    if state.clock.waiting or state.origins is not None:
         rows = [event._asdict() for event in state.clock.waiting]
         _write(sink, pa.RecordBatch.from_pylist(rows, schema=_WAITING))
+    if state.origins is not None:
+        events, origins = state.origins.events, state.origins.origins
+        sources = {_SOURCES: orjson.dumps([*map(tuple, origins.partitions)])}
+        _write(sink, pa.record_batch([events, origins.places], schema=_ORIGINS.with_metadata(sources)))
     return sink.getvalue()
 
 
@@ -228,7 +241,7 @@ def _read(source: pa.BufferReader) -> pa.RecordBatch:
     return batches[0]
 
 
-def _from_stream(stream: bytes, *, with_waiting: bool) -> Snapshot:
+def _from_stream(stream: bytes, *, with_waiting: bool, with_origins: bool) -> Snapshot:
     source = pa.BufferReader(stream)
     batch = _read(source)
     schema = batch.schema
@@ -261,6 +274,7 @@ def _from_stream(stream: bytes, *, with_waiting: bool) -> Snapshot:
         keys=batch["keys"],
         lengths=lengths[0],
         **{name: integers(name) for name in (*SESSION_COLUMNS, *EVENT_COLUMNS)},
+        origins=_origins(source) if with_origins else None,
     )
     return Snapshot(
         position=int(metadata["position"]),
@@ -279,6 +293,16 @@ def _waiting(source: pa.BufferReader) -> tuple[Event, ...]:
         raise ValueError(f"the columns of its waiting events are {', '.join(map(str, batch.schema))}")
     batch.validate(full=True)
     return tuple(Event(**row) for row in batch.to_pylist())
+
+
+def _origins(source: pa.BufferReader) -> NumberedOrigins:
+    batch = _read(source)
+    if not batch.schema.equals(_ORIGINS):
+        raise ValueError(f"the columns of its origins are {', '.join(map(str, batch.schema))}")
+    batch.validate(full=True)
+    partitions = [Partition(*each) for each in orjson.loads((batch.schema.metadata or {}).get(_SOURCES, b"[]"))]
+    events, places = (np.array(column, np.int64) for column in batch.columns)
+    return NumberedOrigins(events, Origins(partitions, places))
 
 
 def _thresholds(written: str | None) -> AdaptiveState | None:

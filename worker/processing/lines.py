@@ -15,7 +15,16 @@ from worker.processing.clock import Numbers
 from worker.processing.records import Records
 
 Reason = Literal[
-    "not_utf8", "empty", "null", "no_key", "bad_key", "long_key", "bad_json", "no_message", "bad_timestamp"
+    "not_utf8",
+    "empty",
+    "null",
+    "no_key",
+    "bad_key",
+    "long_key",
+    "bad_json",
+    "no_message",
+    "bad_timestamp",
+    "bad_tokens",
 ]
 
 Rows = NDArray[np.int64]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import LOWEST, AdaptiveThresholds
+from worker.processing.origins import EVENT_BITS, Origins, OriginsOfOpen
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Severity, Thresholds
 from worker.processing.scorer import EventScores, Scorer
@@ -45,10 +47,11 @@ class SessionAlert(NamedTuple):
 
 
 class Output(NamedTuple):
-    """A score record, or a dead letter (which has no severity), before it has a topic.
+    """A score record or a token record, or a dead letter (which has no severity), before it has a topic.
 
     `caused_at_ms` is the Kafka timestamp of the record that caused a score; None where a quiet partition did, or where
-    the time is not known. `alert` is there where a record alerts, or takes an alert back.
+    the time is not known. `alert` is there where a record alerts, or takes an alert back. `partition` is the one that a
+    token record has to go to; None lets the producer choose by key.
     """
 
     severity: Severity | None
@@ -57,6 +60,7 @@ class Output(NamedTuple):
     headers: Sequence[tuple[str, bytes | None]]
     caused_at_ms: int | None = None
     alert: SessionAlert | None = None
+    partition: int | None = None
 
 
 @dataclass(slots=True)
@@ -72,6 +76,22 @@ class OpenPartition:
     newest_ms: int | None = None  # Kafka timestamp of the latest record
     late_events: int = 0  # of those of the sessions, what is counted already
     skewed_events: int = 0
+    origins: OriginsOfOpen | None = None  # of events of token records, whose offsets and causes are numbers of events
+
+    @property
+    def event_bits(self) -> int:
+        """By how many bits an event's offset, and a cause's, is greater than the record's."""
+        return 0 if self.origins is None else EVENT_BITS
+
+    @property
+    def live_cause(self) -> int:
+        """The least cause whose outputs are not published already."""
+        return self.live_from << self.event_bits
+
+    @property
+    def replay_cause(self) -> int:
+        """The least cause that is not from before the snapshot."""
+        return self.replay_from << self.event_bits
 
 
 @dataclass(slots=True)
@@ -230,7 +250,7 @@ class OutputMaker:
 
     def _in_force(self, opened: OpenPartition, cause: int) -> Thresholds:
         # What was not looked at before the snapshot comes from a time without adaptive thresholds.
-        if opened.adaptive is None or cause < opened.replay_from:
+        if opened.adaptive is None or cause < opened.replay_cause:
             return self.fixed
         return opened.adaptive.in_force
 
@@ -263,7 +283,7 @@ class OutputMaker:
                 return None
             if session.alerted > raised:
                 retracts = [each for each, bit in RAISED.items() if bit > raised and bit & session.alerted]
-        if row.cause < opened.live_from:
+        if row.cause < opened.live_cause:
             return None
         return maker.alone(row, kind, score, thresholds, retracts)
 
@@ -297,7 +317,9 @@ class _Maker:
         sessions, headers = closed.sessions, self._headers
         values: list[bytes | None] = [None] * len(rows)
         if self._origin is None:
-            values = self._encoder.encode_normal(sessions, closed.scores, rows, forms, form_of[rows])
+            values = self._encoder.encode_normal(
+                sessions, closed.scores, rows, forms, form_of[rows], self._origins_of(closed)
+            )
         keys, causes, jobs = sessions.sessions.keys_as_bytes(), sessions.causes[rows], closed.jobs[rows]
         changes = np.append(True, (np.diff(causes) != 0) | (np.diff(jobs) != 0))[: len(rows)]
         caused_at = list(map(self._caused_at, jobs[changes].tolist(), causes[changes].tolist()))
@@ -336,6 +358,7 @@ class _Maker:
             retracts=retracts,
             nth=row.nth,
             start=start,
+            origins=self._origins_of_open(row.job, np.asarray(session.offsets[: row.events], np.int64)),
         )
         self.made[kind, severity] += 1
         alert = None
@@ -344,16 +367,31 @@ class _Maker:
         headers = self._headers + own if own else self._headers
         return Output(severity, session.key.encode(), value, headers, self._caused_at(row.job, row.cause), alert)
 
+    def _origins_of(self, closed: _Closed) -> Origins | None:
+        """Of all events of the closed sessions; None where they come from no token records."""
+        sessions, parts = closed.sessions.sessions, []
+        stops = np.append(0, sessions.ends)[np.searchsorted(closed.jobs, np.arange(len(self._jobs)), side="right")]
+        for number, (begin, end) in enumerate(pairwise([0, *stops.tolist()])):
+            found = self._origins_of_open(number, sessions.events[1, begin:end])
+            if found is None:
+                return None
+            parts.append(found)
+        return Origins.joined(parts)
+
+    def _origins_of_open(self, job: int, events: Column) -> Origins | None:
+        known = self._jobs[job].opened.origins
+        return None if known is None else known.of(events).origins
+
     def _caused_at(self, job: int, cause: int) -> int | None:
-        records = self._jobs[job].records
-        return None if records is None else records.timestamp_at(cause)
+        records, bits = self._jobs[job].records, self._jobs[job].opened.event_bits
+        return None if records is None else records.timestamp_at(cause >> bits)
 
 
 def _closed(jobs: Sequence[Job], scores: Sequence[EventScores]) -> _Closed:
     """What closed of all jobs; its scores come first."""
     sessions = ClosedSessions.joined([job.closed for job in jobs])
     of = np.repeat(np.arange(len(jobs)), [len(job.closed) for job in jobs])
-    live_from = np.array([job.opened.live_from for job in jobs], np.int64)
+    live_from = np.array([job.opened.live_cause for job in jobs], np.int64)
     finals = np.array([each.final for each in scores[: len(sessions)]], np.float64)
     return _Closed(sessions, of, scores[: len(sessions)], finals, sessions.causes >= live_from[of])
 

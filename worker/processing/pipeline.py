@@ -8,22 +8,25 @@ outputs: with adaptive thresholds, each final score has its part in what the nex
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 import structlog
 
 from detector.text.tokenizer import Tokenizer
+from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import AdaptiveState, AdaptiveThresholds
 from worker.processing.clock import Move
+from worker.processing.counted_decoder import CountedDecoder
 from worker.processing.dead_letters import dead_letter
 from worker.processing.decoder import Decoder, Events
 from worker.processing.fit import check_fit
 from worker.processing.lines import Reason
+from worker.processing.origins import OriginsOfOpen
 from worker.processing.outputs import ALARMED, Job, OpenPartition, Origin, Output, OutputMaker
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Serialize, Severity
@@ -32,7 +35,7 @@ from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSe
 from worker.processing.session_rules import SessionRules
 from worker.processing.session_state import SessionsState
 from worker.processing.sessions import Sessions
-from worker.processing.unknown_events import UnknownEvents
+from worker.processing.token_decoder import AnyDecoder, TokenDecoder
 from worker.settings.document import Settings
 
 Stage = Literal["decode", "sessions", "score", "encode"]
@@ -88,9 +91,9 @@ class Pipeline:
             severities=get_args(Severity),
             dead_letters=get_args(Reason),
         )
-        self._tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
-        self._unknown = UnknownEvents()
-        self.decoder = Decoder(settings.input, settings.sessions, self._tokenizer)
+        self._tokens = settings.input.tokens
+        self.decoder = decoder_of(settings, vocabulary)
+        self._counted = CountedDecoder(self.decoder, metrics)
         self._rules = SessionRules.of(settings.sessions, vocabulary)
         self._early = settings.scoring.early
         self._adaptive = settings.scoring.adaptive
@@ -131,6 +134,8 @@ class Pipeline:
             adaptive = AdaptiveThresholds(fixed, rate, self.scorer.checkpoint, thresholds)
         now = time.monotonic()
         opened = OpenPartition(Sessions(self._rules, sessions), position, live_from, position, now, adaptive)
+        if self._tokens:
+            opened.origins = OriginsOfOpen(None if sessions is None else sessions.origins)
         self._open[partition] = opened
         self._count(partition, opened, None)
 
@@ -158,8 +163,8 @@ class Pipeline:
 
     @property
     def unknown_share(self) -> float | None:
-        """Share of unknown ones among the latest thousand events or more; None before the first thousand."""
-        return self._unknown.share
+        """As of `CountedDecoder`."""
+        return self._counted.unknown_share
 
     def unfinished(self, partition: Partition) -> bool:
         """Whether `flush` would have anything to close: an open session, or an event that waits."""
@@ -169,7 +174,10 @@ class Pipeline:
     def state(self, partition: Partition) -> tuple[SessionsState, AdaptiveState | None]:
         """What a snapshot of the partition at its position holds: `open` goes on from it."""
         opened = self._open[partition]
-        return opened.sessions.state(), None if opened.adaptive is None else opened.adaptive.state()
+        sessions = opened.sessions.state()
+        if opened.origins is not None:
+            sessions = replace(sessions, origins=opened.origins.of(sessions.event_offsets(), ordered=True))
+        return sessions, None if opened.adaptive is None else opened.adaptive.state()
 
     def look_back(self, partition: Partition) -> None:
         """Find out what was told early of a live partition's open sessions before a replay, which looks at none.
@@ -199,7 +207,7 @@ class Pipeline:
             RunError: records that do not; scoring them again would break what was promised.
         """
         with self._metrics.stage("decode"):
-            decoded = self._decoder_events(batch)
+            decoded = self._counted.decode(batch)
         outputs: list[Output] = []
         jobs = []
         with self._metrics.stage("sessions"):
@@ -209,6 +217,8 @@ class Pipeline:
                 opened = self._open[partition]
                 if records.first_offset < opened.position:
                     raise RunError(f"{partition}: offset {records.first_offset} came again after {opened.position - 1}")
+                if opened.origins is not None:
+                    self._take_origins(opened.origins, opened.sessions, events)
                 closed = opened.sessions.process(events.keys, events.tokens, events.times, events.offsets)
                 self._advance(partition, opened, records.last_offset + 1)
                 opened.newest_ms = records.timestamp_at(records.last_offset)
@@ -226,13 +236,20 @@ class Pipeline:
         """Close every session of a fully consumed partition; the end offset is their cause and the new position."""
         opened = self._open[partition]
         opened.position = max(opened.position, end)
-        closed = opened.sessions.flush(end, closed_by)
+        closed = opened.sessions.flush(end << opened.event_bits, closed_by)
         self._count(partition, opened, closed)
         return self._scored([self._job(partition, opened, closed)])
 
     def score_closed(self, partition: Partition, closed: Sequence[ClosedSession]) -> list[Output]:
         """Outputs of an open partition's sessions that were formed elsewhere (parsed sessions)."""
         return self._scored([Job(partition, self._open[partition], ClosedSessions.of(closed))])
+
+    @staticmethod
+    def _take_origins(origins: OriginsOfOpen, sessions: Sessions, events: Events) -> None:
+        if origins.many:
+            origins.keep(sessions.state().event_offsets())
+        if events.origins is not None:
+            origins.add(events.offsets, events.origins)
 
     @staticmethod
     def _advance(partition: Partition, opened: OpenPartition, position: int) -> None:
@@ -243,29 +260,9 @@ class Pipeline:
             )
         opened.position = position
 
-    def _decoder_events(self, batch: Sequence[Records]) -> list[Events]:
-        unknown = self._tokenizer.unknown_lines
-        decoded: list[Events] = self.decoder.decode(batch)
-        lines, unknown = sum(len(events.keys) for events in decoded), self._tokenizer.unknown_lines - unknown
-        self._unknown.count(lines, unknown)
-        if unknown:
-            self._metrics.new_templates(self._unknown.new_kinds(events.tokens for events in decoded))
-        if self._unknown.share is not None:
-            self._metrics.unknown_share(self._unknown.share)
-        self._metrics.decoded(
-            records=sum(len(records.offsets) for records in batch),
-            events=lines,
-            unknown=unknown,
-            cut=sum(events.cut for events in decoded),
-            ignored=sum(events.ignored for events in decoded),
-            skipped=sum(events.skipped for events in decoded),
-            dead_letters=Counter(letter.reason for events in decoded for letter in events.dead_letters),
-        )
-        return decoded
-
     def _count(self, partition: Partition, opened: OpenPartition, closed: ClosedSessions | None) -> None:
         sessions, clock = opened.sessions, opened.sessions.clock
-        moves = [move for move in clock.moves if move.cause_offset >= opened.live_from]
+        moves = [move for move in clock.moves if move.cause_offset >= opened.live_cause]
         for move in moves:
             self.time_moved(partition, move)
         self._metrics.sessions(
@@ -284,7 +281,7 @@ class Pipeline:
         self, partition: Partition, opened: OpenPartition, closed: ClosedSessions, records: Records | None = None
     ) -> Job:
         all_closed = len(closed)
-        live = closed.causes >= opened.live_from
+        live = closed.causes >= opened.live_cause
         if opened.adaptive is None and not live.all():  # else what is already published counts too
             closed = closed.select(np.flatnonzero(live))
         job = Job(partition, opened, closed, records)
@@ -328,3 +325,10 @@ class Pipeline:
                 called = time.monotonic()
 
         return passed
+
+
+def decoder_of(settings: Settings, vocabulary: Vocabulary) -> AnyDecoder:
+    """What reads the records of `input`."""
+    if settings.input.tokens:
+        return TokenDecoder(vocabulary, settings.tokenizer.unknown)
+    return Decoder(settings.input, settings.sessions, Tokenizer(vocabulary, unknown=settings.tokenizer.unknown))

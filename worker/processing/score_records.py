@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
 from worker.processing import record_loop as loop
 from worker.processing.clock import NO_TIME
+from worker.processing.origins import EVENT_BITS, Origins
 from worker.processing.records import Partition
 from worker.processing.scorer import EventScores, Reason
 from worker.processing.session_columns import CLOSED_BY, ClosedBy, ClosedSessions
@@ -195,6 +196,7 @@ class ScoreEncoder:
         retracts: Sequence[Severity] = (),
         nth: int = 0,
         start: int = 0,
+        origins: Origins | None = None,
     ) -> Encoded:
         """A score record.
 
@@ -212,6 +214,7 @@ class ScoreEncoder:
             retracts: severities of the early records that this one takes back.
             nth: of the session (`worker.processing.sessions.ClosedSession`); 0 while it is open.
             start: what every offset is less in the record.
+            origins: of the events; then their offsets and the cause are numbers of events of token records.
         """
         surprise = scores.surprises[:events].tolist()
         key, first, last = session.key, FIELDS - 1, FIELDS * events - 1  # of the event times
@@ -220,7 +223,10 @@ class ScoreEncoder:
             offsets = [offset - start for offset in offsets]
         top = sorted(range(events), key=surprise.__getitem__, reverse=True)[: self._top_events]
         severity = thresholds.severity(score)
-        identity = record_id(partition, offsets[0], nth, key, kind, severity)
+        begun = offsets[0]
+        identity = record_id(partition, begun, nth, key, kind, severity)
+        if origins is not None:
+            offsets, cause_offset = [each >> EVENT_BITS for each in offsets], cause_offset >> EVENT_BITS
         last_event_time = _event_time(session.events[last])
         record = self._record(
             partition,
@@ -237,18 +243,24 @@ class ScoreEncoder:
             times=(_event_time(session.events[first]), last_event_time),
             closed_by=closed_by,
             reason=reason,
-            retracts=[(record_id(partition, offsets[0], nth, key, "early", each), each) for each in retracts],
+            retracts=[(record_id(partition, begun, nth, key, "early", each), each) for each in retracts],
             top_events=[
                 _event(offsets[at], self._vocabulary.text(tokens[at]), round(surprise[at], DECIMALS)) for at in top
             ],
             lines=offsets if events <= MOST_LINES else None,
             offsets=(offsets[0], offsets[events - 1], cause_offset - start),
         )
+        if origins is not None:
+            if kind == "early" or severity != "normal" or retracts:
+                origins.select(np.array(top, np.int64)).tell(record["top_events"])
+            if events <= MOST_LINES:
+                record["origins"] = origins.grouped()
         value = self._serialize(record)
         key_bytes = len(key.encode())
         room = self._max_value_bytes - (key_bytes if self._source is None else 2 * key_bytes)
         if len(value) > room:
             record["lines"] = None
+            record.pop("origins", None)
             value = self._serialize(record)
         while len(value) > room and record["top_events"]:
             record["top_events"] = record["top_events"][: len(record["top_events"]) // 2]
@@ -265,6 +277,7 @@ class ScoreEncoder:
         rows: Column,
         forms: Sequence[tuple[Partition, Thresholds]],
         form_of: Column,
+        origins: Origins | None = None,
     ) -> list[bytes | None]:
         """The final records of sessions that are normal and take nothing back: the values that `encode` makes.
 
@@ -274,6 +287,7 @@ class ScoreEncoder:
             rows: which of them are meant, (n,).
             forms: partitions that events came from, and thresholds that were in force.
             form_of: to which of these each session belongs, by their numbers, (n,).
+            origins: of the events of all sessions, as for `encode`.
 
         Returns:
             A value for each of the rows; None for a record that has to be made by `encode`, since it is too large, is
@@ -284,6 +298,7 @@ class ScoreEncoder:
             return [None] * len(rows)
         sessions, keys = closed.sessions, closed.sessions.keys_as_bytes()
         tokens, offsets, times = sessions.events
+        bits = 0 if origins is None else EVENT_BITS
         surprises = np.concatenate([each.surprises for each in scores], dtype=np.float64)
         if len(surprises) != len(tokens):
             raise ValueError(f"{len(surprises)} surprises of {len(tokens)} events")
@@ -298,12 +313,12 @@ class ScoreEncoder:
         scored = loop.Scored(
             keys=loop.Texts(sessions.keys, sessions.key_ends),
             tokens=tokens,
-            offsets=offsets,
+            offsets=offsets >> bits,
             times=times,
             surprises=surprises,
             ends=sessions.ends,
             scores=np.array([each.final for each in scores], np.float64),
-            causes=closed.causes,
+            causes=closed.causes >> bits,
             closed_by=closed.closed_by,
         )
         frame = self._frame._replace(forms=_texts(piece for form in forms for piece in self._form(*form)))
@@ -315,6 +330,9 @@ class ScoreEncoder:
             for end in written:
                 values.append(data[begin:end] or None)
                 begin = end
+        if origins is not None:
+            most = [self._max_value_bytes - len(keys[row]) for row in rows.tolist()]
+            origins.add_to(values, (sessions.ends - sessions.lengths)[rows], sessions.ends[rows], most, MOST_LINES)
         return values
 
     @cached_property
