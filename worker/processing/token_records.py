@@ -29,6 +29,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -80,7 +81,8 @@ class VocabularyId(NamedTuple):
         return cls(vocabulary.sha256, len(vocabulary.templates))
 
 
-class TokenRecord(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenRecord:
     """Events, in order.
 
     Attributes:

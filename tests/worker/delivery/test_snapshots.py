@@ -17,6 +17,8 @@ from worker.delivery.snapshots import Snapshot, SnapshotPointer, committer, deco
 from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME, ClockState, Event
+from worker.processing.origins import MOST_OFFSET, NumberedOrigins, Origins
+from worker.processing.records import Partition
 from worker.processing.session_state import Column, SessionsState
 
 HEADER_BYTES = 50
@@ -37,6 +39,20 @@ clocks = st.builds(
     ).map(tuple),
     behind=st.integers(0, 999),
     behind_time=int64,
+)
+
+
+origins = st.builds(
+    lambda partitions, events: NumberedOrigins(
+        column(*(event for event, _, _ in events)),
+        Origins.of(
+            partitions,
+            column(*(number % len(partitions) for _, number, _ in events)),
+            column(*(offset for _, _, offset in events)),
+        ),
+    ),
+    st.lists(st.builds(Partition, st.text("abc", min_size=1), st.integers(0, 9)), min_size=1, max_size=3, unique=True),
+    st.lists(st.tuples(int64, st.integers(0, 5), st.integers(0, MOST_OFFSET)), max_size=9),
 )
 
 
@@ -61,6 +77,7 @@ def states(draw: st.DrawFn) -> SessionsState:
         tokens=drawn(sum(lengths)),
         offsets=drawn(sum(lengths)),
         times=drawn(sum(lengths)),
+        origins=draw(st.none() | origins),
     )
 
 
