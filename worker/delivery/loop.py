@@ -64,8 +64,7 @@ _LEAVE_SHARE = 0.7  # of what is then left of a stop; the rest is for closing th
 _log = structlog.get_logger(__name__)
 
 
-# Whether rebalance callbacks can come, and from where: not while working; from a poll between two batches; from a poll
-# in the middle of one.
+# Whether rebalance callbacks can come, and from where: not while working; from a poll between two batches; amid one.
 _Doing = Literal["working", "polling", "waiting"]
 
 
@@ -215,10 +214,11 @@ class Worker:
             return  # what was polled will be polled again from the committed positions
         # A rebalance within the poll may leave records behind of a partition that is another worker's now.
         batch = [records for records in batch if Partition(records.topic, records.partition) in self._progress]
-        if batch:
-            began = self._clock()
+        began = self._clock()
+        if batch or self._pipeline.holds:
             self._sent = self._positions()
             self._send(self._pipeline.process(batch))
+        if batch:
             polled = sum(len(records.offsets) for records in batch)
             self._report.polled(polled)
             self._batch_size.adapt(polled, self._clock() - began)

@@ -189,6 +189,11 @@ class Pipeline:
             told = self._scored([Job(partition, opened, ClosedSessions.of(()), touched=opened.sessions.behind())])
             assert not told, f"{partition}: only what is replayed is left to look at"
 
+    @property
+    def holds(self) -> bool:
+        """Whether `process` may have outputs without new records: never."""
+        return False
+
     def reached_end(self, partition: Partition, end: int) -> None:
         """Nothing is left before `end`: a replay whose last records no longer exist is over."""
         opened = self._open[partition]

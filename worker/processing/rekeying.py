@@ -3,8 +3,8 @@
 To the loop it is what `worker.processing.pipeline` is. It has no sessions, so a partition has no state besides its
 position, and what a restart would replay is passed over.
 
-Of lines that several raw partitions have in one batch, those with the earlier event times come first; those of one raw
-partition stay in their order.
+The lines of all raw partitions that this process has are brought into the order of their times (`Merging`). Until they
+are handed on, the position of their partition is before them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import Column, Move
 from worker.processing.counted_decoder import CountedDecoder
 from worker.processing.dead_letters import dead_letter
-from worker.processing.decoder import Events
 from worker.processing.fit import check_fit
 from worker.processing.lines import Reason
-from worker.processing.origins import EVENTS_OF_A_RECORD, Origins
+from worker.processing.merging import Merged, Merging
+from worker.processing.origins import EVENTS_OF_A_RECORD
 from worker.processing.outputs import Output
 from worker.processing.partitioner import partitions_of
 from worker.processing.pipeline import Pipeline, decoder_of
@@ -55,9 +55,8 @@ class Tokens(NamedTuple):
 
 @dataclass(slots=True)
 class _Open:
-    position: int
-    live_from: int
-    newest_ms: int | None = None
+    live_from: int  # what lies before is written already
+    newest_ms: int | None = None  # Kafka timestamp of the latest record
 
 
 class Rekeying:
@@ -68,6 +67,7 @@ class Rekeying:
         tokens: what makes them.
         metrics: what is counted.
         partitions: asked once, before the first record, how many the topic of token records has.
+        merging: brings lines into their order.
 
     Attributes:
         scorer: the tokens that it was given.
@@ -79,7 +79,14 @@ class Rekeying:
         SettingsError: the settings are not for rekeying, or do not fit the checkpoint.
     """
 
-    def __init__(self, settings: Settings, tokens: Tokens, metrics: Metrics, partitions: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tokens: Tokens,
+        metrics: Metrics,
+        partitions: Callable[[], int],
+        merging: Merging | None = None,
+    ) -> None:
         _check(settings)
         self.misfits = check_fit(settings, tokens.vocabulary, tokens.reading, parsed=False, times=True, sessions=False)
         self.scorer = tokens
@@ -91,6 +98,7 @@ class Rekeying:
         self._max_bytes = settings.message_max_bytes
         self._ask, self._partitions = partitions, 0
         self._open: dict[Partition, _Open] = {}
+        self._merging = merging or Merging()
         self.while_scoring: Callable[[], None] = lambda: None
         self.time_moved: Callable[[Partition, Move], None] = lambda _partition, _move: None
 
@@ -114,21 +122,22 @@ class Rekeying:
                 f"{partition}: the state of this application holds sessions, so it was logmamba run's; allowed: an "
                 "application_id of its own for rekey"
             )
-        self._open[partition] = _Open(position, live_from)
+        self._open[partition] = _Open(live_from)
+        self._merging.open(partition, position)
 
     def drop(self, partition: Partition) -> None:
         """Forget a partition."""
         self._open.pop(partition, None)
+        self._merging.drop(partition)
         self._metrics.forget(*partition)
 
     def position(self, partition: Partition) -> int:
-        """Offset after the last record that was processed."""
-        return self._open[partition].position
+        """Offset after the last record of which everything was handed on."""
+        return self._merging.position(partition)
 
     def replaying(self, partition: Partition) -> bool:
         """Whether the partition is still before the offset from which it is live."""
-        opened = self._open[partition]
-        return opened.position < opened.live_from
+        return self._merging.position(partition) < self._open[partition].live_from
 
     def open_sessions(self, partition: Partition) -> int:
         """None are."""
@@ -158,10 +167,15 @@ class Rekeying:
         """There is nothing to look at."""
 
     def reached_end(self, partition: Partition, end: int) -> None:
-        """Nothing is left before `end`: a replay whose last records no longer exist is over."""
-        opened = self._open[partition]
-        if opened.position < opened.live_from <= end:
-            opened.position = opened.live_from
+        """Nothing is left before `end`: no line waits for this partition, and a replay is over, too."""
+        if self.replaying(partition) and self._open[partition].live_from <= end:
+            self._merging.pass_over(partition, self._open[partition].live_from)
+        self._merging.ended(partition, end)
+
+    @property
+    def holds(self) -> bool:
+        """Whether `process` may have outputs without new records."""
+        return self._merging.holds
 
     # -- records in, outputs out -----------------------------------------------------------------------------------
 
@@ -175,17 +189,19 @@ class Rekeying:
             RunError: records that do not, or the topic of token records is gone.
         """
         live = [records for records in map(self._advance, batch) if len(records.offsets)]
-        if not live:
-            return []
-        with self._metrics.stage("decode"):
-            decoded = self._counted.decode(live)
+        if live:
+            with self._metrics.stage("decode"):
+                decoded = self._counted.decode(live)
+            for records, events in zip(live, decoded, strict=True):
+                letters = [
+                    (int(records.offsets[letter.index]), Output(None, *dead_letter(records, letter, self._max_bytes)))
+                    for letter in events.dead_letters
+                ]
+                partition = Partition(records.topic, records.partition)
+                self._merging.put(partition, events, letters, records.last_offset + 1)
         with self._metrics.stage("encode"):
-            letters = [
-                Output(None, *dead_letter(records, letter, self._max_bytes))
-                for records, events in zip(live, decoded, strict=True)
-                for letter in events.dead_letters
-            ]
-            return [*letters, *self._keyed(live, decoded)]
+            merged = self._merging.take()
+            return [*merged.letters, *self._keyed(merged)]
 
     def flush(self, partition: Partition, end: int, closed_by: Literal["idle", "end_of_input"]) -> list[Output]:
         """Nothing is kept, so nothing comes."""
@@ -196,28 +212,26 @@ class Rekeying:
         """Take records in; returns those of which nothing is written yet."""
         partition = Partition(records.topic, records.partition)
         opened = self._open[partition]
-        if records.first_offset < opened.position:
-            raise RunError(f"{partition}: offset {records.first_offset} came again after {opened.position - 1}")
-        live_from = opened.live_from
-        opened.position = records.last_offset + 1
+        if records.first_offset < (read_to := self._merging.read_to(partition)):
+            raise RunError(f"{partition}: offset {records.first_offset} came again after {read_to - 1}")
         opened.newest_ms = records.timestamp_at(records.last_offset)
-        if records.first_offset >= live_from:
+        if records.first_offset >= opened.live_from:
             return records
-        written = int(np.searchsorted(np.asarray(records.offsets), live_from))
+        written = int(np.searchsorted(np.asarray(records.offsets), opened.live_from))
         self._metrics.replayed(written)
+        self._merging.pass_over(partition, min(records.last_offset + 1, opened.live_from))
         return _without_first(records, written)
 
-    def _keyed(self, live: Sequence[Records], decoded: Sequence[Events]) -> Iterator[Output]:
-        if not self._partitions:
-            self._partitions = self._ask()
-        keys, tokens, times, origins = _merged(live, decoded)
+    def _keyed(self, merged: Merged) -> Iterator[Output]:
+        keys, tokens, times, origins, _ = merged
         if not len(keys):
             return
-        came = [each for each in (records.timestamp_at(records.last_offset) for records in live) if each is not None]
+        if not self._partitions:
+            self._partitions = self._ask()
         for partition, own, rows, numbers in _keyed(keys, self._partitions):
             record = TokenRecord(self._vocabulary, own, numbers, tokens[rows], times[rows], origins.select(rows))
             for value in self._values(record):
-                yield Output("normal", None, value, [], min(came, default=None), partition=partition)
+                yield Output("normal", None, value, [], partition=partition)
 
     def _values(self, record: TokenRecord) -> Iterator[bytes]:
         """The record, or several where it would be larger than a message may be."""
@@ -272,23 +286,6 @@ def _without_first(records: Records, rows: int) -> Records:
         headers=None if records.headers is None else records.headers[rows:],
         headers_of=None if headers_of is None else lambda row: headers_of(row + rows),
     )
-
-
-def _merged(live: Sequence[Records], decoded: Sequence[Events]) -> tuple[pa.StringArray, Column, Column, Origins]:
-    """Keys, tokens, times and origins of the events of all parts, in one order."""
-    sources = [Partition(records.topic, records.partition) for records in live]
-    numbers = np.repeat(np.arange(len(sources)), [len(events) for events in decoded])
-    offsets, tokens, times = (
-        np.concatenate([getattr(events, name) for events in decoded]) for name in ("offsets", "tokens", "times")
-    )
-    keys = pa.concat_arrays([events.keys for events in decoded])
-    origins = Origins.of(sources, numbers, offsets)
-    if len(sources) > 1:
-        # An event that is late in its own partition does not overtake those before it.
-        reached = np.concatenate([np.maximum.accumulate(events.times) for events in decoded if len(events)])
-        order = np.argsort(reached, kind="stable")
-        keys, tokens, times, origins = keys.take(pa.array(order)), tokens[order], times[order], origins.select(order)
-    return keys, tokens, times, origins
 
 
 def _keyed(keys: pa.StringArray, partitions: int) -> Iterator[tuple[int, pa.StringArray, Column, Column]]:

@@ -102,8 +102,11 @@ def rekeyed(lines: Sequence[str], raw_partitions: int, batch: int) -> tuple[list
             parts.setdefault(number, []).append((counts[number], line))
             places.setdefault(line, []).append({"topic": RAW, "partition": number, "offset": counts[number]})
             counts[number] += 1
-        outputs = stage.process([raw(number, part) for number, part in sorted(parts.items())])
-        found += token_records(outputs, first)
+        found += token_records(stage.process([raw(number, part) for number, part in sorted(parts.items())]), first)
+    for number in range(raw_partitions):
+        stage.reached_end(Partition(RAW, number), counts[number])
+    found += token_records(stage.process([]), first)
+    assert not stage.holds
     return found, places
 
 
@@ -212,11 +215,11 @@ def test_lines_of_one_partition_stay_in_their_order_and_earlier_ones_of_another_
     late = raw(0, [(0, "a open @1000"), (1, "a read @1030"), (2, "a odd @1010"), (3, "a close @1040")])
     other = raw(1, [(0, "a read @1020"), (1, "a read @1035")])
     [output] = stage.process([late, other])
-    found = decode(output.value or b"")
-    assert [(place.partition, offset) for place, offset in found.origins.each()] == [
-        *((0, 0), (1, 0), (0, 1), (0, 2), (1, 1), (0, 3)),
-    ]
     assert (output.key, output.partition) == (None, 0)
+    assert [(place.partition, offset) for place, offset in decode(output.value or b"").origins.each()] == [
+        *((0, 0), (1, 0), (0, 1), (0, 2), (1, 1)),
+    ]
+    assert [stage.position(Partition(RAW, number)) for number in (0, 1)] == [3, 2]
 
 
 def test_keys_are_where_kafka_puts_them() -> None:
@@ -230,7 +233,11 @@ def test_keys_are_where_kafka_puts_them() -> None:
 
 
 def test_a_record_is_no_larger_than_a_message_may_be() -> None:
-    stage = rekeying("kafka={bootstrap.servers: 'localhost:9092', message.max.bytes: 65536}", "sessions.key={regex: '^\\S+'}", partitions=1)
+    stage = rekeying(
+        "kafka={bootstrap.servers: 'localhost:9092', message.max.bytes: 65536}",
+        "sessions.key={regex: '^\\S+'}",
+        partitions=1,
+    )
     stage.open(Partition(RAW, 0))
     lines = [(at, f"{'k' * 900}{at} open @{at + 1}") for at in range(1_000)]
     outputs = stage.process([raw(0, lines)])
@@ -285,7 +292,9 @@ def test_a_vocabulary_that_only_adds_reads_on_and_another_one_stops() -> None:
     assert pipeline_of(of_tokens(), [partition], more).process(tokens[:1]) is not None
     other = Vocabulary(("<*> other", *VOCABULARY.templates))
     pipeline = pipeline_of(of_tokens(), [partition], other)
-    with pytest.raises(RunError, match=r"tokens\[\d\]: the record at offset 0 has tokens of another vocabulary, sha256:"):
+    with pytest.raises(
+        RunError, match=r"tokens\[\d\]: the record at offset 0 has tokens of another vocabulary, sha256:"
+    ):
         pipeline.process(tokens[:1])
     assert pipeline.position(partition) == 0
 
@@ -304,6 +313,10 @@ def test_settings_of_lines_are_refused_beside_tokens() -> None:
     ],
 )
 def test_settings_of_a_scoring_worker_are_refused(override: str, message: str) -> None:
-    key = ("sessions.key={regex: 'blk_-?\\d+'}", "input.timestamp=null", "input.message=/message") if "format" in override else ()
+    key = (
+        ("sessions.key={regex: 'blk_-?\\d+'}", "input.timestamp=null", "input.message=/message")
+        if "format" in override
+        else ()
+    )
     with pytest.raises(SettingsError, match=message):
         rekeying(override, *key)
