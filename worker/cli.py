@@ -174,6 +174,9 @@ def check(
         bool, typer.Option("--offline", help="Leave the network out; the checkpoint may be still to be trained.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    for_rekey: Annotated[
+        bool, typer.Option("--rekey", help="The settings are those of logmamba rekey, which scores nothing.")
+    ] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Only print all settings, with what input.format stands for spelled out.")
     ] = False,
@@ -188,7 +191,7 @@ def check(
     if offline and create_topics:
         raise typer.BadParameter("give either --offline or --create-topics")
     settings = settings_of(config, overrides)
-    rows = check_everything(settings, create_topics=create_topics, sample=sample, offline=offline)
+    rows = check_everything(settings, create_topics=create_topics, sample=sample, offline=offline, for_rekey=for_rekey)
     if as_json:
         typer.echo(to_json(rows).decode())
     else:

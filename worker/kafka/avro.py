@@ -21,7 +21,7 @@ from worker.shipped import shipped_text
 _SCHEMA_FILE: Final = "score-record.avsc"
 _MAGIC: Final = b"\0"  # begins what is in the wire format; no JSON text does
 # Fields that a record in JSON only has where they say something.
-_OPTIONAL: Final = ("reason", "retracts")
+_OPTIONAL: Final = ("reason", "retracts", "origins", "origin")
 _CLIENT: Final = {"timeout": 10, "max.retries": 2, "retries.wait.ms": 200, "retries.max.wait.ms": 1_000}
 _NOT_FOUND: Final = 404
 
@@ -113,9 +113,10 @@ class AvroScores:
             return value
         if not isinstance(record, dict):
             return value
-        for name in _OPTIONAL:
-            if name in record and record[name] is None:
-                del record[name]
+        for each in (record, *record.get("top_events", ())):
+            for name in _OPTIONAL:
+                if name in each and each[name] is None:
+                    del each[name]
         return orjson.dumps(record)
 
     def _asked(self, call: Callable[[], Any], *, any_schema: bool = False) -> Any:

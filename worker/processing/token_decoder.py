@@ -15,6 +15,7 @@ from worker.processing.lines import DeadLetter
 from worker.processing.origins import EVENT_BITS, Origins
 from worker.processing.records import Partition, Records
 from worker.processing.token_records import (
+    VERSION,
     OtherVersionError,
     TokenRecord,
     TokenRecordError,
@@ -55,7 +56,8 @@ class TokenDecoder:
         Raises:
             RunError: as for `decode`.
         """
-        for row, value in enumerate(records.values):
+        partition = Partition(records.topic, records.partition)
+        for row, (offset, value) in enumerate(zip(records.offsets, records.values, strict=True)):
             if value is None:
                 yield row, DeadLetter(row, "null", "the record has no value")
                 continue
@@ -65,13 +67,17 @@ class TokenDecoder:
                 yield row, DeadLetter(row, "bad_tokens", f"the value {error}")
                 continue
             except OtherVersionError as error:
-                raise RunError(f"{_place(records, row)} {error}; update the workers before rekey") from None
-            if not self._knows(found.vocabulary):
                 raise RunError(
-                    f"{_place(records, row)} has tokens of another vocabulary, {found.vocabulary.sha256} with "
-                    f"{found.vocabulary.templates} templates; model.checkpoint has {self._vocabulary.sha256} with "
-                    f"{len(self._vocabulary.templates)}. Allowed: that vocabulary, or one that only adds templates to "
-                    "it: read what is left with the checkpoint that rekey had, and change it here before there"
+                    f"{partition}: the record at offset {offset} is a token record of version {error.version}, and "
+                    f"this worker reads {VERSION}; update the workers before rekey"
+                ) from None
+            if not self._knows(found.vocabulary):
+                theirs, ours = found.vocabulary, VocabularyId.of(self._vocabulary)
+                raise RunError(
+                    f"{partition}: the record at offset {offset} has tokens of another vocabulary, {theirs.sha256} with "
+                    f"{theirs.templates} templates; model.checkpoint has {ours.sha256} with {ours.templates} templates. "
+                    "Allowed: that vocabulary, or one that only adds templates to it: read what is left with the "
+                    "checkpoint that rekey had, and change it here before there"
                 )
             yield row, found
 
@@ -110,7 +116,3 @@ AnyDecoder = Decoder | TokenDecoder
 
 def _joined(columns: Iterator[Column]) -> Column:
     return np.concatenate([np.empty(0, np.int64), *columns])
-
-
-def _place(records: Records, row: int) -> str:
-    return f"{Partition(records.topic, records.partition)}: the record at offset {records.offsets[row]}"

@@ -66,7 +66,11 @@ class TokenRecordError(ValueError):
 
 
 class OtherVersionError(ValueError):
-    """A token record that is whole, and that this version of the worker cannot read."""
+    """A token record that is whole, and of another version than the one that is read here."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"a token record of version {version}")
+        self.version = version
 
 
 class VocabularyId(NamedTuple):
@@ -166,7 +170,7 @@ def decode(value: bytes) -> TokenRecord:
         raise TokenRecordError("is a damaged token record: its checksum is of something else")
     (version,) = _VERSION.unpack_from(rest)
     if version != VERSION:
-        raise OtherVersionError(f"is a token record of version {version}; this worker reads {VERSION}")
+        raise OtherVersionError(version)
     try:
         return _read(rest)
     except (struct.error, UnicodeDecodeError) as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jsonschema
 import numpy as np
 import orjson
 import pytest
@@ -19,11 +21,13 @@ from worker.processing.records import Partition, Records
 from worker.processing.rekeying import Rekeying, Tokens
 from worker.processing.token_records import decode
 from worker.settings.document import Settings
+from worker.shipped import shipped_text
 
 RAW, TOKENS = "raw-logs", "tokens"
 TARGETS = 3
 TIMED = "input={timestamp: {pattern: '@(\\d+)$', format: epoch}, message: {pattern: '^(.*) @'}}"
 SESSIONS = ("sessions.gap=1m", "sessions.max_events=6", "scoring.early=true")
+SCHEMA = jsonschema.Draft202012Validator(json.loads(shipped_text("score-record.schema.json")))
 WORDS = ("open", "read", "odd", "close", "never seen before")
 
 
@@ -150,6 +154,7 @@ def test_a_record_names_the_lines_of_its_events() -> None:
     lying = {(at["topic"], at["partition"], at["offset"]): line for line, [at] in places.items()}
     assert records
     for record in records:
+        SCHEMA.validate({**record, "model": {**record["model"], "checkpoint": VOCABULARY.sha256}})
         named = [
             lying[origin["topic"], origin["partition"], offset]
             for origin in record["origins"]
