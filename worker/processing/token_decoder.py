@@ -74,10 +74,10 @@ class TokenDecoder:
             if not self._knows(found.vocabulary):
                 theirs, ours = found.vocabulary, VocabularyId.of(self._vocabulary)
                 raise RunError(
-                    f"{partition}: the record at offset {offset} has tokens of another vocabulary, {theirs.sha256} with "
-                    f"{theirs.templates} templates; model.checkpoint has {ours.sha256} with {ours.templates} templates. "
-                    "Allowed: that vocabulary, or one that only adds templates to it: read what is left with the "
-                    "checkpoint that rekey had, and change it here before there"
+                    f"{partition}: the record at offset {offset} has tokens of another vocabulary, {theirs.sha256} "
+                    f"with {theirs.templates} templates; model.checkpoint has {ours.sha256} with {ours.templates} "
+                    "templates. Allowed: that vocabulary, or one that only adds templates to it: read what is left "
+                    "with the checkpoint that rekey had, and change it here before there"
                 )
             yield row, found
 
