@@ -6,7 +6,7 @@ sessions these numbers are what offsets are to them otherwise. The origin of an 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -70,18 +70,35 @@ class Origins:
 
     def grouped(self) -> list[dict[str, Any]]:
         """As a score record has them: the offsets of each partition in the order of the events."""
-        return orjson.loads(self.grouped_json(self.places.tolist()))  # type: ignore[no-any-return]
+        [told] = self._told(np.zeros(1, np.int64), np.array([len(self)]))
+        return orjson.loads(told)  # type: ignore[no-any-return]
 
-    def grouped_json(self, places: Iterable[int]) -> bytes:
-        """The same of some of the places, as JSON."""
-        found: dict[int, list[int]] = {}
-        for place in places:
-            found.setdefault(place >> _OFFSET_BITS, []).append(place & _OFFSETS)
-        return b"[%b]" % b",".join(
-            b'{"topic":%b,"partition":%d,"offsets":%b}'
-            % (orjson.dumps(self.partitions[number].topic), self.partitions[number].partition, orjson.dumps(offsets))
-            for number, offsets in sorted(found.items(), key=lambda item: self.partitions[item[0]])
-        )
+    def _told(self, begins: Column, ends: Column) -> list[bytes]:
+        """The same of the events in each of these spans, none of which is empty, as JSON."""
+        lengths = ends - begins
+        spans = np.repeat(np.arange(len(lengths)), lengths)
+        places = self.places[np.arange(len(spans)) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)]
+        by_name = sorted(range(len(self.partitions)), key=self.partitions.__getitem__)
+        ranks = np.empty(len(by_name), np.int64)
+        ranks[by_name] = np.arange(len(by_name))
+        groups = spans * len(by_name) + ranks[places >> _OFFSET_BITS]
+        order = np.argsort(groups, kind="stable")
+        groups, offsets = groups[order], np.ascontiguousarray((places & _OFFSETS)[order])
+        # All numbers are written at once: one by one costs more than all the rest.
+        texts = orjson.dumps(offsets, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+        heads = [
+            b'{"topic":%b,"partition":%d,"offsets":['
+            % (orjson.dumps(self.partitions[number].topic), self.partitions[number].partition)
+            for number in by_name
+        ]
+        stops = np.append(np.flatnonzero(np.diff(groups)) + 1, len(groups))
+        told: list[list[bytes]] = [[] for _ in lengths]
+        begin = 0
+        for group, stop in zip(groups[stops - 1].tolist(), stops.tolist(), strict=True):
+            span, rank = divmod(group, len(by_name))
+            told[span].append(heads[rank] + b",".join(texts[begin:stop]) + b"]}")
+            begin = stop
+        return [b"[%b]" % b",".join(each) for each in told]
 
     def tell(self, events: Sequence[dict[str, Any]]) -> None:
         """Say of each of these events of a score record where it came from."""
@@ -100,11 +117,17 @@ class Origins:
             most_bytes: how large each may be.
             most_events: one with more of them is left as it is.
         """
-        for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-            record = records[number]
-            if record is not None and end - begin <= most_events:
-                told = b'%b,"origins":%b}' % (record[:-1], self.grouped_json(self.places[begin:end].tolist()))
-                records[number] = told if len(told) <= most_bytes[number] else None
+        lengths = ends - begins
+        wanted = [
+            number
+            for number, (record, length) in enumerate(zip(records, lengths.tolist(), strict=True))
+            if record is not None and length <= most_events
+        ]
+        if not wanted:
+            return
+        for number, origins in zip(wanted, self._told(begins[wanted], ends[wanted]), strict=True):
+            told = b'%b,"origins":%b}' % ((records[number] or b"")[:-1], origins)
+            records[number] = told if len(told) <= most_bytes[number] else None
 
     @classmethod
     def joined(cls, parts: Sequence[Origins]) -> Self:

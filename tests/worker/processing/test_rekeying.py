@@ -173,6 +173,16 @@ def test_a_record_names_the_lines_of_its_events() -> None:
                 assert line in named
 
 
+def test_records_that_are_made_at_once_are_those_that_are_made_one_by_one() -> None:
+    """A CloudEvent has the same value, and is made alone."""
+    tokens, _ = rekeyed(distinct(a_log(300)), 4, 25)
+    partitions = [Partition(TOKENS, number) for number in range(TARGETS)]
+    pipelines = [pipeline_of(of_tokens(*SESSIONS, *more), partitions) for more in ((), ("output.cloud_events=true",))]
+    values = [[output.value for records in tokens for output in pipeline.process([records])] for pipeline in pipelines]
+    assert values[0] == values[1]
+    assert sum(orjson.loads(value or b"")["severity"] == "normal" for value in values[0]) > 5
+
+
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_snapshot_at_any_place_changes_nothing(every: int) -> None:
     tokens, _ = rekeyed(distinct(a_log(400, keys=40)), 3, 20)
