@@ -139,7 +139,7 @@ class Worker:
         self._stop = self._batch_by = self._commit_by = self._abort_by = Deadline()
         # Up to where every output is in the open transaction, as of before what is being scored.
         self._sent: dict[Partition, int] = {}
-        self._batch_size = BatchSize(settings.worker.batch_records)
+        self._batch_size = BatchSize(settings.worker.batch_records, many_events=settings.input.tokens)
         self._committed_at = clock()
         sink.while_waiting = self._keep_alive
         outage.while_away, outage.changed = self._while_away, self._report.publish

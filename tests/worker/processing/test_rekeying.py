@@ -184,7 +184,10 @@ def test_records_that_are_made_at_once_are_those_that_are_made_one_by_one() -> N
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_a_snapshot_at_any_place_changes_nothing(every: int) -> None:
+@pytest.mark.parametrize("few", [0, 100_000])
+def test_a_snapshot_at_any_place_changes_nothing(few: int, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it when the origins of events that are in no open session any more are forgotten."""
+    monkeypatch.setattr("worker.processing.origins._FEW", few)
     tokens, _ = rekeyed(distinct(a_log(400, keys=40)), 3, 20)
     partition = Partition(TOKENS, 0)
     mine = [records for records in tokens if records.partition == 0]
@@ -269,6 +272,7 @@ def test_what_was_written_before_a_restart_is_not_again_and_dead_letters_neither
     outputs = stage.process([raw(0, lines[5:9])])
     assert outputs == []
     assert stage.replaying(Partition(RAW, 0))
+    assert stage.position(Partition(RAW, 0)) == 9
     outputs = stage.process([raw(0, lines[9:])])
     letters = [dict(output.headers)["logmamba-error-offset"] for output in outputs if output.severity is None]
     assert letters == [b"12", b"16"]
