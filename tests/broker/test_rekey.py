@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from confluent_kafka import Producer
 
 from tests.broker.harness import Application, Record, RekeyProcess, hdfs_lines, merged, read_all
 from tests.broker.kafka import KafkaBroker
@@ -50,7 +51,7 @@ def test_blocks_over_all_partitions_are_scored_once_and_whole_though_rekey_is_ki
     with RekeyProcess(stage.config, tmp_path / "killed.log", often) as killed:
         killed.wait_until(lambda: consumed(stage) > LINES / 10)
         killed.kill()
-    stage.produce(records[LINES // 2 :])
+    produce_in_a_transaction(stage, records[LINES // 2 :])
     with RekeyProcess(stage.config, tmp_path / "rekey.log", often) as rekey:
         rekey.wait_until(lambda: consumed(stage) == LINES)
         assert rekey.stop() == 0, rekey.tail()
@@ -90,6 +91,16 @@ def test_blocks_over_all_partitions_are_scored_once_and_whole_though_rekey_is_ki
     assert explained["record"] == record
     for event in explained["events"]:
         assert event["text"].encode() == raw[event["origin"]["partition"], event["offset"]]
+
+
+def produce_in_a_transaction(application: Application, records: list[Record]) -> None:
+    """So that each partition ends with what is no record."""
+    producer = Producer({"bootstrap.servers": application.bootstrap, "transactional.id": application.input_topic})
+    producer.init_transactions(60)
+    producer.begin_transaction()
+    for record in records:
+        producer.produce(application.input_topic, record.value, record.key, record.partition)
+    producer.commit_transaction(60)
 
 
 def reader_of(stage: Application, folder: Path) -> Application:

@@ -144,10 +144,10 @@ class Merging:
         """Whether anything is held."""
         return any(held.pieces or held.letters for held in self._held.values())
 
-    def ended(self, partition: Partition, end: int) -> None:
-        """Nothing is left to read of a partition before `end`, for now."""
+    def ended(self, partition: Partition) -> None:
+        """Nothing is left to read of a partition, until more is put."""
         held = self._held[partition]
-        held.ended, held.silent_s = held.read_to >= end, 0.0
+        held.ended, held.silent_s = True, 0.0
 
     def put(self, partition: Partition, events: Events, letters: Sequence[tuple[int, Output]], read_to: int) -> None:
         """Let events come.

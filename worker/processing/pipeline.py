@@ -127,7 +127,15 @@ class Pipeline:
         """Begin, or begin again, with a partition, whose outputs start at `live_from`.
 
         `sessions` were open at `position`, and `thresholds` is what its adaptive thresholds had learnt by then.
+
+        Raises:
+            RunError: the sessions are of lines, and token records are read, or the reverse.
         """
+        if sessions is not None and len(sessions.event_offsets()) and (sessions.origins is not None) != self._tokens:
+            raise RunError(
+                f"{partition}: its open sessions are of {'lines' if self._tokens else 'token records'}, which "
+                "input.format does not read; allowed: a format that does, or another application_id"
+            )
         adaptive = None
         if self._adaptive is not None:
             fixed, rate = self._outputs.fixed, self._adaptive.target_rate

@@ -170,7 +170,7 @@ class Rekeying:
         """Nothing is left before `end`: no line waits for this partition, and a replay is over, too."""
         if self.replaying(partition) and self._open[partition].live_from <= end:
             self._merging.pass_over(partition, self._open[partition].live_from)
-        self._merging.ended(partition, end)
+        self._merging.ended(partition)
 
     @property
     def holds(self) -> bool:

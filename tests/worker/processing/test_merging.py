@@ -49,21 +49,21 @@ def test_an_event_waits_until_every_other_partition_has_come_as_far() -> None:
     put(made, C, [(0, 21), (1, 22)])
     assert times_of(made.take()) == [10, 15, 20, 21, 22]
     assert [made.position(each) for each in (A, B, C)] == [2, 1, 2]
-    for partition, end in ((B, 2), (C, 2)):
-        made.ended(partition, end)
+    made.ended(B)
+    made.ended(C)
     assert times_of(made.take()) == [25, 30]
     assert not made.holds
     assert [made.position(each) for each in (A, B, C)] == [3, 2, 2]
 
 
-def test_a_partition_that_is_not_read_to_its_end_is_not_at_it() -> None:
+def test_a_partition_that_delivers_again_is_waited_for_again() -> None:
     made = merging(A, B)
+    made.ended(B)
     put(made, A, [(0, 10)])
-    put(made, B, [(0, 5)])
-    made.ended(B, 7)
-    assert times_of(made.take()) == [5]
-    made.ended(B, 1)
     assert times_of(made.take()) == [10]
+    put(made, B, [(0, 5)])
+    put(made, A, [(1, 20)])
+    assert times_of(made.take()) == [5]
 
 
 ROWS = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=5), min_size=1, max_size=12)
@@ -93,7 +93,7 @@ def test_whatever_is_read_first_all_events_come_once_and_in_order(
             of_each = [offset for merged in came for at, offset in merged.origins.each() if at == each]
             assert of_each == [*range(made.position(each))], "the position is after what was handed on, and no further"
     for partition in (A, B):
-        made.ended(partition, ends[partition])
+        made.ended(partition)
     came.append(made.take())
     assert [time for merged in came for time in times_of(merged)] == sorted(fed)
 
@@ -146,7 +146,7 @@ def test_a_dead_letter_goes_with_the_position() -> None:
     merged = made.take()
     assert [letter.value for letter in merged.letters] == [b"0", b"2"]
     assert made.position(A) == 3
-    made.ended(B, 1)
+    made.ended(B)
     assert [letter.value for letter in made.take().letters] == [b"4"]
     assert made.position(A) == 5
 

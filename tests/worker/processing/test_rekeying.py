@@ -318,6 +318,14 @@ def test_a_vocabulary_that_only_adds_reads_on_and_another_one_stops() -> None:
     assert pipeline.position(partition) == 0
 
 
+def test_open_sessions_of_lines_are_not_taken_for_those_of_token_records() -> None:
+    lines = pipeline_of(settings(TIMED), [Partition(RAW, 0)])
+    lines.process([raw(0, enumerate(distinct(a_log(20))))])
+    state, _ = lines.state(Partition(RAW, 0))
+    with pytest.raises(RunError, match=r"its open sessions are of lines, which input\.format does not read"):
+        pipeline_of(of_tokens(), []).open(Partition(RAW, 0), 20, 20, state)
+
+
 def test_settings_of_lines_are_refused_beside_tokens() -> None:
     with pytest.raises(SettingsError, match=r"input\.max_line_bytes: is for lines, which rekey has read") as refused:
         of_tokens("input.max_line_bytes=1000", "sessions.no_key=ignore")
