@@ -78,7 +78,7 @@ def check_everything(
         for_rekey: the settings are those of `logmamba rekey`, which scores nothing.
     """
     rows = [Row("settings", ok=True, detail=f"application {settings.application_id}, instance {settings.instance}")]
-    rows += _doubts("settings", advice(settings))
+    rows += _doubts("settings", () if for_rekey else advice(settings))  # which is about sessions and scores
     vocabulary = None
     folder = settings.model.checkpoint
     alert_alone = bool(settings.alert.receivers) and folder is None
