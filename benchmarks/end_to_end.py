@@ -50,7 +50,7 @@ class Result:
     resident_mb: float | None = None
 
 
-def repeated(lines: list[bytes], repeats: int) -> Iterator[list[Record]]:
+def repeated(lines: list[bytes], repeats: int, partitions: int = PARTITIONS) -> Iterator[list[Record]]:
     """Each pass over the lines, later in time and with other blocks than the one before."""
     stamps = {line[:13] for line in lines}
     times = {stamp: datetime.strptime(stamp.decode(), _STAMP).replace(tzinfo=UTC) for stamp in stamps}
@@ -64,13 +64,13 @@ def repeated(lines: list[bytes], repeats: int) -> Iterator[list[Record]]:
             found = _BLOCK.search(text)
             assert found is not None
             key = found.group()
-            records.append(Record(text, key, zlib.crc32(key[: -len(suffix)]) % PARTITIONS))
+            records.append(Record(text, key, zlib.crc32(key[: -len(suffix)]) % partitions))
         yield records
 
 
-def plain_consume(bootstrap: str, topic: str, total: int) -> float:
+def plain_consume(bootstrap: str, topic: str, total: int, partitions: int = PARTITIONS) -> float:
     """(a): lines a second of a consumer that looks at every value."""
-    consumer = _consumer(bootstrap, topic)
+    consumer = _consumer(bootstrap, topic, partitions)
     consumer.consume(1, 30)
     seen, began = 1, time.perf_counter()
     while seen < total:
@@ -83,7 +83,7 @@ def plain_consume(bootstrap: str, topic: str, total: int) -> float:
 
 def transactional_copy(bootstrap: str, topic: str, target: str, total: int) -> float:
     """(b): lines a second of consume, produce and commit in transactions of 100 ms."""
-    consumer = _consumer(bootstrap, topic)
+    consumer = _consumer(bootstrap, topic, PARTITIONS)
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
@@ -145,7 +145,7 @@ def _rate(marks: list[tuple[float, int]], start: int, end: int) -> float:
     return (last - first) / (ended - began)
 
 
-def _consumer(bootstrap: str, topic: str) -> Consumer:
+def _consumer(bootstrap: str, topic: str, partitions: int) -> Consumer:
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -156,18 +156,18 @@ def _consumer(bootstrap: str, topic: str) -> Consumer:
             "fetch.queue.backoff.ms": 20,
         }
     )
-    consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
     return consumer
 
 
-def checkpoint_of_hdfs(folder: Path) -> Path:
-    """A checkpoint of the shipped size with the templates of HDFS; its speed does not depend on how good it is."""
+def checkpoint_of_hdfs(folder: Path, *options: str) -> Path:
+    """A checkpoint with the templates of HDFS, of the shipped size; its speed does not depend on how good it is."""
     lines, config, target = folder / "train.log", folder / "train.json", folder / "checkpoint"
     lines.write_bytes(b"\n".join(hdfs_lines(20_000)) + b"\n")
     config.write_text(json.dumps({"input": {"timestamp": {"pattern": r"^(\d{6} \d{6})", "format": _STAMP}}}))
     labels = shared("data/hdfs/raw_labels.csv.gz")
     trained = logmamba(
-        "train", "--config", config, "--input", lines, "--labels", labels, "--output", target, "--steps", 20
+        "train", "--config", config, "--input", lines, "--labels", labels, "--output", target, "--steps", 20, *options
     )
     assert trained.returncode == 0, trained.stderr
     return target

@@ -316,7 +316,7 @@ def measure_session() -> tuple[float, float]:
     seconds = []
     for _ in range(300):
         started = time.perf_counter()
-        prepared.measure(tokens, bounds)
+        prepared.begin(tokens, bounds)()
         seconds.append(time.perf_counter() - started)
     on_device, packing = torch.from_numpy(tokens).cuda(), packing_of([EVENTS + 2])
     out = torch.empty(2, EVENTS + 2, device="cuda")

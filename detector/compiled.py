@@ -3,8 +3,8 @@
 `compiled` turns a function over flat arrays and integers into machine code by numba. Its signature is fixed by its
 annotations, so it is compiled where it is defined, when its module is imported, and never while records are processed:
 
-- `int`, `bool` and `float`; `Column`, `Table`, `Bytes` and `Floats`, which are C-contiguous arrays; `NamedTuple`s of
-  these; `None`.
+- `int`, `bool` and `float`; `Column`, `Table`, `Bytes`, `Floats` and `Singles`, which are C-contiguous arrays;
+  `NamedTuple`s of these; `None`.
 
 The code is kept beside its source, in `__pycache__`, where `make setup` and the image put it, and a start takes it from
 there although it may write nothing; where there is none and nothing may be written, in the cache folder of the user
@@ -38,6 +38,7 @@ Column = Annotated[NDArray[np.int64], types.int64[::1]]
 Table = Annotated[NDArray[np.int64], types.int64[:, ::1]]
 Bytes = Annotated[NDArray[np.uint8], types.uint8[::1]]
 Floats = Annotated[NDArray[np.float64], types.float64[::1]]
+Singles = Annotated[NDArray[np.float32], types.float32[::1]]
 
 _PLAIN: Final = {int: types.int64, bool: types.boolean, float: types.float64, NoneType: types.none}
 
@@ -177,6 +178,6 @@ def _type(hint: Any) -> Any:
         return types.BaseTuple.from_types([_type(field) for field in fields.values()], hint)
     if hint not in _PLAIN:
         raise TypeError(
-            f"{hint!r}; allowed: int, bool, float, None, Column, Table, Bytes, Floats and NamedTuples of them"
+            f"{hint!r}; allowed: int, bool, float, None, Column, Table, Bytes, Floats, Singles and NamedTuples of them"
         )
     return _PLAIN[hint]

@@ -20,7 +20,7 @@ from benchmarks.accuracy.protocols import PROTOCOLS
 from benchmarks.accuracy.results import markdown
 from benchmarks.accuracy.tasks import Task
 from benchmarks.accuracy.variants import Variant, variants
-from detector.model.inference import Inference
+from detector.model.inference import Inference, flat
 from detector.scoring.scorer import CPU_BATCH_TOKENS
 from detector.training.train import TrainingOptions
 
@@ -53,7 +53,7 @@ def forward_times(task: Task, found: list[Variant], rounds: int) -> list[float]:
     for _ in range(rounds + 1):
         for number, inference in enumerate(passes):
             begun = time.process_time()
-            for _ in inference.measure(sessions):
+            for _ in inference.measure(*flat(sessions)):
                 pass
             best[number] = min(best[number], time.process_time() - begun)
     return best

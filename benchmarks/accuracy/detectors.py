@@ -21,7 +21,8 @@ from detector.scoring.count_profile import CountProfile
 from detector.scoring.count_vectors import CountVectors
 from detector.scoring.families import Verdict
 from detector.scoring.judge import Judge, scores
-from detector.scoring.scorer import EventScores, Scorer
+from detector.scoring.scorer import Scorer
+from detector.scoring.scores import Scores
 from detector.sessions_file import ANOMALOUS
 from detector.training.set_aside import SetAside, set_aside
 from detector.training.train import Size, Trained, TrainingOptions, TrainingSessions, train
@@ -138,7 +139,7 @@ class Product:
         early = {name: early_detection(task.test, test, threshold) for name, threshold in SEVERITIES.items()}
         return _outcome(task, trained.set_aside, finals(test), self.verdicts)._replace(early=early)
 
-    def _scores(self, trained: Trained, part: Part) -> list[EventScores]:
+    def _scores(self, trained: Trained, part: Part) -> Scores:
         """Through a checkpoint, as the worker does."""
         with tempfile.TemporaryDirectory() as folder:
             trained.save(Path(folder) / "checkpoint")
@@ -168,7 +169,7 @@ class TolerancesAlone:
         found = set_aside(task.vocabulary, *parts)
         judge = _with_verdicts(task, found.judge, self.verdicts)
         evidence = judge.tolerances.judge(CountVectors.of_sequences(task.test.tokens)).evidence
-        standings, broken = judge.standings(task.test.tokens)
+        standings, broken = judge.standings(CountVectors.of_sequences(task.test.tokens))
         return _outcome(task, found, scores(np.minimum(evidence, MAX_LEVEL), standings, broken), self.verdicts)
 
 

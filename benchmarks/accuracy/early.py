@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.accuracy.datasets import Flags, Integers
 from benchmarks.accuracy.tasks import Floats, Part
-from detector.scoring.scorer import EventScores
+from detector.scoring.scores import EventScores
 
 
 class Early(NamedTuple):

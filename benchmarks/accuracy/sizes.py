@@ -28,7 +28,7 @@ from rich.console import Console
 from benchmarks.accuracy.devices import device_name
 from benchmarks.accuracy.results import insert, markdown
 from detector.checkpoint import load
-from detector.model.inference import Inference, Tokens
+from detector.model.inference import Inference, Tokens, flat
 from detector.scoring.scorer import Precision, compute_dtype, pass_tokens, resolve_device
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from detector.training.train import Size, TrainingOptions, TrainingProgress, TrainingSessions, train
@@ -207,7 +207,7 @@ def _seconds(inference: Inference, sequences: Sequence[Tokens]) -> float:
     rounds: list[float] = []
     while len(rounds) < WARM_UP_ROUNDS + TIMED_ROUNDS:
         begun = time.perf_counter()
-        for _ in inference.measure(sequences):
+        for _ in inference.measure(*flat(sequences)):
             pass
         rounds.append(time.perf_counter() - begun)
     return statistics.median(rounds[WARM_UP_ROUNDS:])

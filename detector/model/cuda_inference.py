@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from time import perf_counter
 from typing import cast
 
 import numpy as np
@@ -36,6 +37,8 @@ _FEWEST_SHAPED_SESSIONS = 16
 _MOST_SHAPES = 64
 _USES_BEFORE_ANOTHER_CAPTURE = 100
 
+# Waits for a pass and returns what `PreparedModel.begin` says.
+Fetch = Callable[[], tuple[npt.NDArray[np.float32], float]]
 # Launches what it is given, as a graph, and returns what replays it.
 _Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
@@ -78,26 +81,44 @@ class PreparedModel:
         self._shapes = _Shapes(self)
 
     @torch.inference_mode()
-    def measure(self, tokens: npt.NDArray[np.int64], bounds: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """What the model says at each position of packed sessions.
+    def begin(self, tokens: npt.NDArray[np.int64], bounds: npt.NDArray[np.int32]) -> Fetch:
+        """Have the device work out what the model says at each position of packed sessions, and go on meanwhile.
 
         Args:
             tokens: (T,), T > 0; negative ones are unknown lines.
             bounds: (n + 1,), where each session starts and, last, T; each has at least two tokens.
 
         Returns:
-            (2, T), the surprise of the next token in nats (it means nothing at a session's last) and the class logit.
+            What waits for it and returns (2, T), the surprise of the next token in nats (it means nothing at a
+            session's last) and the class logit, and the seconds that the device took. To be called before the next
+            but one pass begins.
         """
         lengths = np.diff(bounds)
         # Triton launches on the current device, which need not be the model's.
         with torch.cuda.device_of(self._heads.matrix):  # type: ignore[no-untyped-call]
+            timer = _Timer(self.device)
             if len(tokens) <= MOST_SHAPED_TOKENS and lengths.max() <= SEGMENT:
-                return self._shapes.measure(tokens, bounds[:-1], lengths)
+                measured = self._shapes.measure(tokens, bounds[:-1], lengths)
+                seconds = timer.stop()()
+                return lambda: (measured, seconds)
             out = torch.empty(2, len(tokens), dtype=torch.float32, device=self.device)
             packing = Packing.of(torch.from_numpy(bounds), self.device)
-            self.run(torch.from_numpy(tokens).to(self.device), packing, out)
-            measured: npt.NDArray[np.float32] = out.cpu().numpy()
-            return measured
+            self.run(self._on_device(tokens), packing, out)
+            fetched = torch.empty(out.shape, dtype=out.dtype, pin_memory=self.device.type == "cuda")
+            fetched.copy_(out, non_blocking=True)
+            stop = timer.stop()
+
+            def fetch() -> tuple[npt.NDArray[np.float32], float]:
+                seconds = stop()
+                return fetched.numpy(), seconds
+
+            return fetch
+
+    def _on_device(self, tokens: npt.NDArray[np.int64]) -> Tensor:
+        if self.device.type != "cuda":
+            return torch.from_numpy(tokens)
+        # Pinned memory is given to nobody else before the copy from it is through.
+        return torch.from_numpy(tokens).pin_memory().to(self.device, non_blocking=True)
 
     def run(self, tokens: Tensor, packing: Packing, out: Tensor) -> None:
         """Launch the model on tokens (T,) and have it fill out, float32 (2, T), as `measure` returns it."""
@@ -106,6 +127,33 @@ class PreparedModel:
         for weights in self._layers:
             layer_forward(stream, weights, packing)
         self._heads(stream, tokens, out)
+
+
+class _Timer:
+    """Takes the time that a device spends on what is launched between its making and `stop`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream() if device.type == "cuda" else None
+        self._began = self._event() if self._stream else None
+        self._began_at = perf_counter()
+
+    def stop(self) -> Callable[[], float]:
+        """What waits for all that was launched and returns the seconds."""
+        if self._began is None:
+            seconds = perf_counter() - self._began_at
+            return lambda: seconds
+        began, ended = self._began, self._event()
+
+        def seconds_taken() -> float:
+            ended.synchronize()
+            return float(began.elapsed_time(ended)) / 1000
+
+        return seconds_taken
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
+        event.record(self._stream)
+        return event
 
 
 class _Shapes:

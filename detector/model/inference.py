@@ -9,7 +9,7 @@ They are the same bits whichever sessions share a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "triton", "reference"]
 Tokens = npt.NDArray[np.int64]
+
+# A forward pass that is under way: waits for it and returns what it measured, and the seconds that it took.
+_Pass = Callable[[], tuple["Measured", float]]
 
 # Rows of the log-softmax at a time, in logits: bounds its memory for large vocabularies.
 _SOFTMAX_LOGITS = 1 << 22
@@ -94,23 +97,28 @@ class GpuUsage(NamedTuple):
 
 def pack(sequences: Sequence[Tokens], device: torch.device) -> Packed:
     """Pack sessions, given as their events, for the model."""
-    tokens, bounds = _packed(sequences)
+    tokens, bounds = _packed(*flat(sequences), np.arange(len(sequences)))
     return Packed(torch.from_numpy(tokens).to(device), torch.from_numpy(bounds).to(device))
 
 
-def _packed(sequences: Sequence[Tokens]) -> tuple[Tokens, npt.NDArray[np.int32]]:
-    """Tokens and bounds of `Packed`."""
+def flat(sequences: Sequence[Tokens]) -> tuple[Tokens, Tokens]:
+    """Tokens of sessions end to end, and where each ends."""
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    bounds = np.zeros(len(sequences) + 1, dtype=np.int32)
+    return np.concatenate([np.empty(0, np.int64), *sequences]), np.cumsum(lengths)
+
+
+def _packed(tokens: Tokens, ends: Tokens, chosen: npt.NDArray[np.int64]) -> tuple[Tokens, npt.NDArray[np.int32]]:
+    """Tokens and bounds of `Packed`, of these of sessions that lie end to end."""
+    lengths = np.diff(ends, prepend=0)[chosen]
+    bounds = np.zeros(len(chosen) + 1, dtype=np.int32)
     np.cumsum(lengths + 2, out=bounds[1:])
-    tokens = np.empty(bounds[-1], dtype=np.int64)
-    is_event = np.ones(len(tokens), dtype=bool)
-    is_event[bounds[:-1]] = is_event[bounds[1:] - 1] = False
-    tokens[bounds[:-1]] = BOS
-    tokens[bounds[1:] - 1] = EOS
-    if len(sequences):
-        tokens[is_event] = np.concatenate(sequences)
-    return tokens, bounds
+    # From each place of the pack to that of the same event among all, BOS one before it and EOS one after.
+    away = ends[chosen] - lengths - 1 - bounds[:-1]
+    places = np.arange(bounds[-1]) + np.repeat(away, lengths + 2)
+    packed = tokens.take(places, mode="clip") if len(tokens) else np.empty(len(places), np.int64)
+    packed[bounds[:-1]] = BOS
+    packed[bounds[1:] - 1] = EOS
+    return packed, bounds
 
 
 def batches(lengths: npt.NDArray[np.int64], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -210,69 +218,91 @@ class Inference:
         Raises:
             DeviceError: the device or the kernels do not run the model.
         """
+        one = np.ones(1, np.int64)
         try:
-            self._forward(np.zeros(1, dtype=np.int64), [np.array([EOS], dtype=np.int64)])
+            self._begin(EOS * one, one, 0 * one)()
         except (ValueError, RuntimeError) as error:
             raise DeviceError(f"the model does not run on {self._device}: {error}") from error
 
-    def measure(self, sequences: Sequence[Tokens]) -> Iterator[Measured]:
+    def measure(self, tokens: Tokens, ends: Tokens) -> Iterator[Measured]:
         """Measure every session once, the longest first.
+
+        While the caller works on what it was given, a GPU is at the next pass.
+
+        Args:
+            tokens: int64 (events,), of the sessions end to end.
+            ends: int64 (n,), where each session ends.
 
         Raises:
             DeviceError: the device's memory does not even hold one session.
         """
-        lengths = np.fromiter((len(sequence) for sequence in sequences), dtype=np.int64, count=len(sequences))
+        lengths = np.diff(ends, prepend=0)
         order = np.argsort(-lengths, kind="stable")
         done = 0
+        under_way: _Pass | None = None
         while done < len(order):
             rest = order[done:]
             chosen = rest[next(batches(lengths[rest], self.batch_tokens))]
-            batch = [sequences[index] for index in chosen]
-            measured = self._attempt(chosen, batch)
-            if measured is None and len(chosen) == 1:
+            begun = self._attempt(tokens, ends, chosen)
+            if under_way is not None:
+                yield self._ended(under_way)
+                under_way = None
+            if begun is None and len(chosen) == 1:
                 # All that was kept for later is free now, and what was captured as a graph is launched without one.
-                measured = self._attempt(chosen, batch)
-                if measured is None:
+                begun = self._attempt(tokens, ends, chosen)
+                if begun is None:
                     raise DeviceError(
                         f"{self._device} has not enough memory for one session of {lengths[chosen[0]]} events"
                     )
-            if measured is None:
-                tokens = int(lengths[chosen].sum() + 2 * len(chosen))
-                self._pass_tokens.too_many(tokens)
+            if begun is None:
+                n_tokens = int(lengths[chosen].sum() + 2 * len(chosen))
+                self._pass_tokens.too_many(n_tokens)
                 self.batches_split += 1
-                _log.warning("batch_did_not_fit", device=str(self._device), tokens=tokens, from_now=self.batch_tokens)
+                _log.warning("batch_did_not_fit", device=str(self._device), tokens=n_tokens, from_now=self.batch_tokens)
                 continue
             self._pass_tokens.fitted()
             done += len(chosen)
-            yield measured
+            if self._device.type == "cuda":
+                under_way = begun
+            else:
+                yield self._ended(begun)
+        if under_way is not None:
+            yield self._ended(under_way)
 
-    def _attempt(self, indices: npt.NDArray[np.int64], sequences: Sequence[Tokens]) -> Measured | None:
-        """None when the device's memory does not hold these sessions."""
-        began = perf_counter()
+    def _ended(self, under_way: _Pass) -> Measured:
+        measured, seconds = under_way()
+        self.busy_s += seconds
+        return measured
+
+    def _attempt(self, tokens: Tokens, ends: Tokens, chosen: npt.NDArray[np.int64]) -> _Pass | None:
+        """A pass that is under way; None when the device's memory does not hold these sessions."""
         try:
-            return self._forward(indices, sequences)
+            return self._begin(tokens, ends, chosen)
         except RuntimeError as error:
             # PyTorch's allocator has an error of its own; Triton's launches and CUDA graphs only say so.
             if not (isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)):
                 raise
-        finally:
-            self.busy_s += perf_counter() - began
         # Not before here: an error holds on to the tensors of the functions it came through.
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
-    def _forward(self, indices: npt.NDArray[np.int64], sequences: Sequence[Tokens]) -> Measured:
-        tokens, bounds = _packed(sequences)
-        is_target = np.ones(len(tokens), dtype=bool)
-        is_target[bounds[:-1]] = False
-        positions = is_target.nonzero()[0]
+    def _begin(self, tokens: Tokens, ends: Tokens, chosen: npt.NDArray[np.int64]) -> _Pass:
+        began = perf_counter()
+        packed, bounds = _packed(tokens, ends, chosen)
+        positions = np.delete(np.arange(len(packed)), bounds[:-1])
+        own_bounds = bounds.astype(np.int64) - np.arange(len(bounds))
         if self._prepared is None:
-            surprises, logits = self._run_model(tokens, bounds)
-        else:
-            measured = self._prepared.measure(tokens, bounds)
-            surprises, logits = measured[0, positions - 1], measured[1, positions]
-        return Measured(indices, bounds.astype(np.int64) - np.arange(len(bounds)), surprises, logits)
+            measured = Measured(chosen, own_bounds, *self._run_model(packed, bounds))
+            seconds = perf_counter() - began
+            return lambda: (measured, seconds)
+        fetch = self._prepared.begin(packed, bounds)
+
+        def fetched() -> tuple[Measured, float]:
+            (surprises, logits), busy_s = fetch()
+            return Measured(chosen, own_bounds, surprises[positions - 1], logits[positions]), busy_s
+
+        return fetched
 
     @cached_property
     def _prepared(self) -> PreparedModel | None:

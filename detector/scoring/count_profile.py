@@ -304,7 +304,7 @@ def _flags(bits: Integers, n: int) -> Flags:
 
 def _group(counts: Integers) -> Integers:
     """Counts up to 8 as they are, greater ones by their logarithm."""
-    many = np.maximum(counts, 1)
-    grouped = _EXACT + 1 + np.floor(_GROUPS_PER_DOUBLING * np.log2(many / _EXACT)).astype(np.int64)
-    groups: Integers = np.where(counts <= _EXACT, counts, grouped)
+    groups, many = counts.copy(), counts > _EXACT
+    doublings = _GROUPS_PER_DOUBLING * np.log2(counts[many] / _EXACT)
+    groups[many] = _EXACT + 1 + np.floor(doublings).astype(np.int64)
     return groups

@@ -15,7 +15,6 @@ say that a session is a warning, not how bad it is, and no final score is below 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -162,13 +161,13 @@ class Judge:
         )
         return cls(Tolerances(content.sessions, **tables), Families(tuple(families)))
 
-    def standings(self, sequences: Sequence[Integers]) -> tuple[Standings, Integers]:
-        """How complete sessions, each the tokens of its events, stand.
+    def standings(self, sessions: CountVectors) -> tuple[Standings, Integers]:
+        """How complete sessions stand, by the counts of their events.
 
         Returns:
             USUAL, SUSPECT or, if judged so, ANOMALOUS of each, and how many tolerances it breaks; both (sessions,).
         """
-        judged = self.tolerances.judge(CountVectors.of_sequences(sequences))
+        judged = self.tolerances.judge(sessions)
         codes, which = np.unique(judged.families, return_inverse=True)
         return np.array([self._standing(code) for code in codes.tolist()], np.int8)[which], judged.broken
 

@@ -1,10 +1,8 @@
 """The scorer: event sequences in, calibrated scores out, the same bits whatever the batch or the cache."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Container, Mapping, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,41 +13,21 @@ from detector.errors import DeviceError
 from detector.model.explanation import Explanation, expectations
 from detector.model.inference import Backend, GpuUsage, Inference, Measured, Tokens
 from detector.scoring import judge
+from detector.scoring import scored_sequences_loop as loop
 from detector.scoring.count_profile import Judged
+from detector.scoring.count_vectors import CountVectors
 from detector.scoring.reasons import Reason
+from detector.scoring.score_cache import ScoreCache
+from detector.scoring.scored_sequences_loop import Remembered
+from detector.scoring.scores import Scores, Sequences
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Precision = Literal["auto", "float32", "bfloat16"]
 
-# Longer sequences hardly ever come twice, and a cache full of them would take gigabytes: an entry needs about
-# 16 bytes an event and 450 more, 160 on top of it for one that is not complete.
-MAX_CACHED_EVENTS = 256
-
 BATCH_TOKENS = 65536
 # On a CPU larger passes only leave its caches: 65,536 tokens at once took 1.5 GB and three times as long a token.
 CPU_BATCH_TOKENS = 4096
-
-
-class EventScores(NamedTuple):
-    """Scores of one session; the arrays are read-only and shared between equal sessions.
-
-    Attributes:
-        surprises: nats of each event given those before it, float32 (n,).
-        scores: calibrated score in [0, 1] of events 0 to i, the session going on, float32 (n,).
-        final: calibrated score of the session complete with its n events; NaN where it was never asked for.
-    """
-
-    surprises: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-    final: float
-
-
-class _AtEnd(NamedTuple):
-    """What the final score of a session needs besides its events."""
-
-    highest: float  # surprise over the events and the end
-    logit: float  # of the class, at the end
 
 
 class Scorer:
@@ -62,8 +40,7 @@ class Scorer:
         kernels: ``auto``, ``triton`` or ``reference``.
         batch_tokens: most tokens in one forward pass, BOS and EOS included; a longer session goes alone. On the
             CPU a pass never has more than `CPU_BATCH_TOKENS`.
-        cache_size: how many distinct sequences are remembered, the least recently asked for going first;
-            sequences of more than `MAX_CACHED_EVENTS` events never are.
+        cache_size: most distinct sequences that are remembered (`detector.scoring.score_cache`).
 
     Attributes:
         checkpoint: digest of the checkpoint's manifest, ``sha256:<hex>``.
@@ -104,9 +81,7 @@ class Scorer:
         self._calibration = checkpoint.manifest.calibration
         self._profile = checkpoint.profile
         self._judge = checkpoint.judge
-        self._cache: OrderedDict[bytes, EventScores] = OrderedDict()
-        self._at_ends: dict[bytes, _AtEnd] = {}  # of those in the cache without a final score
-        self._cache_size = cache_size
+        self._cache = ScoreCache(cache_size)
         target = resolve_device(device)
         dtype = compute_dtype(precision, target)
         self._kernels = kernels
@@ -159,32 +134,54 @@ class Scorer:
         sequences: Sequence[bytes],
         unfinished: Sequence[bytes] = (),
         after_pass: Callable[[], None] = lambda: None,
-    ) -> list[EventScores]:
-        """Score sessions, and events so far of some that go on; in the order given, the unfinished ones last.
+    ) -> Scores:
+        """Score sessions, and events so far of some that go on, as `score_columns` does.
 
         Args:
             sequences: each the int64 tokens of a session's events in native byte order, ``array("q").tobytes()``.
             unfinished: likewise; no final score is worked out for them.
-            after_pass: called after each forward pass. What it raises ends the call; what was scored by then is
-                remembered.
+            after_pass: called after each forward pass.
 
         Raises:
             ValueError: a sequence is not a whole number of tokens, or a token is beyond the vocabulary.
             DeviceError: the device's memory does not even hold one of the sessions.
         """
+        return self.score_columns(Sequences.of([*sequences, *unfinished]), len(sequences), after_pass)
+
+    def score_columns(
+        self, sequences: Sequences, complete: int, after_pass: Callable[[], None] = lambda: None
+    ) -> Scores:
+        """Score sessions, and events so far of some that go on, in the order given.
+
+        Args:
+            sequences: of the sessions.
+            complete: how many, from the first on, are complete; no final score is worked out for the others.
+            after_pass: called after each forward pass. What it raises ends the call; what was scored by then is
+                remembered.
+
+        Raises:
+            ValueError: a token is beyond the vocabulary.
+            DeviceError: the device's memory does not even hold one of the sessions.
+        """
+        self._check(sequences.tokens)
         if self.vocabulary.learned < len(self.vocabulary):
-            sequences, unfinished = ([self._as_learned(key) for key in keys] for keys in (sequences, unfinished))
-        cache, complete = self._cache, set(sequences)
-        asked = [*sequences, *unfinished]
-        found = {key: scores for key in dict.fromkeys(asked) if (scores := cache.get(key)) is not None}
-        absent = [key for key in dict.fromkeys(asked) if key not in found]
-        for key in found:
-            cache.move_to_end(key)
-        found |= self._completed([key for key in found if key in self._at_ends and key in complete])
-        if absent:
-            found |= self._run(absent, complete, after_pass)
-        self.cache_hits += len(asked) - len(absent)
-        return [found[key] for key in asked]
+            sequences = sequences._replace(tokens=self.vocabulary.as_learned(sequences.tokens))
+        asked = self._cache.distinct(sequences)
+        known, n = asked.known, len(asked.known.ends)
+        is_complete = np.zeros(n, np.bool_)
+        is_complete[asked.of[:complete]] = True
+        found = self._cache.recall(known)
+        lacking = np.flatnonzero(found & is_complete & np.isnan(known.finals))
+        if len(lacking):
+            self._complete(known, lacking)
+        if not found.all():
+            self._run(known, np.flatnonzero(~found), is_complete, after_pass)
+        self.cache_hits += len(asked.of) - n + int(found.sum())
+        if n == len(asked.of):
+            return Scores(known.ends, known.surprises, known.scores, known.finals)
+        surprises, scores = np.empty((2, len(sequences.tokens)), np.float32)
+        loop.gather(known.ends, known.surprises, known.scores, asked.of, surprises, scores)
+        return Scores(sequences.ends, surprises, scores, known.finals[asked.of])
 
     def explain(self, sequence: bytes, k: int = 3) -> Explanation:
         """Score one session and tell what the model expected instead of each event.
@@ -225,151 +222,106 @@ class Scorer:
         tokens = self.vocabulary.as_learned(np.frombuffer(sequence, dtype=np.int64))
         return self._judge.reason(tokens, self.vocabulary)
 
-    def _as_learned(self, sequence: bytes) -> bytes:
-        """A sequence with the tokens that the model knows."""
-        if len(sequence) % 8:
-            return sequence  # refused where the model is run
-        tokens = np.frombuffer(sequence, dtype=np.int64)
-        self._check(tokens)
-        return self.vocabulary.as_learned(tokens).tobytes()
-
     def _check(self, tokens: Tokens) -> None:
         size = len(self.vocabulary)
         if len(tokens) and int(tokens.max()) >= size:
             raise ValueError(f"a token is beyond the vocabulary of {size} tokens")
 
     def _run(
-        self, keys: list[bytes], complete: Container[bytes], after_pass: Callable[[], None]
-    ) -> dict[bytes, EventScores]:
-        """Scores of distinct sequences, through the model; remembers those of each pass.
-
-        Of those that are not complete it also remembers what their final scores may need later.
-        """
-        if any(len(key) % 8 for key in keys):
-            raise ValueError("a sequence is not a multiple of 8 bytes, a token each")
-        joined = np.frombuffer(b"".join(keys), np.int64)
-        self._check(joined)
-        tokens = [joined[begin:end] for begin, end in pairwise([0, *accumulate(len(key) // 8 for key in keys)])]
-        results: dict[bytes, EventScores] = {}
-        for measured in self._inference.measure(tokens):
-            indices = measured.indices.tolist()
-            chosen, events = [keys[index] for index in indices], [tokens[index] for index in indices]
-            is_complete = np.fromiter((key in complete for key in chosen), np.bool_, len(chosen))
-            found, at_ends = self._calibrated(measured, events, is_complete)
-            scores = dict(zip(chosen, found, strict=True))
-            self._remember(scores, {chosen[row]: at_end for row, at_end in at_ends.items()})
-            results |= scores
-            self.cache_misses += len(events)
-            self.events_scored += int(measured.bounds[-1]) - len(events)
+        self, known: Remembered, absent: Integers, complete: npt.NDArray[np.bool_], after_pass: Callable[[], None]
+    ) -> None:
+        """Fill in the scores of these of distinct sequences, through the model, and remember those of each pass."""
+        if len(absent) == len(known.ends):
+            tokens, ends = known.tokens, known.ends
+        else:
+            bounds = np.append(0, known.ends)
+            ends = np.cumsum(np.diff(bounds)[absent])
+            tokens = np.empty(ends[-1], np.int64)
+            loop.gather_tokens(bounds, known.tokens, absent, tokens)
+        bounds = np.append(0, ends)
+        for measured in self._inference.measure(tokens, ends):
+            n_events = int(measured.bounds[-1]) - len(measured.indices)
+            events = np.empty(n_events, np.int64)
+            loop.gather_tokens(bounds, tokens, measured.indices, events)
+            numbers = absent[measured.indices]
+            self._calibrate(measured, events, numbers, complete[numbers], known)
+            self._cache.remember(known, numbers)
+            self.cache_misses += len(numbers)
+            self.events_scored += n_events
             after_pass()
-        return results
 
-    def _completed(self, keys: list[bytes]) -> dict[bytes, EventScores]:
-        """Remembered sequences without a final score, with it."""
-        if not keys:
-            return {}
-        highest, logits = np.array([self._at_ends.pop(key) for key in keys]).T
-        events = [np.frombuffer(key, dtype=np.int64) for key in keys]
-        judged = self._profile.judge(np.concatenate(events), np.cumsum([0, *map(len, events)]))
-        finals = self._finals(events, highest, logits, judged, [self._cache[key].scores for key in keys]).tolist()
-        before = [self._cache[key] for key in keys]
-        completed = {
-            key: EventScores(each.surprises, each.scores, final)
-            for key, each, final in zip(keys, before, finals, strict=True)
-        }
-        self._cache.update(completed)
-        return completed
+    def _complete(self, known: Remembered, numbers: Integers) -> None:
+        """Fill in the final scores of these of distinct sequences, whose other scores are known."""
+        bounds = np.append(0, known.ends)
+        starts = np.cumsum(np.append(0, np.diff(bounds)[numbers]))
+        events = np.empty(starts[-1], np.int64)
+        loop.gather_tokens(bounds, known.tokens, numbers, events)
+        self._fill_finals(known, numbers, events, starts, self._profile.judge(events, starts))
+        self._cache.complete(known, numbers)
 
-    def _finals(
+    def _calibrate(
         self,
-        events: Sequence[Tokens],
-        highest: Floats,
-        logits: Floats,
-        judged: Judged,
-        early: Sequence[npt.NDArray[np.float32]],
-    ) -> Floats:
-        """Final scores of complete sessions; `judged` is the count profile's, `early` their scores so far."""
-        if self._judge is None:
-            return self._calibration.final_scores(highest, logits, judged.final, judged.seen)
-        standings, broken = self._judge.standings(events)
-        levels = self._calibration.levels(highest, judged.final, np.zeros_like(judged.seen))
-        finals = judge.scores(levels, standings, broken)
-        so_far = np.array([scores[-1] if len(scores) else 0.0 for scores in early], np.float64)
-        return np.maximum(finals, so_far)
+        measured: Measured,
+        events: Tokens,
+        numbers: Integers,
+        complete: npt.NDArray[np.bool_],
+        known: Remembered,
+    ) -> None:
+        """Fill in the scores of the sessions of a pass.
 
-    def _early(
-        self, highest: Floats, logits: Floats, unusual: Floats, events: Tokens, bounds: Integers
-    ) -> npt.NDArray[np.float32]:
+        Args:
+            measured: what the model says of them.
+            events: their tokens end to end.
+            numbers: which of the distinct sequences each is.
+            complete: which of them get a final score.
+            known: the distinct sequences.
+        """
+        starts = measured.bounds - np.arange(len(measured.bounds))
+        highest, logits = np.empty((2, len(events)))
+        at_end, unused = np.empty((2, len(numbers)))
+        loop.running_maxima(measured.surprises, measured.bounds, highest, at_end)
+        loop.running_maxima(measured.logits, measured.bounds, logits, unused)
+        judged = self._profile.judge(events, starts, complete)
+        early = self._early(highest, logits, judged.running, events, starts)
+        loop.take_pass(measured.surprises, early, measured.bounds, numbers, known)
+        known.highest[numbers], known.logits[numbers] = at_end, measured.logits[measured.bounds[1:] - 1]
+        known.finals[numbers] = np.nan
+        rows = np.flatnonzero(complete)
+        if len(rows) < len(numbers):
+            of_events = np.repeat(complete, np.diff(starts))
+            events, starts = events[of_events], np.append(0, np.cumsum(np.diff(starts)[rows]))
+            judged = Judged(judged.final[rows], judged.running, judged.seen[rows])
+        if len(rows):
+            self._fill_finals(known, numbers[rows], events, starts, judged)
+
+    def _fill_finals(
+        self, known: Remembered, numbers: Integers, events: Tokens, bounds: Integers, judged: Judged
+    ) -> None:
+        """Fill in the final scores of these of distinct sequences.
+
+        Args:
+            known: the distinct sequences.
+            numbers: which of them are complete.
+            events: their tokens end to end.
+            bounds: where each of them begins and, last, how many events there are.
+            judged: the count profile's judgement of each.
+        """
+        highest, logits = known.highest[numbers], known.logits[numbers]
+        if self._judge is None:
+            known.finals[numbers] = self._calibration.final_scores(highest, logits, judged.final, judged.seen)
+            return
+        standings, broken = self._judge.standings(CountVectors.of(events, bounds))
+        levels = self._calibration.levels(highest, judged.final, np.zeros_like(judged.seen))
+        last = known.ends[numbers] - 1
+        so_far = np.where(np.diff(bounds) > 0, np.append(known.scores, np.float32(0))[last], 0.0)
+        known.finals[numbers] = np.maximum(judge.scores(levels, standings, broken), so_far)
+
+    def _early(self, highest: Floats, logits: Floats, unusual: Floats, events: Tokens, bounds: Integers) -> Floats:
         """Scores after each event of sessions that go on, from the running maxima of their statistics; (events,)."""
         if self._judge is None:
-            return self._calibration.early_scores(highest, logits, unusual).astype(np.float32)
+            return self._calibration.early_scores(highest, logits, unusual)
         levels = self._calibration.early_levels(highest, np.zeros_like(unusual))
-        return judge.early_scores(levels, self._judge.running(events, bounds)).astype(np.float32)
-
-    def _remember(self, fresh: dict[bytes, EventScores], at_ends: dict[bytes, _AtEnd]) -> None:
-        for key, scores in fresh.items():
-            if len(scores.surprises) <= MAX_CACHED_EVENTS:
-                self._cache[key] = scores
-                if key in at_ends:
-                    self._at_ends[key] = at_ends[key]
-        while len(self._cache) > self._cache_size:
-            key, _ = self._cache.popitem(last=False)
-            self._at_ends.pop(key, None)
-
-    def _calibrated(
-        self, measured: Measured, events: Sequence[Tokens], complete: npt.NDArray[np.bool_]
-    ) -> tuple[list[EventScores], dict[int, _AtEnd]]:
-        """Scores of the sessions of a pass, and, by row, what is needed later of those that are not complete."""
-        lasts = measured.bounds[1:] - 1
-        highest = running_maxima(measured.surprises, measured.bounds)
-        logits = running_maxima(measured.logits, measured.bounds)
-        first_events = measured.bounds - np.arange(len(measured.bounds))
-        joined = np.concatenate(events)
-        judged = self._profile.judge(joined, first_events, complete)
-        is_event = np.ones(len(highest), dtype=bool)
-        is_event[lasts] = False
-        early = self._early(highest[is_event], logits[is_event], judged.running, joined, first_events)
-        # Copies: a view would keep its whole batch alive for as long as the cache keeps one session.
-        so_far = [early[start:stop].copy() for start, stop in pairwise(first_events.tolist())]
-        surprises = [measured.surprises[start : stop - 1].copy() for start, stop in pairwise(measured.bounds.tolist())]
-        for array in (*so_far, *surprises):
-            array.flags.writeable = False
-        at_end, end_logits = highest[lasts], measured.logits[lasts].astype(np.float64)
-        finals = np.full(len(lasts), np.nan)
-        rows = np.flatnonzero(complete)
-        finals[rows] = self._finals(
-            [events[row] for row in rows.tolist()],
-            at_end[rows],
-            end_logits[rows],
-            Judged(judged.final[rows], judged.running, judged.seen[rows]),
-            [so_far[row] for row in rows.tolist()],
-        )
-        later = np.flatnonzero(~complete)
-        needed = map(_AtEnd, at_end[later].tolist(), end_logits[later].tolist())
-        return list(map(EventScores, surprises, so_far, finals.tolist())), dict(
-            zip(later.tolist(), needed, strict=True)
-        )
-
-
-def running_maxima(values: npt.NDArray[np.float32], bounds: Integers) -> Floats:
-    """The highest of the values of its session up to each one, float64 (k,).
-
-    In steps of 1, 2, 4, …: after each the highest of twice as many values is known, so a batch takes as many steps as
-    the length of its longest session has digits in binary.
-
-    Args:
-        values: session after session, (k,).
-        bounds: where each session starts and, last, k, (sessions + 1,).
-    """
-    found: Floats = values.astype(np.float64)
-    lengths = np.diff(bounds)
-    places = np.arange(len(found)) - np.repeat(bounds[:-1], lengths)
-    reach, rows = 1, np.flatnonzero(places)
-    while len(rows):
-        found[rows] = np.maximum(found[rows], found[rows - reach])
-        reach *= 2
-        rows = rows[places[rows] >= reach]
-    return found
+        return judge.early_scores(levels, self._judge.running(events, bounds))
 
 
 def resolve_device(name: str) -> torch.device:

@@ -21,6 +21,7 @@ from detector.reading import ReadingRecord
 from detector.scoring import judge
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile
+from detector.scoring.count_vectors import CountVectors
 from detector.scoring.judge import USUAL
 from detector.scoring.score_histogram import score_histogram
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
@@ -186,7 +187,8 @@ def train(
     if found is not None and len(left_out := found.left_out[1]):
         suspects = trainer.statistics(profile, left_out)
         levels = calibration.levels(suspects.highest, suspects.unusual, np.zeros_like(suspects.seen))
-        shares += score_histogram(judge.scores(levels, *found.judge.standings(left_out.sequences)), left_out.counts)
+        standings = found.judge.standings(CountVectors.of_sequences(left_out.sequences))
+        shares += score_histogram(judge.scores(levels, *standings), left_out.counts)
     record = TrainingRecord(
         fingerprint=sessions.fingerprint(),
         seed=seed,

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from detector.model.inference import Backend, Inference
+from detector.model.inference import Backend, Inference, flat
 from detector.model.model import DetectorModel
 from detector.scoring.calibration import SessionStatistics, calibrated_loss
 from detector.scoring.count_profile import CountProfile
@@ -134,7 +134,7 @@ class Trainer:
         """
         held_out = self._held_out if sessions is None else sessions
         highest, logits, early_highest, early_logits = np.empty((4, len(held_out)))
-        for measured in self.inference().measure(held_out.sequences):
+        for measured in self.inference().measure(*flat(held_out.sequences)):
             rows, starts, ends = measured.indices, measured.bounds[:-1], measured.bounds[1:] - 1
             highest[rows] = np.maximum.reduceat(measured.surprises, starts)
             logits[rows] = measured.logits[ends]
@@ -207,7 +207,7 @@ class Trainer:
         normal_counts = np.where(held_out.labels == ANOMALOUS, 0, held_out.counts)
         logits = np.empty(len(held_out))
         nats = events = 0.0
-        for measured in self.inference().measure(held_out.sequences):
+        for measured in self.inference().measure(*flat(held_out.sequences)):
             rows, starts, sizes = measured.indices, measured.bounds[:-1], np.diff(measured.bounds)
             nats += float(normal_counts[rows] @ np.add.reduceat(measured.surprises.astype(np.float64), starts))
             events += float(normal_counts[rows] @ sizes)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.accuracy.early import early_detection
 from benchmarks.accuracy.measures import describe, measure, mistakes, thresholds
-from detector.scoring.scorer import EventScores
+from detector.scoring.scores import EventScores
 from tests.benchmarks.sessions import part, task
 
 NOTHING = part([[3]], [0])

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -259,6 +260,18 @@ class RekeyProcess(WorkerProcess):
         self.log = log
         arguments = ["worker", "rekey", "--config", str(config)]
         self.process = ForkedProcess(arguments + [part for each in overrides for part in ("--set", each)], log)
+
+
+class SupervisedWorker(WorkerProcess):
+    """`logmamba run` in a process of its own, which may have children, as that of several processes has."""
+
+    def __init__(self, config: Path, log: Path, overrides: Sequence[str]) -> None:
+        self.log = log
+        command = [sys.executable, "-m", "worker", "run", "--config", str(config), "--set", "observability.port=0"]
+        for override in overrides:
+            command += ["--set", override]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(command, stderr=file, cwd=Path(__file__).parents[2])
 
 
 class AlertProcess(WorkerProcess):

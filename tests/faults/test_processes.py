@@ -5,32 +5,25 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.broker.harness import WorkerProcess, wait_until
+from tests.broker.harness import SupervisedWorker, wait_until
 from tests.faults.report import FaultReport
 from tests.faults.stream import Run, Stream
 
-ROOT = Path(__file__).parents[2]
 # The group keeps a static member's partitions for so long while it is away.
 KAFKA = {"session.timeout.ms": 120_000, "max.poll.interval.ms": 120_000}
 
 
-class SupervisedWorker(WorkerProcess):
-    """`logmamba run` with two processes, in a process that may have children."""
+class TwoProcesses(SupervisedWorker):
+    """`logmamba run` with two processes."""
 
     def __init__(self, run: Run, name: str) -> None:
-        self.log = run.application.folder / f"{name}.log"
-        command = [sys.executable, "-m", "worker", "run", "--config", str(run.application.config)]
-        for each in ("worker.processes=2", "worker.instance=w0", "observability.port=0", *run.steps):
-            command += ["--set", each]
-        with self.log.open("wb") as file:
-            self.process = subprocess.Popen(command, stderr=file, cwd=ROOT)
+        application, overrides = run.application, ("worker.processes=2", "worker.instance=w0", *run.steps)
+        super().__init__(application.config, application.folder / f"{name}.log", overrides)
 
     def status(self) -> dict[str, Any]:
         """What the endpoint says of all processes together."""
@@ -64,7 +57,7 @@ def test_of_two_processes_one_is_killed_then_the_one_that_watches_them_and_no_pa
 ) -> None:
     with stream.unsent(tmp_path, kafka=KAFKA) as run:
         with run.fed(seconds=30):
-            with SupervisedWorker(run, "first") as worker:
+            with TwoProcesses(run, "first") as worker:
                 worker.wait_until(worker.ready)
                 has_worked(run, worker)
                 before, undisturbed = worker.pids(), worker.moves("w0-0")
@@ -80,7 +73,7 @@ def test_of_two_processes_one_is_killed_then_the_one_that_watches_them_and_no_pa
                 worker.kill()
             assert run.share() < 1, "all was done before the worker was started again"
             wait_until(lambda: not any(map(alive, orphans)))  # they end by themselves, in order
-        with SupervisedWorker(run, "second") as worker:
+        with TwoProcesses(run, "second") as worker:
             worker.wait_until(lambda: run.share() >= 1)
             worker.wait_until(worker.ready)
             for name in ("w0-0", "w0-1"):
@@ -89,7 +82,7 @@ def test_of_two_processes_one_is_killed_then_the_one_that_watches_them_and_no_pa
         run.assert_exact(fault_report, "one of two processes of a worker killed, then their supervisor")
 
 
-def has_worked(run: Run, worker: SupervisedWorker) -> None:
+def has_worked(run: Run, worker: TwoProcesses) -> None:
     """Wait until more scores are visible."""
     seen = run.output.finals
     worker.wait_until(lambda: run.output.finals > seen + 0.02 * len(run.stream.expected.sessions))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from detector.reading import ReadingRecord
+from detector.scoring.scores import EventScores, Scores, Sequences
 from detector.text.vocabulary import Vocabulary
 from worker.delivery.deadline import Deadline
 from worker.delivery.loop import Worker
@@ -21,21 +21,11 @@ from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
-from worker.processing.scorer import EventScores
 from worker.settings.document import Settings, load_settings
 
 INPUT, SCORES, DEAD, STATE = "raw-logs", "log-anomaly-scores", "log-anomaly-dead-letters", "logmamba-state"
 VOCABULARY = Vocabulary(("<*> open", "<*> read", "<*> odd", "<*> close"))
 ODD = VOCABULARY.token_of("<*> odd")
-
-
-class Scores:
-    """`EventScores` with ordinary attributes."""
-
-    def __init__(self, surprises: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], final: float) -> None:
-        self.surprises = surprises
-        self.scores = scores
-        self.final = final
 
 
 class OddScorer:
@@ -62,9 +52,16 @@ class OddScorer:
             odd = (np.frombuffer(sequence, np.int64) == self.odd).astype(np.float32)
             share = np.cumsum(odd) / np.arange(1, len(odd) + 1)
             final = float(share[-1]) if len(results) < len(sequences) else np.nan
-            results.append(Scores(odd + 1, share.astype(np.float32), final))
+            results.append(EventScores(odd + 1, share.astype(np.float32), final))
             after_pass()
         return results
+
+    def score_columns(
+        self, sequences: Sequences, complete: int, after_pass: Callable[[], None] = lambda: None
+    ) -> Scores:
+        """As the detector's, by `score`."""
+        one_by_one = [each.tobytes() for each in np.split(sequences.tokens, sequences.ends)[:-1]]
+        return Scores.of(self.score(one_by_one[:complete], one_by_one[complete:], after_pass))
 
     def reason(self, sequence: bytes) -> None:
         """It has none."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.scoring.scores import Scores
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import LOWEST, AdaptiveThresholds
 from worker.processing.origins import EVENT_BITS, Origins, OriginsOfOpen
@@ -114,8 +115,7 @@ class _Closed:
 
     sessions: ClosedSessions
     jobs: Column  # the number of the job of each
-    scores: Sequence[EventScores]
-    finals: NDArray[np.float64]
+    scores: Scores
     wanted: NDArray[np.bool_]  # whether the output of each is not published already
 
 
@@ -160,7 +160,7 @@ class OutputMaker:
         least = self.fixed.warning if settings.scoring.adaptive is None else min(self.fixed.warning, LOWEST)
         self._least_alert = least - _ROUNDING
 
-    def of(self, jobs: Sequence[Job], scores: Sequence[EventScores], origin: Origin | None = None) -> list[Output]:
+    def of(self, jobs: Sequence[Job], scores: Scores, origin: Origin | None = None) -> list[Output]:
         """Outputs of the jobs, those of each in the order of its causes.
 
         Args:
@@ -175,7 +175,7 @@ class OutputMaker:
         at = len(closed.jobs)
         for number, job in enumerate(jobs):
             if job.touched is not None:
-                of_touched = scores[at : at + len(job.touched)]
+                of_touched = scores.part(at, at + len(job.touched))
                 at += len(job.touched)
                 for row, session in _items(job.touched, self._crossing(job.touched, of_touched)):
                     early += self._crossings(number, job, session, of_touched[row])
@@ -187,14 +187,14 @@ class OutputMaker:
             if job.touched is not None:
                 job.touched.evaluated[:] = job.touched.lengths
                 job.opened.sessions.note(job.touched)
-        self._metrics.final_scores(closed.finals[closed.wanted])
+        self._metrics.final_scores(closed.scores.finals[closed.wanted])
         self._metrics.scored(maker.made)
         return outputs
 
     def _judged(self, jobs: Sequence[Job], closed: _Closed, early: list[_Row], maker: _Maker) -> list[Output]:
         """The outputs of closed sessions and of rows of open ones; rows of the closed ones are added to these."""
         sessions, n = closed.sessions, len(closed.jobs)
-        quiet = (closed.finals < self._least_alert) & (sessions.sessions.alerted == 0)
+        quiet = (closed.scores.finals < self._least_alert) & (sessions.sessions.alerted == 0)
         crossing = self._crossing(sessions.sessions, closed.scores) if self._early else _NONE
         quiet[crossing] = False
         loud = dict(_items(sessions, np.flatnonzero(~quiet)))
@@ -214,7 +214,10 @@ class OutputMaker:
                 outputs[at] = self._told(row, jobs[row.job], maker)
                 continue
             job = jobs[closed.jobs[number]]
-            form = job.partition, self._learnt(job.opened, int(sessions.causes[number]), float(closed.finals[number]))
+            form = (
+                job.partition,
+                self._learnt(job.opened, int(sessions.causes[number]), float(closed.scores.finals[number])),
+            )
             if form != forms[-1]:
                 forms.append(form)
             form_of[number] = len(forms) - 1
@@ -227,11 +230,11 @@ class OutputMaker:
                 outputs[at] = output
         return [output for output in outputs if output is not None]
 
-    def _crossing(self, sessions: SessionColumns, scores: Sequence[EventScores]) -> Column:
+    def _crossing(self, sessions: SessionColumns, scores: Scores) -> Column:
         """Which of the sessions have events, not looked at before, that may take them across a threshold."""
         if not len(sessions):
             return _NONE
-        events = np.flatnonzero(np.concatenate([each.scores for each in scores]) >= self._least_alert)
+        events = np.flatnonzero(scores.scores >= self._least_alert)
         rows = np.searchsorted(sessions.ends, events, side="right")
         places = events - (sessions.ends - sessions.lengths)[rows]
         new = (places >= sessions.evaluated[rows]) & ((sessions.alerted[rows] & ALARMED) == 0)
@@ -387,13 +390,12 @@ class _Maker:
         return None if records is None else records.timestamp_at(cause >> bits)
 
 
-def _closed(jobs: Sequence[Job], scores: Sequence[EventScores]) -> _Closed:
+def _closed(jobs: Sequence[Job], scores: Scores) -> _Closed:
     """What closed of all jobs; its scores come first."""
     sessions = ClosedSessions.joined([job.closed for job in jobs])
     of = np.repeat(np.arange(len(jobs)), [len(job.closed) for job in jobs])
     live_from = np.array([job.opened.live_cause for job in jobs], np.int64)
-    finals = np.array([each.final for each in scores[: len(sessions)]], np.float64)
-    return _Closed(sessions, of, scores[: len(sessions)], finals, sessions.causes >= live_from[of])
+    return _Closed(sessions, of, scores.part(0, len(sessions)), sessions.causes >= live_from[of])
 
 
 def _items(columns: Rows[Item], rows: Column) -> Iterable[tuple[int, Item]]:

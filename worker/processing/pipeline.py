@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 import structlog
 
+from detector.scoring.scores import Sequences
 from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError
@@ -318,12 +319,14 @@ class Pipeline:
 
     def _scored(self, jobs: Sequence[Job]) -> list[Output]:
         """Score what the jobs hold, all partitions in one call, and make their outputs."""
-        closed = [sequence for job in jobs for sequence in job.closed.sessions.sequences()]
-        touched = [sequence for job in jobs if job.touched is not None for sequence in job.touched.sequences()]
-        if not closed and not touched:
+        closed = [job.closed.sessions for job in jobs]
+        touched = [job.touched for job in jobs if job.touched is not None]
+        complete = sum(map(len, closed))
+        if not complete and not any(map(len, touched)):
             return []
         with self._metrics.stage("score"):
-            scores = self.scorer.score(closed, touched, self._between_passes())
+            sequences = Sequences.joined([each.sequences() for each in (*closed, *touched)])
+            scores = self.scorer.score_columns(sequences, complete, self._between_passes())
         with self._metrics.stage("encode"):
             return self._outputs.of(jobs, scores, self.origin)
 

@@ -24,6 +24,7 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from detector.scoring.scores import Scores
 from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
 from worker.processing import record_loop as loop
 from worker.processing.clock import NO_TIME
@@ -273,7 +274,7 @@ class ScoreEncoder:
     def encode_normal(
         self,
         closed: ClosedSessions,
-        scores: Sequence[EventScores],
+        scores: Scores,
         rows: Column,
         forms: Sequence[tuple[Partition, Thresholds]],
         form_of: Column,
@@ -299,7 +300,7 @@ class ScoreEncoder:
         sessions, keys = closed.sessions, closed.sessions.keys_as_bytes()
         tokens, offsets, times = sessions.events
         bits = 0 if origins is None else EVENT_BITS
-        surprises = np.concatenate([each.surprises for each in scores], dtype=np.float64)
+        surprises = scores.surprises.astype(np.float64)
         if len(surprises) != len(tokens):
             raise ValueError(f"{len(surprises)} surprises of {len(tokens)} events")
         places, kind = [_place(partition) for partition, _ in forms], b"final\n"
@@ -317,7 +318,7 @@ class ScoreEncoder:
             times=times,
             surprises=surprises,
             ends=sessions.ends,
-            scores=np.array([each.final for each in scores], np.float64),
+            scores=scores.finals,
             causes=closed.causes >> bits,
             closed_by=closed.closed_by,
         )

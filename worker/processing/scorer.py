@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from detector.errors import CheckpointError, DeviceError
 from detector.reading import ReadingRecord
+from detector.scoring.scores import Scores, Sequences
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError, SettingsError
 from worker.observability.collectors import GpuUsage
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class EventScores(Protocol):
-    """Scores of one event sequence (`detector.scoring.scorer.EventScores`)."""
+    """Scores of one event sequence (`detector.scoring.scores.EventScores`)."""
 
     @property
     def surprises(self) -> npt.NDArray[np.float32]:
@@ -83,22 +84,23 @@ class Scorer(Protocol):
     def batches_split(self) -> int:
         """Batches that did not fit the device's memory so far, and were split."""
 
-    def score(
-        self,
-        sequences: Sequence[bytes],
-        unfinished: Sequence[bytes] = (),
-        after_pass: Callable[[], None] = lambda: None,
-    ) -> Sequence[EventScores]:
-        """Scores of sequences of int64 tokens in native byte order: complete sessions, then some that go on.
+    def score_columns(
+        self, sequences: Sequences, complete: int, after_pass: Callable[[], None] = lambda: None
+    ) -> Scores:
+        """Scores of event sequences in the order given.
 
         Args:
             sequences: to score.
-            unfinished: their final scores need not be worked out.
+            complete: how many, from the first on, are complete; final scores of the others need not be worked out.
             after_pass: called after each forward pass of the model. What it raises ends the call.
         """
 
     def reason(self, sequence: bytes) -> Reason | None:
-        """Why a complete session, as of `score`, stands out; None where it does not, or nothing can be said of it."""
+        """Why a complete session stands out; None where it does not, or nothing can be said of it.
+
+        Args:
+            sequence: the int64 tokens of its events in native byte order.
+        """
 
     def gpu_usage(self) -> GpuUsage | None:
         """How the GPU is used that it scores on; None on a CPU. Only for the thread that scores."""

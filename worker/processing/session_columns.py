@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from detector.scoring.scores import Sequences
 from worker.processing.session_state import FIELDS, Column, Session
 
 ClosedBy = Literal["gap", "max_age", "end_event", "max_events", "max_open", "idle", "end_of_input"]
@@ -150,9 +151,9 @@ class SessionColumns(Rows[Session]):
         first: Column = self.events[1, self.ends - self.lengths]
         return first
 
-    def sequences(self) -> list[bytes]:
+    def sequences(self) -> Sequences:
         """The tokens of each, as a scorer takes them."""
-        return _pieces(self.events[0].tobytes(), self.ends * self.events.itemsize)
+        return Sequences(self.events[0], self.ends)
 
     def keys_as_bytes(self) -> list[bytes]:
         """The key of each in UTF-8."""

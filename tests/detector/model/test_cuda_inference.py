@@ -12,7 +12,7 @@ import triton.language as tl
 from detector.checkpoint import Checkpoint
 from detector.errors import DeviceError
 from detector.model import cuda_inference as prepared
-from detector.model.inference import Backend, Inference
+from detector.model.inference import Backend, Inference, flat
 from detector.model.model import DetectorModel, ModelConfig
 from detector.scoring.scorer import Scorer
 from detector.text.word_hashes import TEXT_FEATURES
@@ -38,7 +38,7 @@ def inference(
 def measured(inference: Inference, sequences: list[np.ndarray] = SEQUENCES) -> list[tuple[np.ndarray, np.ndarray]]:
     """Surprises and class logits of each sequence."""
     found = {}
-    for batch in inference.measure(sequences):
+    for batch in inference.measure(*flat(sequences)):
         for index, start, stop in zip(batch.indices, batch.bounds, batch.bounds[1:], strict=False):
             found[int(index)] = batch.surprises[start:stop], batch.logits[start:stop]
     return [found[index] for index in range(len(sequences))]
@@ -102,7 +102,7 @@ def test_shapes_are_few_and_forgotten_when_long_unused(device: torch.device, mon
     monkeypatch.setattr(prepared, "_MOST_SHAPES", 2)
     model = prepared.PreparedModel(random_model().to(device), torch.float32)
     for n in (2, 100, 128, 129, 192, 193, 256, 257, 3000):
-        model.measure(np.zeros(n, dtype=np.int64), np.linspace(0, n, n // 50 + 2, dtype=np.int32))
+        model.begin(np.zeros(n, dtype=np.int64), np.linspace(0, n, n // 50 + 2, dtype=np.int32))()
     assert launched == [128, 128, 128, 192, 192, 256, 256, 384, 3072]
     assert len(model._shapes._shapes) == 2
 

@@ -10,7 +10,7 @@ from detector.checkpoint import Checkpoint
 from detector.errors import DeviceError
 from detector.model import explanation
 from detector.model.explanation import Explanation, expectations
-from detector.model.inference import Inference
+from detector.model.inference import Inference, flat
 from detector.model.model import DetectorModel
 from detector.scoring.scorer import Scorer
 from detector.text.vocabulary import BOS, EOS, UNK
@@ -57,7 +57,7 @@ def test_every_surprise_is_to_the_bit_the_one_that_the_score_was_made_of(
     checkpoint: Checkpoint, scorer: Scorer, tokens: list[int]
 ) -> None:
     events = np.array(tokens, dtype=np.int64)
-    [measured] = Inference(checkpoint.build_model(), batch_tokens=1_000).measure([events])
+    [measured] = Inference(checkpoint.build_model(), batch_tokens=1_000).measure(*flat([events]))
     found = expectations(checkpoint.build_model(), events, 1, "auto")
     assert found.surprises.tobytes() == measured.surprises.tobytes()
     assert scorer.explain(encoded(tokens)).surprises.tobytes() == measured.surprises.tobytes()

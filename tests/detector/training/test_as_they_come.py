@@ -11,7 +11,8 @@ from detector.checkpoint import TOLERANCES_FILE, load, save_verdicts
 from detector.errors import CheckpointError
 from detector.model.model import ModelConfig
 from detector.scoring.judge import Judge
-from detector.scoring.scorer import EventScores, Scorer
+from detector.scoring.scorer import Scorer
+from detector.scoring.scores import Scores
 from detector.training.data import TrainingSessions
 from detector.training.options import TrainingOptions
 from detector.training.train import Trained, train
@@ -35,7 +36,7 @@ def checkpoint(trained: Trained, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def scored(directory: Path, unfinished: bool = False) -> list[EventScores]:
+def scored(directory: Path, unfinished: bool = False) -> Scores:
     scorer, sequences = Scorer.load(directory, device="cpu"), [encoded(events.tolist()) for events in FRESH]
     if unfinished:  # an early look first, then the session as a whole
         scorer.score([], sequences)

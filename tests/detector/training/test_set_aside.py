@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from detector.scoring.count_vectors import CountVectors
 from detector.scoring.judge import ANOMALOUS, SUSPECT, USUAL, Judge, scores
 from detector.text.vocabulary import UNK
 from detector.training.data import TrainingSessions
@@ -41,7 +42,7 @@ def found() -> SetAside:
 
 
 def standing(judge: Judge, *sessions: list[int]) -> list[int]:
-    return judge.standings([np.array(each, np.int64) for each in sessions])[0].tolist()
+    return judge.standings(CountVectors.of_sequences([np.array(each, np.int64) for each in sessions]))[0].tolist()
 
 
 def running(judge: Judge, events: list[int]) -> list[bool]:
@@ -194,7 +195,8 @@ def test_tolerances_come_back_from_json_as_they_were(found: SetAside) -> None:
     assert again.to_json() == judge.to_json()
     assert again.families == judge.families
     fresh = stream(500, share=0.5, seed=6)[0]
-    np.testing.assert_array_equal(again.standings(fresh)[0], judge.standings(fresh)[0])
+    vectors = CountVectors.of_sequences(fresh)
+    np.testing.assert_array_equal(again.standings(vectors)[0], judge.standings(vectors)[0])
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from detector.checkpoint import MODEL_FILE
 from detector.errors import DeviceError, TrainingError
-from detector.model.inference import Inference
+from detector.model.inference import Inference, flat
 from detector.model.model import ModelConfig
 from detector.quality.metrics import Detection, average_precision
-from detector.scoring.scorer import EventScores, Scorer
+from detector.scoring.scorer import Scorer
+from detector.scoring.scores import Scores
 from detector.sessions_file import read_sessions
 from detector.text.vocabulary import UNK, Vocabulary
 from detector.training.train import Trained, TrainingOptions, TrainingProgress, TrainingSessions, train
@@ -51,7 +52,7 @@ def sessions(n_normal: int, n_faulty: int, *, seed: int, labelled: bool = True) 
     return TrainingSessions.of(sequences, labels[order].astype(np.int8) if labelled else None)
 
 
-def scored(trained: Trained, directory: Path, sequences: list[list[int]]) -> list[EventScores]:
+def scored(trained: Trained, directory: Path, sequences: list[list[int]]) -> Scores:
     trained.save(directory)
     return Scorer.load(directory, device="cpu").score([encoded(tokens) for tokens in sequences])
 
@@ -113,7 +114,9 @@ def test_an_unknown_line_is_as_surprising_as_templates_that_came_once_suggest() 
         data.sequences[4 * index][1] = token
     config = replace(SMALL, vocabulary_size=len(vocabulary))
     trained = train(data, vocabulary, size=config, device="cpu", options=QUICK, validation=data, normals=True)
-    (measured,) = Inference(trained.model, batch_tokens=100).measure([np.array([OPEN, READ, UNK, READ, WRITE, CLOSE])])
+    (measured,) = Inference(trained.model, batch_tokens=100).measure(
+        *flat([np.array([OPEN, READ, UNK, READ, WRITE, CLOSE])])
+    )
     assert novelty(data) > 0.03
     assert measured.surprises[2] == pytest.approx(-np.log(novelty(data)), rel=0.25)
 
@@ -206,7 +209,7 @@ def test_a_stage_leaves_the_model_with_the_weights_of_its_best_validation() -> N
     )
     losses = [report.validation_loss for report in reports if report.validation_loss is not None]
     assert losses[-1] > min(losses)
-    measured = list(Inference(trained.model, batch_tokens=10_000).measure(held_out.sequences))
+    measured = list(Inference(trained.model, batch_tokens=10_000).measure(*flat(held_out.sequences)))
     surprises = np.concatenate([part.surprises for part in measured]).astype(float)
     assert surprises.mean() == pytest.approx(min(losses), rel=1e-5)
 
@@ -224,7 +227,7 @@ def test_the_class_is_learnt_after_each_event_and_not_at_the_end_alone() -> None
             patience=100,
         )
         trained = train(data, VOCABULARY, size=SMALL, device="cpu", options=options)
-        (measured,) = Inference(trained.model, batch_tokens=10_000).measure(fresh.sequences)
+        (measured,) = Inference(trained.model, batch_tokens=10_000).measure(*flat(fresh.sequences))
         signs = np.where(fresh.labels[measured.indices] == 1, -1.0, 1.0)
         losses = np.logaddexp(0.0, np.repeat(signs, np.diff(measured.bounds)) * measured.logits)
         return float(np.delete(losses, measured.bounds[1:] - 1).mean())

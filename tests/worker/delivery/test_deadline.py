@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
+from detector.scoring.scores import EventScores
 from tests.worker.small_worker import INPUT, Clock, OddScorer, SmallWorker, memory_broker, outputs
 from tests.worker.small_worker import settings as small_settings
 from worker.delivery.deadline import Deadline, StopDeadline
@@ -17,7 +18,6 @@ from worker.delivery.outage import Outage
 from worker.delivery.protocols import Committed
 from worker.observability.status import WorkerStatus
 from worker.processing.records import Partition
-from worker.processing.scorer import EventScores
 
 BUDGET_S = 10.0  # of a revoke, in a small worker
 MANY = 16

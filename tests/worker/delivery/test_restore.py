@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pytest
 
+from detector.scoring.scores import EventScores
 from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from tests.worker.small_worker import (
@@ -33,7 +34,6 @@ from worker.processing.clock import ClockState
 from worker.processing.decoder import Decoder
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
-from worker.processing.scorer import EventScores
 from worker.processing.session_state import SessionsState
 
 P0 = Partition(INPUT, 0)

@@ -20,11 +20,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from detector.scoring.reasons import Reason
+from detector.scoring.scores import EventScores, Scores
 from detector.text.mining import learn_vocabulary
 from detector.text.vocabulary import Vocabulary
 from tests.shared import shared
 from tests.worker.processing.pipeline_of_objects import PipelineOfObjects
-from tests.worker.small_worker import INPUT, OddScorer, Scores
+from tests.worker.small_worker import INPUT, OddScorer
 from tests.worker.small_worker import settings as small_settings
 from worker.observability.metrics import Metrics
 from worker.processing import record_loop as loop
@@ -34,7 +35,6 @@ from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import DECIMALS, MOST_LINES, ScoreEncoder, Thresholds, iso_time
-from worker.processing.scorer import EventScores
 from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSessions
 from worker.processing.session_state import Session
 from worker.settings.document import Settings, load_settings
@@ -69,7 +69,7 @@ class RandomScorer(OddScorer):
             shares = np.array([seed % 1_009 / 1_008 for seed in seeds]) ** 3
             surprises = np.array([seed % 53 / 7 for seed in seeds], np.float32)
             final = float(shares[-1]) if number < len(sequences) else np.nan
-            results.append(Scores(surprises, shares.astype(np.float32), final))
+            results.append(EventScores(surprises, shares.astype(np.float32), final))
         after_pass()
         return results
 
@@ -284,13 +284,13 @@ def test_records_of_many_sessions_have_the_bytes_of_those_of_each_and_only_odd_o
 ) -> None:
     closed, every_surprise, finals = zip(*of, strict=True)
     scores = [
-        Scores(np.array(each, np.float32), np.zeros(len(each), np.float32), final)
+        EventScores(np.array(each, np.float32), np.zeros(len(each), np.float32), final)
         for each, final in zip(every_surprise, finals, strict=True)
     ]
     encoder, partition = encoder_of(top_events, max_message_bytes), Partition('a "topic"', 3)
     rows = np.array(order.sample(range(len(of)), len(of)))
     forms = [(partition, Thresholds(0.7, 0.95)), (Partition("other", 0), Thresholds(0.700001, 1.0))]
-    values = encoder.encode_normal(ClosedSessions.of(closed), scores, rows, forms, rows % 2)
+    values = encoder.encode_normal(ClosedSessions.of(closed), Scores.of(scores), rows, forms, rows % 2)
     for row, value in zip(rows.tolist(), values, strict=True):
         expected = alone(encoder, *forms[row % 2], closed[row], scores[row])
         if value is None:
@@ -314,7 +314,7 @@ def encoder_of(top_events: int, max_message_bytes: int, vocabulary: Vocabulary =
 
 
 def alone(
-    encoder: ScoreEncoder, partition: Partition, thresholds: Thresholds, closed: ClosedSession, scores: Scores
+    encoder: ScoreEncoder, partition: Partition, thresholds: Thresholds, closed: ClosedSession, scores: EventScores
 ) -> bytes:
     return encoder.encode(
         partition,
@@ -344,9 +344,9 @@ def test_records_too_large_to_be_made_at_once_are_left_out_and_those_around_them
     encoder, form = encoder_of(100, 900_000, vocabulary), (Partition("t", 0), Thresholds(0.7, 0.95))
     shapes = [(3, 3), (1, 4), (40, 4), (3, 3), (MOST_LINES, 3), (MOST_LINES + 1, 3), (2, 3)] * 3
     closed = [closed_session(*shape) for shape in shapes]
-    scores = [Scores(np.ones(events, np.float32), np.zeros(events, np.float32), 0.1) for events, _ in shapes]
+    scores = [EventScores(np.ones(events, np.float32), np.zeros(events, np.float32), 0.1) for events, _ in shapes]
     rows, form_of = np.arange(len(shapes)), np.zeros(len(shapes), np.int64)
-    values = encoder.encode_normal(ClosedSessions.of(closed), scores, rows, [form], form_of)
+    values = encoder.encode_normal(ClosedSessions.of(closed), Scores.of(scores), rows, [form], form_of)
     for shape, each, score, value in zip(shapes, closed, scores, values, strict=True):
         expected = alone(encoder, *form, each, score)
         assert (value is None) == (shape[0] > MOST_LINES or shape == (40, 4) or len(expected) > 260_000), shape
@@ -354,10 +354,10 @@ def test_records_too_large_to_be_made_at_once_are_left_out_and_those_around_them
 
 
 def test_the_surprises_have_to_be_those_of_the_events() -> None:
-    closed, scores = closed_session(3, 3), Scores(np.ones(2, np.float32), np.ones(2, np.float32), 0.1)
+    closed, scores = closed_session(3, 3), EventScores(np.ones(2, np.float32), np.ones(2, np.float32), 0.1)
     row, form = np.zeros(1, np.int64), (Partition("t", 0), Thresholds(0.7, 0.95))
     with pytest.raises(ValueError, match="2 surprises of 3 events"):
-        encoder_of(1, 65_536).encode_normal(ClosedSessions.of([closed]), [scores], row, [form], row)
+        encoder_of(1, 65_536).encode_normal(ClosedSessions.of([closed]), Scores.of([scores]), row, [form], row)
 
 
 def written(write: Callable[..., int], *values: Any) -> bytes:

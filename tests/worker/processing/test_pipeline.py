@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from detector.scoring.scores import EventScores
 from tests.worker.small_worker import INPUT, OddScorer
 from tests.worker.small_worker import settings as small_settings
 from worker.observability.metrics import Metrics
 from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
-from worker.processing.scorer import EventScores
 
 P0 = Partition(INPUT, 0)
 

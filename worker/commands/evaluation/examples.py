@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.quality.evaluation import SequenceScores
+from detector.scoring.scores import Sequences
 from worker.commands.evaluation.sessions import ReadSessions
 from worker.processing.scorer import Scorer
 
@@ -94,7 +95,7 @@ def examples(
 
 
 def _events(scorer: Scorer, tokens: npt.NDArray[np.int64]) -> list[ExampleEvent]:
-    (scores,) = scorer.score([tokens.tobytes()])
+    (scores,) = scorer.score_columns(Sequences.of([tokens.tobytes()]), 1)
     length, third = len(tokens), _EVENTS_SHOWN // 3
     order = np.argsort(-scores.surprises[third : length - third], kind="stable") + third
     shown = {*range(min(third, length)), *range(max(0, length - third), length), *order[:third].tolist()}

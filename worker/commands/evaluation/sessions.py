@@ -13,6 +13,7 @@ import numpy.typing as npt
 from detector.quality.evaluation import EvaluatedSessions, SequenceScores
 from detector.quality.score_curves import NEVER
 from detector.quality.session_sketch import session_hash
+from detector.scoring.scores import Sequences
 from detector.sessions_file import UNLABELLED, read_sessions
 from detector.text.tokenizer import event_tokens
 from worker.files.input_files import open_inputs
@@ -170,7 +171,8 @@ def score_sequences(
     crossed = {severity: np.full(len(sequences), NEVER) for severity in thresholds}
     for start in range(0, len(sequences), _SCORED_AT_ONCE):
         part = sequences[start : start + _SCORED_AT_ONCE]
-        for index, scores in enumerate(scorer.score([tokens.tobytes() for tokens in part]), start):
+        columns = Sequences.of([tokens.tobytes() for tokens in part])
+        for index, scores in enumerate(scorer.score_columns(columns, len(part)), start):
             final[index] = round(scores.final, DECIMALS)
             early = scores.scores.astype(np.float64).round(DECIMALS)
             for severity, threshold in thresholds.items():

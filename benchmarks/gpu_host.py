@@ -1,0 +1,157 @@
+"""What does a host with a GPU take from topic to topic, exactly once, by one worker process and by many?
+
+A real broker on this machine, HDFS lines in 16 partitions, the reference model, `worker.processes: N` that share the
+GPU. The lines are repeated with new block ids, each repetition later in time than the one before: so with a score cache
+nearly every sequence has been scored before, and without one each goes through the model. Rates are taken between a
+tenth of the lines and the last committed position, so start-up is in none of them; the CPU of a line is that of all
+worker processes. A plain consumer of the same topic is beside them. Without a GPU the CPU scores (`--size tiny`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from confluent_kafka import Consumer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.end_to_end import checkpoint_of_hdfs, plain_consume, repeated
+from tests.broker.harness import Application, SupervisedWorker
+from tests.broker.kafka import KafkaBroker
+from tests.shared import shared
+
+PARTITIONS = 16
+
+
+@dataclass
+class Result:
+    """One run; the share of time that the GPU is busy is by its own clock, summed over the processes."""
+
+    processes: int
+    score_cache: int
+    lines_per_second: float
+    ratio_to_consume: float
+    cpu_us_per_line: float
+    gpu_busy: float | None
+    resident_mb: float
+
+
+@dataclass
+class _Mark:
+    """What is known at a moment."""
+
+    at: float
+    committed: int
+    cpu_s: float
+    gpu_s: float | None
+    resident: int
+
+
+def run(application: Application, total: int, processes: int, cache: int, consume: float) -> Result:
+    """One run over all lines."""
+    overrides = (f"worker.processes={processes}", f"model.score_cache={cache}", "state.snapshot_interval=10s")
+    partitions = [TopicPartition(application.input_topic, number) for number in range(PARTITIONS)]
+    watcher = Consumer({"bootstrap.servers": application.bootstrap, "group.id": application.settings["application_id"]})
+    begun: list[_Mark] = []
+    ended: list[_Mark] = []
+    log = application.folder / f"{processes}-{cache}.log"
+    with SupervisedWorker(application.config, log, overrides) as worker:
+
+        def done() -> bool:
+            committed = sum(max(0, each.offset) for each in watcher.committed(partitions, timeout=30))
+            if not begun and committed >= total // 10:
+                begun.append(_mark(worker, committed))
+            if committed >= total:
+                ended.append(_mark(worker, committed))
+            return bool(ended)
+
+        worker.wait_until(done, timeout_s=900)
+        assert worker.stop() == 0, worker.tail()
+    watcher.close()
+    (first,), (last,) = begun, ended
+    lines, seconds = last.committed - first.committed, last.at - first.at
+    rate = lines / seconds
+    busy = None if first.gpu_s is None or last.gpu_s is None else (last.gpu_s - first.gpu_s) / seconds
+    cpu_us = (last.cpu_s - first.cpu_s) / lines * 1e6
+    return Result(processes, cache, rate, rate / consume, cpu_us, busy, last.resident / 1e6)
+
+
+def _mark(worker: SupervisedWorker, committed: int) -> _Mark:
+    at = time.perf_counter()
+    process = psutil.Process(worker.process.pid)
+    family = [process, *process.children(recursive=True)]
+    times = [each.cpu_times() for each in family]
+    resident = sum(each.memory_info().rss for each in family)
+    gpu = [
+        sample.value
+        for metric in text_string_to_metric_families(worker.get("/metrics")[1])
+        for sample in metric.samples
+        if metric.name == "logmamba_gpu_busy_seconds" and not sample.name.endswith("_created")
+    ]
+    return _Mark(at, committed, sum(each.user + each.system for each in times), sum(gpu) if gpu else None, resident)
+
+
+def show(results: Iterable[Result], title: str) -> None:
+    """Print the table."""
+    table = Table("processes", "score cache", "lines/s", "of a consume", "CPU us/line", "GPU busy", "MB", title=title)
+    for each in results:
+        table.add_row(
+            str(each.processes),
+            f"{each.score_cache:,}",
+            f"{each.lines_per_second:,.0f}",
+            f"{each.ratio_to_consume:.2f}",
+            f"{each.cpu_us_per_line:.2f}",
+            "" if each.gpu_busy is None else f"{each.gpu_busy:.0%}",
+            f"{each.resident_mb:,.0f}",
+        )
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--passes", type=int, default=4, help="over the 177,952 lines")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="one run each, by score cache")
+    parser.add_argument("--cache", type=int, nargs="+", default=[100_000, 0])
+    parser.add_argument("--size", choices=("tiny", "small", "reference"), default="tiny")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    arguments = parser.parse_args()
+    with gzip.open(shared("data/hdfs/raw.log.gz")) as file:
+        lines = file.read().splitlines()
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        broker = KafkaBroker(folder / "kafka", heap="2g").start()
+        try:
+            checkpoint = checkpoint_of_hdfs(folder, "--size", arguments.size)
+            total = len(lines) * arguments.passes
+            application = Application(
+                broker.bootstrap, folder, checkpoint, PARTITIONS, model={"precision": arguments.precision}
+            )
+            for records in repeated(lines, arguments.passes, PARTITIONS):
+                application.produce(records)
+            consume = plain_consume(broker.bootstrap, application.input_topic, total, PARTITIONS)
+            for processes in arguments.processes:
+                for cache in arguments.cache:
+                    results.append(run(application, total, processes, cache, consume))
+                    show(results[-1:], "")
+                    application = application.again()
+        finally:
+            broker.stop()
+    show(results, f"{total:,} lines, {PARTITIONS} partitions; a plain consume takes {consume:,.0f} lines/s")
+    if arguments.output is not None:
+        found = {"lines": total, "size": arguments.size, "consume": consume, "results": [*map(asdict, results)]}
+        arguments.output.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
