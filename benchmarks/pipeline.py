@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -61,6 +62,7 @@ class Cost:
 
     early: bool
     gap: str
+    line_text: int
     lines: int
     records: int
     stages: dict[str, float]
@@ -71,12 +73,12 @@ class Cost:
 class Run:
     """A pipeline that gets pass after pass."""
 
-    def __init__(self, scorer: Scorer, *, early: bool, gap: str) -> None:
-        self.early, self.gap = early, gap
+    def __init__(self, scorer: Scorer, *, early: bool, gap: str, line_text: int = 0) -> None:
+        self.early, self.gap, self.line_text = early, gap, line_text
         self.least: dict[str, float] = {}
         self.lines = self.records = 0
         self._metrics = CpuMetrics()
-        flags = f"scoring.early={str(early).lower()}", f"sessions.gap={gap}"
+        flags = f"scoring.early={str(early).lower()}", f"sessions.gap={gap}", f"output.line_text={line_text}"
         self._pipeline = Pipeline(load_settings(None, [*SETTINGS, *flags]), scorer, self._metrics)
         self._ends = [0] * PARTITIONS
         for number in range(PARTITIONS):
@@ -103,9 +105,10 @@ class Run:
         for number, some in enumerate(values):
             first = self._ends[number]
             self._ends[number] = first + len(some)
-            offsets = list(range(first, first + len(some)))
+            # As arrays, as the Kafka source has them.
+            offsets, timestamps = np.arange(first, first + len(some)), np.full(len(some), 1_700_000_000_000)
             if some:
-                batch.append(Records(TOPIC, number, offsets, some, None, [1_700_000_000_000] * len(some), None))
+                batch.append(Records(TOPIC, number, offsets, some, None, timestamps, None))
         return batch
 
     def cost(self) -> Cost:
@@ -113,7 +116,7 @@ class Run:
         ns = {stage: 1e9 * spent / self.lines for stage, spent in self.least.items()}
         total = ns.pop("total")
         a_record = ns.get("encode", 0.0) * self.lines / max(1, self.records)
-        return Cost(self.early, self.gap, self.lines, self.records, ns, total, a_record)
+        return Cost(self.early, self.gap, self.line_text, self.lines, self.records, ns, total, a_record)
 
 
 def main() -> None:
@@ -122,6 +125,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=177_952, help="of them")
     parser.add_argument("--batch", type=int, default=10_000, help="records in a call")
     parser.add_argument("--gap", nargs="+", default=["10m", "1h"])
+    parser.add_argument("--line-text", type=int, nargs="+", default=[0], help="output.line_text, each in turn")
     parser.add_argument("--checkpoint", type=Path, help="of HDFS; otherwise one is trained, for a few steps")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
@@ -131,17 +135,26 @@ def main() -> None:
         lines = file.read().splitlines()[: arguments.lines]
     with tempfile.TemporaryDirectory() as name:
         scorer = Scorer.load(arguments.checkpoint or checkpoint_of_hdfs(Path(name)), device="cpu")
-    runs = [Run(scorer, early=early, gap=gap) for gap in arguments.gap for early in (False, True)]
+    runs = [
+        Run(scorer, early=early, gap=gap, line_text=line_text)
+        for gap in arguments.gap
+        for early in (False, True)
+        for line_text in arguments.line_text
+    ]
     for number, records in enumerate(repeated(lines, arguments.passes)):
         for run in runs:
             run.process(records, arguments.batch, measured=number > 0)
 
     costs = [run.cost() for run in runs]
     columns = *STAGES, "other"
-    table = Table("gap", "early", "records", *columns, "total", "a record", title="ns of CPU a line; encode: a record")
+    table = Table(
+        "gap", "early", "text", "records", *columns, "total", "a record", title="ns of CPU a line; encode: a record"
+    )
     for each in costs:
         row = (f"{ns:,.0f}" for ns in (*(each.stages.get(stage, 0.0) for stage in columns), each.total))
-        table.add_row(each.gap, str(each.early), f"{each.records:,}", *row, f"{each.encode_ns_a_record:,.0f}")
+        table.add_row(
+            each.gap, str(each.early), str(each.line_text), f"{each.records:,}", *row, f"{each.encode_ns_a_record:,.0f}"
+        )
     Console().print(table)
     if arguments.output:
         arguments.output.write_text(json.dumps([asdict(each) for each in costs], indent=2) + "\n")

@@ -249,7 +249,7 @@ class Interrupted:
             partition, position = Partition(lines.topic, number), end - records_since // PARTITIONS
             state = state_of(open_sessions // PARTITIONS, lines.stream_time(number, position), seed=number)
             began = time.perf_counter()
-            parts = store.messages(partition, position, state)
+            parts = store.maker(partition, position)(state, None, None)
             [first] = sink.send_snapshots([parts], Deadline())
             self.snapshot_write_s += time.perf_counter() - began
             self.snapshot_bytes += sum(len(part.value or b"") for part in parts)

@@ -9,6 +9,7 @@ rounds of the three alternate. Memory is what the process grows by while session
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import time
@@ -178,20 +179,27 @@ def measure(load: Load, events: int, rounds: int) -> Rates:
     return Rates(load.name, events, most, closed, *(1e9 * each / events for each in (grouping_s, objects_s, columns_s)))
 
 
+def resident() -> int:
+    """Bytes that the process holds once what is free was given back to the system, as a worker does."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
+
+
 def crowd(open_sessions: int, events_per_session: int, events: int) -> Crowd:
     figures = {}
     for kind in (Sessions, SessionsOfObjects):
         random = Random(0)
         names = [f"blk_{random.getrandbits(63)}" for _ in range(open_sessions)]
         sessions = kind(replace(rules(gap_ms=None), max_open=2 * open_sessions))
-        before, offset = psutil.Process().memory_info().rss, 0
+        before, offset = resident(), 0
         for _ in range(events_per_session):
             for begin in range(0, open_sessions, BATCH_EVENTS):
                 some = pa.array(names[begin : begin + BATCH_EVENTS], pa.string())
                 times = np.arange(offset, offset + len(some))
                 sessions.process(some, np.full(len(some), 5), times, times)
                 offset += len(some)
-        held = (psutil.Process().memory_info().rss - before) / open_sessions
+        held = (resident() - before) / open_sessions
         keys = pa.array([random.choice(names) for _ in range(events)], pa.string())
         times = np.arange(offset, offset + events)
         spent, _ = timed(process, sessions, Columns(keys, np.full(events, 5), times, times))

@@ -3,7 +3,7 @@
 `compiled` turns a function over flat arrays and integers into machine code by numba. Its signature is fixed by its
 annotations, so it is compiled where it is defined, when its module is imported, and never while records are processed:
 
-- `int`, `bool` and `float`; `Column`, `Table`, `Bytes`, `Floats` and `Singles`, which are C-contiguous arrays;
+- `int`, `bool` and `float`; `Column`, `Table`, `Links`, `Bytes`, `Floats` and `Singles`, which are C-contiguous arrays;
   `NamedTuple`s of these; `None`.
 
 The code is kept beside its source, in `__pycache__`, where `make setup` and the image put it, and a start takes it from
@@ -36,6 +36,7 @@ _config: Any = numba.config
 
 Column = Annotated[NDArray[np.int64], types.int64[::1]]
 Table = Annotated[NDArray[np.int64], types.int64[:, ::1]]
+Links = Annotated[NDArray[np.int32], types.int32[:, ::1]]
 Bytes = Annotated[NDArray[np.uint8], types.uint8[::1]]
 Floats = Annotated[NDArray[np.float64], types.float64[::1]]
 Singles = Annotated[NDArray[np.float32], types.float32[::1]]
@@ -178,6 +179,7 @@ def _type(hint: Any) -> Any:
         return types.BaseTuple.from_types([_type(field) for field in fields.values()], hint)
     if hint not in _PLAIN:
         raise TypeError(
-            f"{hint!r}; allowed: int, bool, float, None, Column, Table, Bytes, Floats, Singles and NamedTuples of them"
+            f"{hint!r}; allowed: int, bool, float, None, Column, Table, Links, Bytes, Floats, Singles and NamedTuples "
+            "of them"
         )
     return _PLAIN[hint]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from worker.console import err, examples, out, reading, tell
@@ -67,7 +67,10 @@ def show_vocabulary(
     path: VocabularyArgument,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a template instead of a table.")] = False,
 ) -> None:
-    """Show the templates: their ids, how many lines had them, and which of their words are decisive and why."""
+    """Show the templates: their ids, how many lines had them, and which of their words are decisive and why.
+
+    With --json also the first line that had each, and which lines were the first and the last.
+    """
     from worker.commands.vocabulary import as_json as to_json
     from worker.commands.vocabulary import read_vocabulary, templates_of
 
@@ -76,7 +79,7 @@ def show_vocabulary(
         for each in templates:
             typer.echo(to_json(each))
         return
-    table = Table("id", "lines", "template", "decisive")
+    table = Table("id", "lines", Column("template", overflow="fold"), "decisive")
     for each in templates:
         lines = "" if each.lines is None else f"{each.lines:,}"
         why = ", ".join(f"{word} ({reason})" for word, reason in each.decisive.items())

@@ -5,7 +5,8 @@ it, on the shared data. Nothing a detector learns from is in the test part: a sp
 vocabulary comes from the training part, thresholds are fixed beforehand or on the validation part. What is chosen on
 the test part itself is called "best" and stands beside for comparison only.
 
-`python -m benchmarks.accuracy.ablations` asks what each part of the model is worth,
+`python -m benchmarks.accuracy.promises` asks whether thresholds keep what they promise without labels,
+`python -m benchmarks.accuracy.ablations` what each part of the model is worth,
 `python -m benchmarks.accuracy.sizes` what its sizes cost, and
 `python -m benchmarks.accuracy.robustness` what is lost where
 logs are not stable.

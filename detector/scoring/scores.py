@@ -8,6 +8,8 @@ from typing import NamedTuple, Self, overload
 import numpy as np
 import numpy.typing as npt
 
+from detector.scoring.scored_sequences_loop import gather
+
 Integers = npt.NDArray[np.int64]
 
 
@@ -88,6 +90,23 @@ class Scores(Sequence[EventScores]):
             np.concatenate([nothing, *(row.scores for row in rows)]),
             np.array([row.final for row in rows], np.float64),
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Of the sessions of all parts, which is at least one."""
+        if len(parts) == 1:
+            return parts[0]
+        begins = np.cumsum([0, *(len(part.scores) for part in parts)])
+        ends = [begin + part.ends for begin, part in zip(begins.tolist(), parts, strict=False)]
+        columns = ([getattr(part, name) for part in parts] for name in ("surprises", "scores", "finals"))
+        return cls(np.concatenate(ends), *map(np.concatenate, columns))
+
+    def select(self, rows: Integers) -> Self:
+        """Of these sessions, in this order."""
+        ends = np.cumsum(np.diff(self.ends, prepend=0)[rows])
+        surprises, scores = np.empty((2, ends[-1] if len(rows) else 0), np.float32)
+        gather(self.ends, self.surprises, self.scores, rows, surprises, scores)
+        return type(self)(ends, surprises, scores, self.finals[rows])
 
     def part(self, begin: int, end: int) -> Self:
         """Of the sessions from one to before another."""

@@ -32,6 +32,9 @@ _ESCAPE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))"
 _MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 _TOP_DOMAINS = "com|net|org|edu|gov|cn|hk|jp|de|uk|fr|ru|br|it|nl|kr|tw|tr|arpa|local|internal|lan"
 _FIRST = "(?:[A-Za-z_.~%-]|[0-9]+[/A-Za-z_%-])"  # of a path; what is neither may be an address
+_GROUP = "[0-9a-fA-F]+"  # of an IPv6 address; groups with a digit among them, since `ace::bad` is a name
+_GROUPS = f"{_GROUP}(?::{_GROUP})*"
+_NUMBERED = f"(?:{_GROUP}:)*[0-9a-fA-F]*[0-9][0-9a-fA-F]*(?::{_GROUP})*"
 _QUERY = r"(?:[^\s\"'<>]|<[\w.-]+>)*"  # with what was folded in it, or each key behind that would tell paths apart
 _END = r"\s\"'<>()\[\]{},;|"  # ends a path or a URL
 # What a text has to hold, the pattern and what stands for it. Digits come as runs of any length only, so that a text
@@ -46,7 +49,12 @@ _FOLDS = (
     (b"-", r"\b(?:[0-9a-fA-F]+-){4}[0-9a-fA-F]+\b", "<uuid>"),
     (b"-", r"-[a-f]+[0-9]+\b", "-<hex>"),
     (b".", r"\b[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+\b", "<ip>"),
-    (b":", r"\b[0-9a-fA-F]+(?::[0-9a-fA-F]+){5}\b", "<mac>"),
+    (b"::", r"::[fF]+:<ip>", "<ip>"),
+    (b"::", rf"(^|[^\w:.])(?:{_NUMBERED}::{_GROUPS}|(?:{_GROUPS})?::{_NUMBERED})\b", r"\1<ip>"),
+    (b"::", rf"\b{_NUMBERED}::([^\w:]|$)", r"<ip>\1"),
+    (b":", rf"\b{_GROUP}(?::{_GROUP}){{9,}}\b", "<hex>"),  # fingerprints
+    (b":", rf"\b{_GROUP}(?::{_GROUP}){{7}}\b", "<ip>"),
+    (b":", rf"\b{_GROUP}(?::{_GROUP}){{5}}\b", "<mac>"),
     (b"", r"(^|[^\w.])(?:[0-9a-f]*[0-9][a-f][0-9a-f]*|[0-9A-F]*[0-9][A-F][0-9A-F]*)\b", r"\1<hex>"),
     (b".", rf"\b[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+\.(?:{_TOP_DOMAINS})([^.\w-]|$)", r"<host>\1"),
     (b":", rf"\b[A-Za-z0-9-]+\.(?:{_TOP_DOMAINS}):([0-9])", r"<host>:\1"),

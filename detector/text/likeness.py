@@ -5,7 +5,8 @@ program, a host that never changed) is another one later. Such a line is like a 
 that decide (severities, states, what tells of trouble, names in capitals, `key=`), and most of their other words in
 common. A word weighs as much as it tells of a template: -log of the share of the templates that have it (Sparck Jones
 1972). Other words tell the same values, and of the same thing: a line that has another name where the template has one,
-as programs name their parts (`getVolume`), says something else.
+as programs name their parts (`getVolume`) or a letter names an axis, says something else, and so does a line that has
+values which the template has neither a value nor another word for.
 """
 
 from __future__ import annotations
@@ -34,15 +35,29 @@ _UNIT: Final = 100
 """Weights are whole numbers, in parts of a nat: their sums depend on no order."""
 
 
+class Told(NamedTuple):
+    """What a template or a line tells.
+
+    Attributes:
+        words: of it.
+        values: how many values it has; some that follow each other are one word.
+        free: how many of the template's stand for words that hold no digit.
+    """
+
+    words: Sequence[str]
+    values: int
+    free: int = 0
+
+
 class Likeness:
     """Finds the template that a line is most like.
 
     Args:
-        templates: their words, and how many words their values stand for that hold no digit, by token.
+        templates: by token.
     """
 
-    def __init__(self, templates: Mapping[int, tuple[Sequence[str], int]]) -> None:
-        wordings = {token: _Wording.of(words) for token, (words, _) in templates.items()}
+    def __init__(self, templates: Mapping[int, Told]) -> None:
+        wordings = {token: _Wording.of(told.words) for token, told in templates.items()}
         having = Counter(word for each in wordings.values() for word in {*each.deciding, *each.others})
         # A word that no template has weighs as one that one has.
         having |= Counter({WILDCARD: 1, **dict.fromkeys(STOP_WORDS, 1)})
@@ -50,21 +65,20 @@ class Likeness:
         self._weights = {
             word: round(_UNIT * nats * (_STOP_WORD if word in STOP_WORDS else 1)) for word, nats in told.items()
         }
-        found: dict[tuple[str, ...], list[tuple[int, _Wording, int]]] = {}
+        found: dict[tuple[str, ...], list[tuple[int, _Wording, Told]]] = {}
         for token, wording in wordings.items():
-            found.setdefault(wording.deciding, []).append((token, wording, templates[token][1]))
+            found.setdefault(wording.deciding, []).append((token, wording, templates[token]))
         self._groups = {deciding: self._group(members) for deciding, members in found.items()}
 
-    def find(self, words: Sequence[str], values: int) -> int | None:
+    def find(self, told: Told) -> int | None:
         """Return the token of the template that a line is most like.
 
         None where it is like none, or as much like one as like another.
 
         Args:
-            words: of the line.
-            values: how many values it has; some that follow each other are one word.
+            told: by the line.
         """
-        line = _Wording.of(words)
+        line = _Wording.of(told.words)
         group = self._groups.get(line.deciding)
         if group is None or not line.others:
             return None
@@ -84,11 +98,14 @@ class Likeness:
         if np.count_nonzero(likeness == likeness[best]) > 1 or line.names_another_than(template):
             return None
         # A value of the template is one of the line, or one of its words.
-        if values + (line.others - template.others).total() < template.words.count(WILDCARD) - group.free[best]:
+        if told.values + (line.others - template.others).total() < template.words.count(WILDCARD) - group.free[best]:
+            return None
+        # And the other way round, where no value of the template may be anything.
+        if not group.free[best] and told.values > group.values[best] + (template.others - line.others).total():
             return None
         return group.tokens[best]
 
-    def _group(self, templates: Sequence[tuple[int, _Wording, int]]) -> _Group:
+    def _group(self, templates: Sequence[tuple[int, _Wording, Told]]) -> _Group:
         rows: dict[str, list[tuple[int, int]]] = {}
         for row, (_, wording, _) in enumerate(templates):
             for word, times in wording.others.items():
@@ -98,7 +115,8 @@ class Likeness:
             [token for token, _, _ in templates],
             [wording for _, wording, _ in templates],
             np.array([self._weight(wording.others) for _, wording, _ in templates], np.int64),
-            np.array([free for *_, free in templates], np.int64),
+            [told.values for *_, told in templates],
+            np.array([told.free for *_, told in templates], np.int64),
             {word: (pair[0], pair[1]) for word, pair in columns.items()},
         )
 
@@ -118,7 +136,7 @@ class _Wording(NamedTuple):
             in order of the alphabet.
         others: in lower case, how often each comes. Values are neither, nor what ends in digits and so names a thing
             (`blk_0`).
-        names: of `others`, what parts of programs are called.
+        names: what parts of programs are called, without digits behind them, and single letters.
     """
 
     words: tuple[str, ...]
@@ -130,18 +148,22 @@ class _Wording(NamedTuple):
     def of(cls, words: Sequence[str]) -> _Wording:
         deciding: list[str] = []
         others: list[str] = []
+        names: set[str] = set()
         for word in words:
             if word == WILDCARD:
                 continue
             if _decides(word):
                 deciding.append(word.lower())
-            elif word[-1] != "0":
+                continue
+            if word[-1] != "0":
                 others.append(word)
+            if _names(word):
+                names.add(word.rstrip("0").lower())
         return cls(
             tuple(words),
             tuple(sorted(deciding, key=lambda word: word if word[-1] == "=" else "")),
             Counter(word.lower() for word in others),
-            frozenset(word.lower() for word in others if _names(word)),
+            frozenset(names),
         )
 
     def is_part_of(self, other: _Wording) -> bool:
@@ -161,6 +183,7 @@ class _Group(NamedTuple):
         tokens: of the templates.
         wordings: of theirs.
         weights: of all their other words, (templates,).
+        values: of theirs.
         free: how many words their values stand for that hold no digit, (templates,).
         having: by word, the templates that have it, and how often each.
     """
@@ -168,6 +191,7 @@ class _Group(NamedTuple):
     tokens: list[int]
     wordings: list[_Wording]
     weights: NDArray[np.int64]
+    values: list[int]
     free: NDArray[np.int64]
     having: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
 
@@ -179,5 +203,8 @@ def _decides(word: str) -> bool:
 
 
 def _names(word: str) -> bool:
-    """Whether a word has a small letter and a capital one behind its first."""
-    return word.isalpha() and not word.isupper() and word[1:] != word[1:].lower()
+    """Whether a word is a letter, or has a small letter and a capital one behind its first."""
+    name = word.rstrip("0")
+    if len(word) == 1:
+        return word not in STOP_WORDS
+    return name.isalpha() and not name.isupper() and name[1:] != name[1:].lower()

@@ -50,8 +50,9 @@ _WINDOW_LINES = 8_192  # a block ends after a multiple of these, however lines f
 _EXAMPLE_CHARACTERS = 500
 _KNOWN_TEXTS = 100_000  # texts whose template is remembered
 
-_Codes = dict[int, Counter[int]]  # by the run of digits
-_Places = dict[Place, Counter[int]]
+_Ints = NDArray[np.int64]
+_Codes = dict[int, dict[int, Seen]]  # by the run of digits, of the lines with each code
+_Places = dict[Place, dict[int, Seen]]
 
 
 @dataclass
@@ -82,12 +83,12 @@ class _Learned:
         self.seen = _together(self.seen, seen)
         _count(self.places, places)
 
-    def codes(self) -> tuple[Place, Counter[int]] | None:
-        """The first place in which all lines have one of a few codes, and how many lines have which."""
-        for place, counts in sorted(self.places.items()):
-            few = 2 <= len(counts) <= MOST_CODES
-            if few and counts.total() == self.seen.lines >= LINES_A_CODE * len(counts):
-                return place, counts
+    def codes(self) -> tuple[Place, dict[int, Seen]] | None:
+        """The first place in which all lines have one of a few codes, and the lines that have which."""
+        for place, codes in sorted(self.places.items()):
+            few = 2 <= len(codes) <= MOST_CODES
+            if few and sum(seen.lines for seen in codes.values()) == self.seen.lines >= LINES_A_CODE * len(codes):
+                return place, codes
         return None
 
     def spelt(self, match: Match | None) -> Iterator[tuple[str, Seen]]:
@@ -103,10 +104,9 @@ class _Learned:
         if found is None:
             yield self._text(Pattern(words, widths, None, None), match), self.seen
             return
-        place, counts = found
-        for code in sorted(counts):
-            pattern = Pattern(words, widths, place, code)
-            yield self._text(pattern, match), replace(self.seen, lines=counts[code])
+        place, codes = found
+        for code, seen in sorted(codes.items()):
+            yield self._text(Pattern(words, widths, place, code), match), seen
 
     def _text(self, pattern: Pattern, match: Match | None) -> str:
         return spell_plainly(pattern) if match is None else spell(pattern, layout(self.text), match.parts())
@@ -163,14 +163,50 @@ class _Miner:
         np.minimum.at(first, text_of, rows)
         np.maximum.at(last, text_of, rows)
         counts = np.bincount(text_of, minlength=n)
-        codes = _codes(prepared, text_of)
+        seen = self._seen(lines, counts, first, last)
+        codes = self._codes(lines, prepared, text_of)
         texts = folded.dictionary.to_pylist()
-        examples = pc.utf8_slice_codeunits(lines.take(pa.array(first)), 0, _EXAMPLE_CHARACTERS).to_pylist()
         for number in np.argsort(first, kind="stable").tolist():
-            begun, ended = self._n_lines + int(first[number]), self._n_lines + int(last[number])
-            seen = Seen(int(counts[number]), begun, ended, examples[number])
-            self._see(texts[number], seen, codes.get(number, {}))
+            self._see(texts[number], seen[number], codes.get(number, {}))
         self._n_lines += len(lines)
+
+    def _seen(self, lines: pa.StringArray, counts: _Ints, first: _Ints, last: _Ints) -> list[Seen]:
+        """What is known of groups of lines, given how many they are and the rows of the first and the last ones."""
+        examples = pc.utf8_slice_codeunits(lines.take(pa.array(first)), 0, _EXAMPLE_CHARACTERS).to_pylist()
+        begun, ended = (first + self._n_lines).tolist(), (last + self._n_lines).tolist()
+        return list(map(Seen, counts.tolist(), begun, ended, examples))
+
+    def _codes(self, lines: pa.StringArray, prepared: pa.StringArray, text_of: _Ints) -> dict[int, _Codes]:
+        """For each text, its runs of digits that are a code in all of these lines, and the lines that have which.
+
+        Args:
+            lines: (n,) as they are.
+            prepared: (n,) the same, prepared.
+            text_of: (n,) the number of each one's folded text.
+        """
+        # Longer lines are folded otherwise; that none of them counts makes sure that their templates have no codes.
+        short = np.flatnonzero(np.asarray(pc.binary_length(prepared)) <= CANONICAL_CHARACTERS)
+        starts, values = digit_runs(fold(prepared.take(pa.array(short))))
+        if not len(values):
+            return {}
+        row = np.repeat(short, np.diff(starts))
+        run = np.arange(len(values)) - np.repeat(starts[:-1], np.diff(starts))
+        _, place = np.unique(text_of[row] * (int(run.max()) + 1) + run, return_inverse=True)
+        is_code = (values >= CODES.start) & (values < CODES.stop)
+        chosen = np.flatnonzero((np.bincount(place[~is_code], minlength=len(place)) == 0)[place])
+        _, first, of, counts = np.unique(
+            place[chosen] * CODES.stop + values[chosen], return_index=True, return_inverse=True, return_counts=True
+        )
+        last = np.zeros(len(first), np.int64)
+        np.maximum.at(last, of, row[chosen])
+        at = chosen[first]
+        seen = self._seen(lines, counts, row[at], last)
+        found: dict[int, _Codes] = {}
+        for number, each, code, those in zip(
+            text_of[row[at]].tolist(), run[at].tolist(), values[at].tolist(), seen, strict=True
+        ):
+            found.setdefault(number, {}).setdefault(each, {})[code] = those
+        return found
 
     def _see(self, text: str, seen: Seen, codes: _Codes) -> None:
         new = self._new.get(text)
@@ -251,32 +287,6 @@ def _windows(batches: Iterable[pa.StringArray]) -> Iterator[pa.StringArray]:
         yield pa.concat_arrays(waiting)
 
 
-def _codes(prepared: pa.StringArray, text_of: NDArray[np.int64]) -> dict[int, _Codes]:
-    """For each text, its runs of digits that are a code in all of these lines, and how many lines have which.
-
-    Args:
-        prepared: (n,) lines.
-        text_of: (n,) the number of each line's folded text.
-    """
-    # Longer lines are folded otherwise; that none of them counts makes sure that their templates have no codes.
-    short = np.flatnonzero(np.asarray(pc.binary_length(prepared)) <= CANONICAL_CHARACTERS)
-    starts, values = digit_runs(fold(prepared.take(pa.array(short))))
-    if not len(values):
-        return {}
-    text = np.repeat(text_of[short], np.diff(starts))
-    run = np.arange(len(values)) - np.repeat(starts[:-1], np.diff(starts))
-    keys = text * (int(run.max()) + 1) + run
-    unique, group = np.unique(keys, return_inverse=True)
-    is_code = (values >= CODES.start) & (values < CODES.stop)
-    always = np.bincount(group[~is_code], minlength=len(unique)) == 0
-    chosen = always[group]
-    found: dict[int, _Codes] = {}
-    pairs, counts = np.unique(np.stack((text[chosen], run[chosen], values[chosen])), axis=1, return_counts=True)
-    for (number, at, value), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-        found.setdefault(number, {}).setdefault(at, Counter())[value] = count
-    return found
-
-
 def _places(text: str, match: Match, codes: _Codes) -> _Places:
     """Where in the template the codes of a text are."""
     if not codes:
@@ -298,8 +308,11 @@ def _together(one: Seen, other: Seen) -> Seen:
 _Key = TypeVar("_Key")
 
 
-def _count(mine: dict[_Key, Counter[int]], more: dict[_Key, Counter[int]]) -> None:
-    for key, counts in more.items():
-        kept = mine.setdefault(key, Counter())
-        if len(kept) <= MOST_CODES:  # one more tells that there are too many
-            kept.update(counts)
+def _count(mine: dict[_Key, dict[int, Seen]], more: dict[_Key, dict[int, Seen]]) -> None:
+    for key, codes in more.items():
+        kept = mine.setdefault(key, {})
+        for code, seen in codes.items():
+            if code in kept:
+                kept[code] = _together(kept[code], seen)
+            elif len(kept) <= MOST_CODES:  # one more tells that there are too many
+                kept[code] = seen

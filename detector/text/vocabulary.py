@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from detector.text import word_hashes as text
 from detector.text.canonical import CANONICAL_CHARACTERS, Mask, collapse, digit_runs, fold, prepare
-from detector.text.likeness import Likeness
+from detector.text.likeness import Likeness, Told
 from detector.text.matching import Matcher
 from detector.text.patterns import Pattern, Place, code_run, read, reasons
 from detector.text.words import WILDCARD, layout, words
@@ -36,8 +36,10 @@ VOCABULARY_FILE: Final = "vocabulary.json"
 
 Kind = Literal["lines", "events"]
 
-_SCHEMA = "logmamba.vocabulary/2"
-_OLDER = "logmamba.vocabulary/1"
+# What a line's canonical form is, and which words are decisive, is part of it: with other ones, templates that were
+# learned before would meet their own lines as unknown.
+_SCHEMA = "logmamba.vocabulary/3"
+_OLDER = ("logmamba.vocabulary/1", "logmamba.vocabulary/2")
 _SPECIAL_TEXT = ("<bos>", "<eos>", "<unknown>")
 
 
@@ -165,12 +167,13 @@ class Vocabulary:
             content = orjson.loads(data)
         except orjson.JSONDecodeError as error:
             raise ValueError(f"vocabulary is not JSON: {error}") from error
-        if isinstance(content, dict) and content.get("schema") == _OLDER:
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema in _OLDER:
             raise ValueError(
-                f"vocabulary has the schema {_OLDER!r}: its templates were cut otherwise than lines are now; "
+                f"vocabulary has the schema {schema!r}: its templates were cut otherwise than lines are now; "
                 "train the checkpoint anew"
             )
-        if not isinstance(content, dict) or content.get("schema") != _SCHEMA:
+        if schema != _SCHEMA:
             raise ValueError(f"vocabulary does not have the schema {_SCHEMA!r}")
         if odd_keys := (content.keys() - {"generations"}) ^ {"schema", "kind", "masks", "templates"}:
             odd = ", ".join(sorted(odd_keys))
@@ -311,7 +314,7 @@ class Vocabulary:
         None where there is none such, or it has a code: nobody knows where the line has its own.
         """
         line = layout(folded)
-        token = self._likeness.find(line.words, line.values())
+        token = self._likeness.find(Told(line.words, line.values()))
         return None if token is None or self._pattern(token - N_SPECIAL).place is not None else token
 
     def template_features(self) -> NDArray[np.int64]:
@@ -370,7 +373,11 @@ class Vocabulary:
     def _likeness(self) -> Likeness:
         return Likeness(
             {
-                token: (self._pattern(token - N_SPECIAL).words, self.text(token).count(WILDCARD))
+                token: Told(
+                    self._pattern(token - N_SPECIAL).words,
+                    layout(self.text(token)).values(),
+                    self.text(token).count(WILDCARD),
+                )
                 for token in range(N_SPECIAL, len(self))
             }
         )

@@ -30,7 +30,7 @@ _TOKEN = re.compile(
     rf"|(?<!{_LETTER})[-+]?0{_LETTER}*(?:[.:,/+-]+(?:0|{_MONTH}){_LETTER}*)*"
     rf"|{_LETTER}+(?:[.$'@\-]+{_LETTER}+)*=?"
     rf"|[{_WIDE}]"
-    r"|(?<!\S)(?:[+!*]|[<>]=?|==|!=|->|<-|=>|[^\x00-\x7f\w\s]+)(?!\S)"
+    r"|(?<!\S)(?:[+!]|\*+|[<>]=?|==|!=|->|<-|=>|[^\x00-\x7f\w\s]+)(?!\S)"
 )
 _PLAIN = re.compile(r"\S+")
 _GLUED = re.compile(rf"(?<={_LETTER})<num>")

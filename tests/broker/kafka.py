@@ -182,6 +182,12 @@ class KafkaBroker:
         os.kill(self._process.pid, signal.SIGCONT)
 
     @property
+    def pid(self) -> int:
+        """The process's number."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def _log(self) -> Path:
         return self.directory / "broker.log"
 

@@ -106,7 +106,7 @@ def test_kill_9_and_restarts_change_no_adaptive_threshold_and_no_severity(
     killed = undisturbed.again()
     # A commit each batch, so that the worker dies where it is meant to, with a batch scored and not committed; a static
     # member, so that the group does not wait for the dead one.
-    at_once = ("worker.batch_records=400", "worker.commit_interval=1ms", "kafka.group.instance.id=w0")
+    at_once = ("worker.batch_records=400", "worker.commit_interval=0ms", "kafka.group.instance.id=w0")
     adaptive = ("scoring.adaptive={target_rate: 0.05}", *at_once)
     learnt = []
     for commit in (25, 12):

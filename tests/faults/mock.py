@@ -101,7 +101,7 @@ def mock_settings(cluster: MockCluster, *overrides: str, **kafka: object) -> Set
             "sessions.max_events=2",
             "scoring.early=false",
             "input.on_lost_offsets=earliest",
-            "worker.commit_interval=20ms",
+            "worker.commit_interval=0ms",
             *overrides,
         ],
     )

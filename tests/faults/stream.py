@@ -51,7 +51,7 @@ _IDLE_AT_ONCE, _IDLE_WHILE_FED = "sessions.idle_flush=1ms", "sessions.idle_flush
 _FED_AT_MOST = 0.95  # of the records, before the block is over in which they are sent
 _STEPS = (
     "worker.batch_records=50",
-    "worker.commit_interval=20ms",
+    "worker.commit_interval=0ms",
     "state.snapshot_interval=100ms",
 )
 # Where kill -9 strikes: how often a worker may pass there first, and how much later it may die (ms).
@@ -252,10 +252,13 @@ class Run:
         """
         application = self.application
         messages = read_all(application.bootstrap, application.score_topic)
+        contents = [orjson.loads(each.value() or b"") for each in messages]
+        if most := application.settings["output"].get("line_text"):
+            self._take_texts(contents, most)
         verdict = check(
             self.stream.expected,
             topic=application.input_topic,
-            scores=[Score(each.partition() or 0, orjson.loads(each.value() or b"")) for each in messages],
+            scores=[Score(each.partition() or 0, it) for each, it in zip(messages, contents, strict=True)],
             dead_letters=[_dead_letter(each) for each in application.dead_letters()],
             values=self.stream.values,
             early=self.stream.early,
@@ -269,6 +272,17 @@ class Run:
             recovery_s=self.output.recovery_s(self._struck) if recovery_s is None else recovery_s,
         )
         assert verdict.exact, str(verdict)
+
+    def _take_texts(self, contents: Sequence[dict[str, Any]], most: int) -> None:
+        """Take the texts of lines out of score records that have to have them; each must be that of its own line."""
+        lines: dict[int, list[bytes | None]] = {}
+        for record in self.stream.records:
+            lines.setdefault(record.partition, []).append(record.value)
+        for content in contents:
+            for event in content["top_events"]:
+                line = lines[content["source"]["partition"]][event["offset"]] or b""
+                expected = None if content["severity"] == "normal" else line.decode()[:most]
+                assert event.pop("text", None) == expected, content
 
 
 def stopped(worker: WorkerProcess) -> bool:

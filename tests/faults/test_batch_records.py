@@ -25,7 +25,7 @@ IN_A_RECORD = 10
 POISON_EVERY = 7  # records
 POISON = {"massage": "blk_1"}
 INPUT = {"format": "json", "split": "/records/*", "timestamp": "/time"}
-STEPS = ("worker.batch_records=20", "worker.commit_interval=20ms", "state.snapshot_interval=100ms")
+STEPS = ("worker.batch_records=20", "worker.commit_interval=0ms", "state.snapshot_interval=100ms")
 
 Event = dict[str, str]
 

@@ -30,7 +30,7 @@ def test_a_killed_workers_transaction_is_ended_by_its_heir_before_that_asks_what
     point: str, stream: Stream, tmp_path: Path, fault_report: FaultReport
 ) -> None:
     strike = ["--at", point, "--nth", "5", "--signal", "KILL"]
-    with stream.unsent(tmp_path, kafka=PATIENT) as run:
+    with stream.unsent(tmp_path, kafka=PATIENT, output={"line_text": 60}) as run:
         with run.fed(seconds=60), start(run, "w0") as heir:
             has_worked(run, heir)
             with run.striking(*strike, settings=["worker.instance=w1"]) as dying:

@@ -21,7 +21,7 @@ def test_scoring_that_outlasts_every_time_out_loses_neither_the_membership_nor_a
     slow = ["--after", "20", "--passes", str(PASSES), "--pass-ms", str(PASS_MS)]
     settings = [
         "worker.batch_records=2500",
-        "worker.commit_interval=10ms",  # the first batch is committed, and nearly all records come after it
+        "worker.commit_interval=0ms",  # the first batch is committed, and nearly all records come after it
         "model.batch_tokens=64",
         "model.score_cache=0",
     ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -26,6 +27,9 @@ from worker.settings.document import Settings, load_settings
 INPUT, SCORES, DEAD, STATE = "raw-logs", "log-anomaly-scores", "log-anomaly-dead-letters", "logmamba-state"
 VOCABULARY = Vocabulary(("<*> open", "<*> read", "<*> odd", "<*> close"))
 ODD = VOCABULARY.token_of("<*> odd")
+
+
+Result = TypeVar("Result")
 
 
 class OddScorer:
@@ -109,6 +113,15 @@ class ScriptedSource(MemorySource):
         return super().poll(max_records, timeout_s)
 
 
+class AtOnce(Executor):
+    """Does what it gets before anything else is done."""
+
+    def submit(self, work: Callable[..., Result], /, *args: Any, **named: Any) -> Future[Result]:
+        future: Future[Result] = Future()
+        future.set_result(work(*args, **named))
+        return future
+
+
 class SmallWorker:
     """A worker process's worth of objects; `run` takes one step of the script at each turn of the loop."""
 
@@ -121,6 +134,7 @@ class SmallWorker:
         vocabulary: Vocabulary = VOCABULARY,
         scorer: OddScorer | None = None,
         reloads: Reloads | None = None,
+        background: Executor | None = None,
     ) -> None:
         self.clock = clock or Clock()
         self.source = ScriptedSource(broker, assign_next=[Partition(INPUT, number) for number in partitions])
@@ -141,6 +155,7 @@ class SmallWorker:
             clock=self.clock,
             sleep=self.clock.sleep,
             reloads=reloads or NoReloads(),
+            background=background or AtOnce(),
         )
 
     def run(self, script: Iterable[Callable[[], object] | None]) -> None:

@@ -15,6 +15,7 @@ from worker.processing.score_records import Kind, ReadScoreRecord, Retracted, Se
 _MOST_KEY = 200
 _MOST_REASON = 400
 _MOST_TEMPLATES = 3
+_MOST_LINES, _MOST_LINE = 3, 200
 
 Status = Literal["firing", "resolved", "test"]
 
@@ -25,6 +26,7 @@ class _Section(BaseModel):
 
 class _TopEvent(_Section):
     template: str
+    text: str | None = None
 
 
 class _Reason(_Section):
@@ -62,6 +64,7 @@ class Alert:
         session: the key, cut where it is very long.
         severity, score, kind, events, first_event_time, last_event_time: of the score record.
         reason: in words: the record's, else the templates of its most surprising events.
+        lines: the beginnings of its most surprising lines, where the record has texts.
         group: what sessions that belong together have in common: the record's family of reasons, else the reason.
         topic, partition, first_offset, last_offset: where its events are.
     """
@@ -76,6 +79,7 @@ class Alert:
     first_event_time: str | None
     last_event_time: str | None
     reason: str
+    lines: tuple[str, ...]
     group: str
     topic: str
     partition: int
@@ -132,6 +136,7 @@ def alert_of(application: str, record: ScoreRecord) -> Alert:
         first_event_time=record.first_event_time,
         last_event_time=record.last_event_time,
         reason=reason,
+        lines=tuple(cut(each.text, _MOST_LINE) for each in record.top_events[:_MOST_LINES] if each.text),
         group=group or reason,
         topic=source.topic,
         partition=source.partition,

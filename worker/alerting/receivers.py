@@ -181,7 +181,8 @@ class _Alertmanager:
             if alert.group != alert.reason:
                 labels["family"] = cut(alert.group, _MOST_LABEL)
             annotations = {"summary": headline(alert), "description": alert.reason}
-            annotations |= {name: str(value) for name, value in _details(alert).items() if value is not None}
+            told = _details(alert) | ({"lines": "\n".join(alert.lines)} if alert.lines else {})
+            annotations |= {name: str(value) for name, value in told.items() if value is not None}
             alerts.append({"labels": labels, "annotations": annotations, **times})
         if notification.unlisted:
             first = notification.alerts[0]
@@ -237,6 +238,7 @@ def _lines(notification: Notification) -> Iterator[str]:
     elif count == 1:
         yield headline(first)
         yield first.reason
+        yield from first.lines
         yield f"{first.events:,} events" + ("" if first.kind == "final" else ", still open")
     else:
         yield f"{first.severity} in {first.application}: {count:,} sessions"
@@ -258,6 +260,7 @@ def _details(alert: Alert) -> dict[str, object]:
         "score": alert.score,
         "kind": alert.kind,
         "reason": alert.reason,
+        **({"lines": [*alert.lines]} if alert.lines else {}),
         "events": alert.events,
         "first_event_time": alert.first_event_time,
         "last_event_time": alert.last_event_time,

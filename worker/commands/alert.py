@@ -181,6 +181,7 @@ def _test_alert(settings: Settings, name: str) -> Alert:
         first_event_time=None,
         last_event_time=None,
         reason="a test of this receiver",
+        lines=(),
         group="a test of this receiver",
         topic=settings.output.topic,
         partition=0,

@@ -15,10 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import orjson
-import pyarrow as pa
 
 from detector.sessions_file import read_sessions
 from detector.text.tokenizer import Tokenizer, event_tokens
@@ -30,6 +27,7 @@ from worker.files.refusals import Refusals
 from worker.observability.metrics import Metrics
 from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder
+from worker.processing.line_texts import TextKeeper
 from worker.processing.origins import NumberedOrigins
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
@@ -213,7 +211,7 @@ def explaining_pipeline(settings: Settings, scorer: Scorer, *, parsed: bool = Fa
         SettingsError: settings that do not fit the checkpoint or the input.
     """
     scoring = settings.scoring.model_copy(update={"early": False, "adaptive": None})
-    output = settings.output.model_copy(update={"include": "all"})
+    output = settings.output.model_copy(update={"include": "all", "line_text": 0})  # the events have their lines
     use = settings.model_copy(update={"scoring": scoring, "output": output})
     return Pipeline(use, scorer, Metrics(), parsed=parsed, times=times)
 
@@ -236,19 +234,6 @@ class Found:
     origins: NumberedOrigins | None = None  # of the events, where they come from token records
 
 
-class TextKeeper:
-    """Stands before the tokenizer, so that an event's line is known beside its token."""
-
-    def __init__(self, vocabulary: Vocabulary, settings: Settings) -> None:
-        self._tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
-        self.lines = pa.array([], pa.string())
-
-    def encode(self, lines: pa.Array) -> npt.NDArray[np.int64]:
-        """(n,) tokens of (n,) strings."""
-        self.lines = lines
-        return self._tokenizer.encode(lines)
-
-
 def _raw(
     settings: Settings,
     vocabulary: Vocabulary,
@@ -258,7 +243,7 @@ def _raw(
     refusals: Refusals,
     progress: Callable[[int], object],
 ) -> Iterator[Found]:
-    keeper = TextKeeper(vocabulary, settings)
+    keeper = TextKeeper(Tokenizer(vocabulary, unknown=settings.tokenizer.unknown))
     decoder = Decoder(settings.input, settings.sessions, keeper)
     # By partition and offset, of events whose session is still open.
     texts: defaultdict[tuple[Partition, int], list[str]] = defaultdict(list)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from worker.commands.explain import ExplainedSession, Found, TextKeeper, explained, explaining_pipeline
+from detector.text.tokenizer import Tokenizer
+from worker.commands.explain import ExplainedSession, Found, explained, explaining_pipeline
 from worker.commands.explain_tokens import read_tokens, texts_of
 from worker.delivery.deadline import Deadline
 from worker.delivery.outage import PATIENCE_S, outage_of_a_command
@@ -26,6 +27,7 @@ from worker.kafka.source import KafkaReader
 from worker.kafka.topics import Topics
 from worker.pages.explanations import Explanation
 from worker.processing.decoder import Decoder
+from worker.processing.line_texts import TextKeeper
 from worker.processing.origins import EVENT_BITS, NumberedOrigins
 from worker.processing.outputs import RAISED
 from worker.processing.records import Partition
@@ -218,7 +220,7 @@ def _read_lines(
     settings: Settings, scorer: Scorer, record: ScoreRecord, reader: KafkaReader, offsets: range, deadline: Deadline
 ) -> _Events:
     partition = Partition(record.source.topic, record.source.partition)
-    keeper = TextKeeper(scorer.vocabulary, settings)
+    keeper = TextKeeper(Tokenizer(scorer.vocabulary, unknown=settings.tokenizer.unknown))
     decoder = Decoder(settings.input, settings.sessions, keeper)
     found = _Events(array("q"), array("q"), array("q"), [])
     for records in reader.read(partition, offsets.start, offsets.stop):

@@ -83,6 +83,7 @@ class _TopEvent(BaseModel):
 
     template: str
     surprise: float
+    text: str | None = None
 
 
 class _Record(ReadScoreRecord):
@@ -126,5 +127,5 @@ def _line(record: _Record) -> Text:
     )
     if record.top_events:
         top = record.top_events[0]
-        line.append_text(Text.assemble("  ", shown(top.template), (f" ({top.surprise:.1f} nats)", "dim")))
+        line.append_text(Text.assemble("  ", shown(top.text or top.template), (f" ({top.surprise:.1f} nats)", "dim")))
     return line

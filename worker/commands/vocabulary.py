@@ -24,6 +24,7 @@ class ShownTemplate:
         id: its token.
         text: constants, and values by their types.
         lines: how many lines of the training had it; None for events, and where it is not known.
+        first, last: numbers of the first and the last of them, from 0, among the lines it was learned with.
         decisive: the words that tell it from others however much else varies, and why.
         example: the first line that had it.
     """
@@ -31,6 +32,8 @@ class ShownTemplate:
     id: int
     text: str
     lines: int | None
+    first: int | None
+    last: int | None
     decisive: dict[str, str]
     example: str | None
 
@@ -146,6 +149,8 @@ def templates_of(vocabulary: Vocabulary) -> Iterator[ShownTemplate]:
             N_SPECIAL + index,
             text,
             None if seen is None else seen.lines,
+            None if seen is None else seen.first,
+            None if seen is None else seen.last,
             reasons(text) if vocabulary.kind == "lines" else {},
             None if seen is None else seen.example,
         )

@@ -1,13 +1,13 @@
 """The exactly-once loop: poll, process, send, commit; and what it does when partitions come, go or an abort strikes.
 
-Everything happens in one thread. Rebalance callbacks run inside `Source.poll`, at the top of the loop, where every
-record polled so far is processed and its outputs are in the open transaction: so a revoke can commit at once.
+Everything happens in one thread, but that another makes snapshots (`worker.delivery.snapshot_writer`). Rebalance
+callbacks run inside `Source.poll`, at the top of the loop, where every record polled so far is processed and its
+outputs are in the open transaction: so a revoke can commit at once.
 
 The group never takes a busy worker for a dead one. When the scorer is behind, batches shrink until one takes about a
-second. While sessions are scored, after each forward pass of the model, and while the broker is slow to take
-the outputs, `_keep_alive` is called: partitions are paused and polling goes on. Partitions that go away in such a poll
-do so in the middle of a batch, some of whose outputs are sent and some not, so everything since the last commit is
-given up.
+second. While sessions are scored, after each forward pass of the model, and while the broker is slow to take the
+outputs, `_keep_alive` is called: partitions are paused and polling goes on. Partitions that go away in such a poll do
+so amid a batch, some of whose outputs are sent and some not, so everything since the last commit is given up.
 
 Outputs do not wait for a batch that takes long to score, nor does their transaction grow old: what is in it is of the
 records before that batch, so it is committed, with the positions from before the batch and the snapshots that those
@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,21 +37,20 @@ from typing import Literal
 import structlog
 
 from worker.delivery.batch_size import BatchSize
+from worker.delivery.commit_pace import CommitPace
 from worker.delivery.deadline import Deadline, StopDeadline
 from worker.delivery.outage import Outage
 from worker.delivery.protocols import NO_RELOADS, Committed, Message, Reloads, Sink, Source
-from worker.delivery.report import Report
+from worker.delivery.report import Report, log_move
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshot_writer import SnapshotWriter
 from worker.delivery.snapshots import SnapshotPointer
 from worker.errors import AbortCause, SnapshotError, TransactionAborted
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
-from worker.processing.clock import Move
 from worker.processing.outputs import Output
 from worker.processing.records import Partition
 from worker.processing.rekeying import AnyPipeline, Tokens
-from worker.processing.score_records import iso_time
 from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
 
@@ -63,8 +63,7 @@ _LEAVE_SHARE = 0.7  # of what is then left of a stop; the rest is for closing th
 
 _log = structlog.get_logger(__name__)
 
-
-# Whether rebalance callbacks can come, and from where: not while working; from a poll between two batches; amid one.
+# Whether rebalance callbacks can come: not while working; from a poll between two batches; from a poll amid one.
 _Doing = Literal["working", "polling", "waiting"]
 
 
@@ -91,6 +90,7 @@ class Worker:
         revoke_budget_s: time for everything a revoke must finish; past it the transaction is aborted.
         clock, sleep: monotonic seconds, and what lets them pass.
         reloads: where pipelines come from that it goes over to.
+        background: makes snapshots while the worker goes on.
 
     Attributes:
         alerts: those that were published last; to be read in any thread.
@@ -111,12 +111,13 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         reloads: Reloads = NO_RELOADS,
+        background: Executor | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
         self._sink = sink
         self._store = store
-        self._snapshots = SnapshotWriter(store, sink, metrics, settings.state.snapshot_interval_ms, clock)
+        self._snapshots = SnapshotWriter(store, sink, metrics, settings.state.snapshot_interval_ms, clock, background)
         self._reloads = reloads
         self._metrics = metrics
         self._revoke_budget_s = revoke_budget_s
@@ -140,7 +141,7 @@ class Worker:
         # Up to where every output is in the open transaction, as of before what is being scored.
         self._sent: dict[Partition, int] = {}
         self._batch_size = BatchSize(settings.worker.batch_records, many_events=settings.input.tokens)
-        self._committed_at = clock()
+        self._commit_pace = CommitPace(settings.worker.commit_interval_ms / 1000, clock)
         sink.while_waiting = self._keep_alive
         outage.while_away, outage.changed = self._while_away, self._report.publish
         self._outage = outage
@@ -208,19 +209,22 @@ class Worker:
     def _turn(self) -> None:
         self._report.beat()
         with self._while_doing("polling"), self._metrics.stage("poll"):
-            batch = self._source.poll(self._batch_size.records, self._settings.worker.linger_ms / 1000)
+            asked = self._batch_size.records
+            batch = self._source.poll(asked, self._settings.worker.linger_ms / 1000)
         if self._rebuild_needed:
             self._rebuild()
             return  # what was polled will be polled again from the committed positions
+        polled = sum(len(records.offsets) for records in batch)
+        self._commit_pace.fullness = polled / asked
         # A rebalance within the poll may leave records behind of a partition that is another worker's now.
         batch = [records for records in batch if Partition(records.topic, records.partition) in self._progress]
         began = self._clock()
+        if batch:
+            self._report.polled(batch)
         if batch or self._pipeline.holds:
             self._sent = self._positions()
             self._send(self._pipeline.process(batch))
         if batch:
-            polled = sum(len(records.offsets) for records in batch)
-            self._report.polled(polled)
             self._batch_size.adapt(polled, self._clock() - began)
             for records in batch:
                 progress = self._progress[Partition(records.topic, records.partition)]
@@ -229,11 +233,8 @@ class Worker:
         pipeline = self._reloads.due()
         if pipeline is not None and not any(map(self._pipeline.replaying, self._progress)):
             self._go_over_to(pipeline)
-        elif self._commit_is_due():
+        elif self._commit_pace.due(outputs=self._unsent_commit):
             self._commit()
-
-    def _commit_is_due(self) -> bool:
-        return self._clock() - self._committed_at >= self._settings.worker.commit_interval_ms / 1000
 
     def _keep_alive(self) -> None:
         """Called while outputs wait for the broker, or many sessions for the scorer.
@@ -257,7 +258,7 @@ class Worker:
             TransactionAborted: partitions have gone away, or a stop cannot wait for the batch.
         """
         self._keep_alive()
-        if self._unsent_commit and self._commit_is_due():
+        if self._unsent_commit and self._commit_pace.due(outputs=True):
             unsaved = [str(each) for each in self._sent if self._progress[each].pointer is None]
             if unsaved:  # amid a batch there is no state to take a first snapshot of
                 reason = f"a batch takes long and {', '.join(unsaved)} has no snapshot yet"
@@ -343,17 +344,20 @@ class Worker:
     def _commit_all(self, snapshots: Collection[Partition], deadline: Deadline) -> None:
         began, snapshot_interval_s = self._clock(), self._snapshots.interval_s(self._progress)
         positions = self._positions()
-        chosen = []
+        now: list[Partition] = []
+        due: list[Partition] = []
         for partition, position in positions.items():
             progress = self._progress[partition]
-            due = partition in snapshots or began - progress.snapshot_at >= snapshot_interval_s
-            if progress.pointer is None or (due and progress.pointer.position != position):
-                chosen.append(partition)
-        pointers: dict[Partition, SnapshotPointer] = {}
-        if chosen:
-            self._unsent_commit = True
-            pointers = self._snapshots.write(self._pipeline, chosen, positions, deadline)
+            if progress.pointer is None or (partition in snapshots and progress.pointer.position != position):
+                now.append(partition)
+                progress.snapshot_at = began
+            elif began - progress.snapshot_at >= snapshot_interval_s and progress.pointer.position != position:
+                due.append(partition)
+                progress.snapshot_at = began
+        pointers = self._snapshots.write(self._pipeline, now, positions, deadline)
         self._commit_at(positions, pointers, deadline, began)
+        for partition in due:
+            self._snapshots.begin(self._pipeline, partition, positions[partition])
 
     def _commit_at(
         self,
@@ -373,18 +377,17 @@ class Worker:
             self._sink.commit(offsets, self._source.group_metadata, deadline)
             self._unsent_commit = False
             self._report.committed(self._clock() - began)
-        self._committed_at = self._clock()
+        self._commit_pace.committed()
         for partition, committed in offsets.items():
             self._progress[partition].committed = committed.offset
         for partition, pointer in pointers.items():
             self._progress[partition].pointer = pointer
-            self._progress[partition].snapshot_at = self._committed_at
 
     # -- another checkpoint, other settings ------------------------------------------------------------------------
 
     def _use(self, pipeline: AnyPipeline) -> None:
         pipeline.while_scoring = self._while_scoring
-        pipeline.time_moved = _log_move
+        pipeline.time_moved = log_move
         self._pipeline = self._report.pipeline = pipeline
 
     def _go_over_to(self, pipeline: AnyPipeline) -> None:
@@ -401,6 +404,7 @@ class Worker:
         for partition in partitions:
             self._pipeline.look_back(partition)
         self._commit(snapshots=partitions)
+        self._snapshots.give_up(partitions)  # of an older vocabulary, and of before what was committed last
         try:
             self._store.hand_over(self._pipeline, pipeline, partitions, partial(self._while_rereading, partitions))
         except SnapshotError as error:
@@ -454,6 +458,7 @@ class Worker:
         if self._rebuild_needed:
             return  # nothing was sent since the last one
         self._sink.abort(deadline)
+        self._snapshots.give_up(self._progress)
         self._report.aborted(cause)
         self._unsent_commit = False
         self._rebuild_needed = True
@@ -474,7 +479,7 @@ class Worker:
         now = self._clock()
         for partition, committed in self._source.committed(partitions, self._told_to_stop).items():
             start = self._store.start(partition, committed)
-            self._pipeline.open(partition, start.position, start.live_from, start.sessions, start.thresholds)
+            self._pipeline.open(partition, start.position, start.live_from, *start.state)
             self._progress[partition] = _Progress(
                 committed=None if start.pointer is None else start.live_from,
                 pointer=start.pointer,
@@ -491,10 +496,5 @@ class Worker:
         for partition in partitions:
             self._pipeline.drop(partition)
             self._progress.pop(partition, None)
-            self._snapshots.forget(partition)
+        self._snapshots.forget(partitions)
         self._source.forget(partitions)
-
-
-def _log_move(partition: Partition, move: Move) -> None:
-    event = "stream_time_jumped" if move.jumped else "stream_time_fell"
-    _log.info(event, partition=str(partition), **{"from": iso_time(move.before), "to": iso_time(move.after)})

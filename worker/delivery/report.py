@@ -7,20 +7,29 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
+import structlog
+
 from worker.delivery.outage import Outage
 from worker.delivery.protocols import Reloads, Source
 from worker.errors import AbortCause
 from worker.observability.metrics import Metrics
 from worker.observability.recent_alerts import RecentAlerts
 from worker.observability.status import PartitionStatus, WorkerStatus
+from worker.processing.clock import Move
 from worker.processing.outputs import Output
-from worker.processing.records import Partition
+from worker.processing.records import Partition, Records
 from worker.processing.rekeying import AnyPipeline
+from worker.processing.score_records import iso_time
+
+_log = structlog.get_logger(__name__)
 
 _INTERVAL_S = 1.0
 
 Stage = Literal["poll", "send", "commit"]
 """The stages of the loop that are not the pipeline's."""
+
+Age = Literal["polled", "sent", "committed"]
+"""How far a batch has got: it is in hand, its outputs are in the open transaction, they are visible."""
 
 
 class Report:
@@ -67,7 +76,9 @@ class Report:
         self._published_at = clock()
         self._caught_up_at: dict[Partition, float] = {}  # when nothing was left to read, in seconds since 1970
         self._causes_ms: list[int] = []  # of the scores in the open transaction
-        metrics.expect(stages=get_args(Stage), causes=get_args(AbortCause))
+        self._batch_ms: int | None = None  # when the oldest record came of the latest batch
+        self._uncommitted_ms: list[int] = []  # likewise, of each batch with outputs in the open transaction
+        metrics.expect(stages=get_args(Stage), causes=get_args(AbortCause), ages=get_args(Age))
         metrics.show(self.status)
 
     def beat(self) -> None:
@@ -76,9 +87,12 @@ class Report:
         if self._clock() - self._published_at >= _INTERVAL_S:
             self.publish()
 
-    def polled(self, records: int) -> None:
-        """Records were polled and processed."""
-        self.totals["records"] += records
+    def polled(self, batch: Sequence[Records]) -> None:
+        """Records were polled."""
+        self.totals["records"] += sum(len(records.offsets) for records in batch)
+        self._batch_ms = min((each for records in batch if (each := records.oldest_ms) is not None), default=None)
+        if self._batch_ms is not None:
+            self._metrics.batch_age("polled", self._batch_ms)
 
     def sent(self, outputs: Sequence[Output]) -> None:
         """Outputs are in the open transaction."""
@@ -86,20 +100,25 @@ class Report:
             self.totals["dead_letters" if out.severity is None else "scores"] += 1
         self.alerts.sent(outputs)
         self._causes_ms += [out.caused_at_ms for out in outputs if out.caused_at_ms is not None]
+        if self._batch_ms is not None:
+            self._metrics.batch_age("sent", self._batch_ms)
+            self._uncommitted_ms.append(self._batch_ms)
 
     def committed(self, seconds: float) -> None:
         """The open transaction was committed, which took so long."""
         self.totals["commits"] += 1
         self._metrics.committed(seconds, self._causes_ms)
+        if self._uncommitted_ms:
+            self._metrics.batch_age("committed", min(self._uncommitted_ms))
         self.alerts.committed()
-        self._causes_ms = []
+        self._causes_ms, self._uncommitted_ms = [], []
 
     def aborted(self, cause: AbortCause) -> None:
         """The open transaction was given up."""
         self.totals["aborts"] += 1
         self._metrics.aborted(cause)
         self.alerts.aborted()
-        self._causes_ms = []
+        self._causes_ms, self._uncommitted_ms = [], []
 
     def publish(self) -> None:
         """Look, and show what there is to see."""
@@ -148,3 +167,9 @@ class Report:
         if lag is None or (newest_ms is None and partition not in self._caught_up_at):
             return None
         return max(0.0, now - max((newest_ms or 0) / 1000, self._caught_up_at.get(partition, 0.0)))
+
+
+def log_move(partition: Partition, move: Move) -> None:
+    """Say that a partition's stream time jumped or fell."""
+    event = "stream_time_jumped" if move.jumped else "stream_time_fell"
+    _log.info(event, partition=str(partition), **{"from": iso_time(move.before), "to": iso_time(move.after)})

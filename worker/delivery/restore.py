@@ -15,6 +15,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import structlog
 
 from detector.text.vocabulary import Vocabulary
@@ -44,6 +45,7 @@ class Start:
         live_from: outputs whose cause lies before this offset are already published (X).
         sessions: those open at `position`; None for none.
         thresholds: what adaptive thresholds had learnt at `position`; None for nothing.
+        texts: of the sessions' lines; None where they were not kept.
         pointer: the snapshot that these came from.
     """
 
@@ -51,7 +53,13 @@ class Start:
     live_from: int
     sessions: SessionsState | None = None
     thresholds: AdaptiveState | None = None
+    texts: pa.RecordBatch | None = None
     pointer: SnapshotPointer | None = None
+
+    @property
+    def state(self) -> tuple[SessionsState | None, AdaptiveState | None, pa.RecordBatch | None]:
+        """What `Pipeline.open` goes on from."""
+        return self.sessions, self.thresholds, self.texts
 
 
 class _Reread(NamedTuple):
@@ -84,23 +92,27 @@ class StateStore:
         self._partitions: list[int] | None = None
         self._live_parts: dict[Partition, int] = {}  # of each partition's newest snapshot
 
-    def messages(
-        self, partition: Partition, position: int, sessions: SessionsState, thresholds: AdaptiveState | None = None
-    ) -> list[Message]:
-        """A snapshot as records for `Sink.send_snapshots`, all to one state partition."""
-        snapshot = Snapshot(
-            position=position,
-            vocabulary=self._vocabulary.sha256,
-            n_templates=len(self._vocabulary.templates),
-            sessions=sessions,
-            thresholds=thresholds,
-        )
-        target = self._state_partition(partition)
+    def maker(
+        self, partition: Partition, position: int
+    ) -> Callable[[SessionsState, AdaptiveState | None, pa.RecordBatch | None], list[Message]]:
+        """What makes a snapshot's records for `Sink.send_snapshots`, all to one state partition, in any thread.
+
+        It takes the sessions that were open at `position`, what adaptive thresholds had learnt by then, and the texts
+        of lines (`Pipeline.state`).
+        """
+        vocabulary, target = self._vocabulary, self._state_partition(partition)
         headers = [("logmamba-snapshot-position", str(position).encode())]
-        return [
-            Message(self._topic, self._key(partition, number), part, headers, target)
-            for number, part in enumerate(encode(snapshot, self._max_part_bytes))
-        ]
+
+        def messages(
+            sessions: SessionsState, thresholds: AdaptiveState | None, texts: pa.RecordBatch | None
+        ) -> list[Message]:
+            snapshot = Snapshot(position, vocabulary.sha256, len(vocabulary.templates), sessions, thresholds, texts)
+            return [
+                Message(self._topic, self._key(partition, number), part, headers, target)
+                for number, part in enumerate(encode(snapshot, self._max_part_bytes))
+            ]
+
+        return messages
 
     def stale_parts(self, partition: Partition, parts: int) -> list[Message]:
         """Tombstones for the parts that a longer snapshot before this one left behind."""
@@ -131,12 +143,12 @@ class StateStore:
         """
         vocabulary, states = new.scorer.vocabulary, {each: old.state(each) for each in partitions}
         sessions = {}
-        for each, (state, _) in states.items():
+        for each, (state, *_) in states.items():
             snapshot = Snapshot(old.position(each), self._vocabulary.sha256, len(self._vocabulary.templates), state)
             sessions[each] = _with_tokens_of(vocabulary, new.decoder, each, snapshot, self._reader, between)
         self._vocabulary, self._decoder = vocabulary, new.decoder
-        for each, (_, thresholds) in states.items():
-            new.open(each, old.position(each), old.position(each), sessions[each], thresholds)
+        for each, (_, *others) in states.items():
+            new.open(each, old.position(each), old.position(each), sessions[each], *others)
 
     def start(self, partition: Partition, committed: Committed | None) -> Start:
         """How to start a partition that was just assigned.
@@ -178,7 +190,7 @@ class StateStore:
             waiting_events=len(sessions.clock.waiting),
             seconds=round(time.monotonic() - began, 3),
         )
-        return Start(pointer.position, committed.offset, sessions, snapshot.thresholds, pointer)
+        return Start(pointer.position, committed.offset, sessions, snapshot.thresholds, snapshot.texts, pointer)
 
     def _lost(self, partition: Partition, low: int, reason: str) -> Start:
         if self._on_lost_offsets == "fail":

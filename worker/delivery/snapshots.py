@@ -11,10 +11,11 @@ Integers are big-endian. What is not a column (position, stream time, how many e
 greatest of their times, vocabulary, and what adaptive thresholds have learnt, where the partition has some) is metadata
 of the schema. Where events wait, a second Arrow IPC stream follows the first, with one row a waiting event.
 
-Where the events come from token records, the second stream is always there and a third one follows it, with one row an
-event: its offset, and where it came from before it was keyed. Then the format version is 4.
-
-Format 2 is read as well: it knew no waiting events, so nothing was behind and nothing waited.
+That is format 3. Where the events come from token records, the format is 4: the second stream is always there, and a
+third one has a row for each event: its offset, and where it came from before it was keyed. Where texts of lines are
+kept (`output.line_text`), the format is 5: the second stream is always there, and a third one has a row for each
+session key with texts (`worker.processing.line_texts`). Token records have no lines, so there is never both. Format 2
+is read as well: it knew no waiting events, so nothing was behind and nothing waited.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from pydantic import ValidationError
 from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME, ClockState, Event
+from worker.processing.line_texts import SCHEMA as TEXTS
 from worker.processing.origins import NumberedOrigins, Origins
 from worker.processing.records import Partition
 from worker.processing.session_state import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
@@ -40,6 +42,8 @@ from worker.processing.session_state import EVENT_COLUMNS, SESSION_COLUMNS, Colu
 FORMAT_VERSION: Final = 3
 WITH_ORIGINS: Final = 4  # the format of events from token records
 _WITHOUT_WAITING: Final = 2  # the format before waiting events, which is still read
+_WITH_TEXTS: Final = 5
+_READ: Final = (_WITHOUT_WAITING, FORMAT_VERSION, WITH_ORIGINS, _WITH_TEXTS)
 POINTER_VERSION: Final = 2  # version 1 did not name the worker
 
 _MAGIC: Final = b"logmamba"
@@ -71,6 +75,7 @@ class Snapshot:
     n_templates: int  # templates in that vocabulary
     sessions: SessionsState
     thresholds: AdaptiveState | None = None  # None: fixed ones
+    texts: pa.RecordBatch | None = None  # of lines, as of `LineTexts.state`; None: they are not kept
 
     @property
     def stream_time(self) -> int | None:
@@ -144,7 +149,12 @@ def encode(snapshot: Snapshot, max_part_bytes: int) -> list[bytes]:
     room = max_part_bytes - _HEADER.size
     if room < 1:
         raise ValueError(f"max_part_bytes is {max_part_bytes}; allowed: {_HEADER.size + 1} and more")
-    version = FORMAT_VERSION if snapshot.sessions.origins is None else WITH_ORIGINS
+    version = FORMAT_VERSION
+    if snapshot.sessions.origins is not None:
+        version = WITH_ORIGINS
+        assert snapshot.texts is None, "token records have no lines"
+    elif snapshot.texts is not None:
+        version = _WITH_TEXTS
     stream = memoryview(_to_stream(snapshot))
     digest = hashlib.sha256(stream).digest()
     parts = -(-len(stream) // room)
@@ -175,10 +185,8 @@ def decode(parts: Sequence[bytes]) -> Snapshot:
         if len(part) < _HEADER.size or not part.startswith(_MAGIC):
             raise SnapshotError(f"{place} is not a part of a snapshot")
         _, version, found_number, found_parts, digest = _HEADER.unpack_from(part)
-        if version not in (_WITHOUT_WAITING, FORMAT_VERSION, WITH_ORIGINS):
-            raise SnapshotError(
-                f"{place} has format version {version}, this worker reads {_WITHOUT_WAITING} to {WITH_ORIGINS}"
-            )
+        if version not in _READ:
+            raise SnapshotError(f"{place} has format version {version}, this worker reads {', '.join(map(str, _READ))}")
         if (found_number, found_parts) != (number, len(parts)):
             raise SnapshotError(f"{place} is part {found_number + 1} of {found_parts} by its header")
         found.add((version, digest))
@@ -189,7 +197,7 @@ def decode(parts: Sequence[bytes]) -> Snapshot:
     if hashlib.sha256(stream).digest() != digest:
         raise SnapshotError(f"snapshot is damaged: the SHA-256 of its {len(stream)} bytes does not match")
     try:
-        return _from_stream(stream, with_waiting=version != _WITHOUT_WAITING, with_origins=version == WITH_ORIGINS)
+        return _from_stream(stream, version)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise SnapshotError(f"snapshot cannot be read: {error}") from error
 
@@ -218,13 +226,15 @@ def _to_stream(snapshot: Snapshot) -> pa.Buffer:
     batch = pa.record_batch(columns, schema=pa.schema(fields, metadata))
     sink = pa.BufferOutputStream()
     _write(sink, batch)
-    if state.clock.waiting or state.origins is not None:
+    if state.clock.waiting or state.origins is not None or snapshot.texts is not None:
         rows = [event._asdict() for event in state.clock.waiting]
         _write(sink, pa.RecordBatch.from_pylist(rows, schema=_WAITING))
     if state.origins is not None:
         events, origins = state.origins.events, state.origins.origins
         sources = {_SOURCES: orjson.dumps([*map(tuple, origins.partitions)])}
         _write(sink, pa.record_batch([events, origins.places], schema=_ORIGINS.with_metadata(sources)))
+    if snapshot.texts is not None:
+        _write(sink, snapshot.texts)
     return sink.getvalue()
 
 
@@ -241,8 +251,9 @@ def _read(source: pa.BufferReader) -> pa.RecordBatch:
     return batches[0]
 
 
-def _from_stream(stream: bytes, *, with_waiting: bool, with_origins: bool) -> Snapshot:
+def _from_stream(stream: bytes, version: int) -> Snapshot:
     source = pa.BufferReader(stream)
+    with_waiting = version != _WITHOUT_WAITING
     batch = _read(source)
     schema = batch.schema
     if schema.names != list(_COLUMNS) or any(field.type not in _COLUMNS[field.name] for field in schema):
@@ -274,7 +285,7 @@ def _from_stream(stream: bytes, *, with_waiting: bool, with_origins: bool) -> Sn
         keys=batch["keys"],
         lengths=lengths[0],
         **{name: integers(name) for name in (*SESSION_COLUMNS, *EVENT_COLUMNS)},
-        origins=_origins(source) if with_origins else None,
+        origins=_origins(source) if version == WITH_ORIGINS else None,
     )
     return Snapshot(
         position=int(metadata["position"]),
@@ -282,24 +293,26 @@ def _from_stream(stream: bytes, *, with_waiting: bool, with_origins: bool) -> Sn
         n_templates=int(metadata["n_templates"]),
         sessions=state,
         thresholds=_thresholds(metadata.get(_THRESHOLDS)),
+        texts=_with_schema(source, TEXTS, "texts") if version == _WITH_TEXTS else None,
     )
 
 
 def _waiting(source: pa.BufferReader) -> tuple[Event, ...]:
     if source.tell() == source.size():
         return ()
+    return tuple(Event(**row) for row in _with_schema(source, _WAITING, "waiting events").to_pylist())
+
+
+def _with_schema(source: pa.BufferReader, schema: pa.Schema, what: str) -> pa.RecordBatch:
     batch = _read(source)
-    if not batch.schema.equals(_WAITING):
-        raise ValueError(f"the columns of its waiting events are {', '.join(map(str, batch.schema))}")
+    if not batch.schema.equals(schema):
+        raise ValueError(f"the columns of its {what} are {', '.join(map(str, batch.schema))}")
     batch.validate(full=True)
-    return tuple(Event(**row) for row in batch.to_pylist())
+    return batch
 
 
 def _origins(source: pa.BufferReader) -> NumberedOrigins:
-    batch = _read(source)
-    if not batch.schema.equals(_ORIGINS):
-        raise ValueError(f"the columns of its origins are {', '.join(map(str, batch.schema))}")
-    batch.validate(full=True)
+    batch = _with_schema(source, _ORIGINS, "origins")
     partitions = [Partition(*each) for each in orjson.loads((batch.schema.metadata or {}).get(_SOURCES, b"[]"))]
     events, places = (np.array(column, np.int64) for column in batch.columns)
     return NumberedOrigins(events, Origins(partitions, places))

@@ -81,7 +81,7 @@ class JsonPointer:
         if pointer:
             check_pointer(pointer)
         self.pointer = pointer
-        self._names = _names(pointer)
+        self._names = names_of(pointer)
 
     def resolve(self, document: object) -> object:
         """Return what the pointer names in a parsed document, or `MISSING`."""
@@ -122,6 +122,7 @@ class FirstPointer:
 
     def __init__(self, pointers: Sequence[str]) -> None:
         self.pointer = " or ".join(pointers)
+        self.pointers = tuple(pointers)
         self._pointers = [JsonPointer(pointer) for pointer in pointers]
 
     def resolve(self, document: object, nothing: tuple[object, ...] = (None,)) -> object:
@@ -181,7 +182,7 @@ class Split:
 
     def __init__(self, pointer: str) -> None:
         self.pointer = check_split(pointer)
-        self._names = _names(pointer)
+        self._names = names_of(pointer)
 
     def of(self, document: object) -> Iterator[Part]:
         """Yield the elements in their order. Where a part of the way is missing or null, there are none."""
@@ -222,5 +223,6 @@ def alone(node: object, path: Path) -> object:
     return node
 
 
-def _names(pointer: str) -> list[str]:
+def names_of(pointer: str) -> list[str]:
+    """The names of a pointer, without its escapes."""
     return [name.replace("~1", "/").replace("~0", "~") for name in pointer.split("/")[1:]]

@@ -20,8 +20,8 @@ from worker.shipped import shipped_text
 
 _SCHEMA_FILE: Final = "score-record.avsc"
 _MAGIC: Final = b"\0"  # begins what is in the wire format; no JSON text does
-# Fields that a record in JSON only has where they say something.
-_OPTIONAL: Final = ("reason", "retracts", "origins", "origin")
+# Fields that a record in JSON, or an event in it, only has where they say something.
+_OPTIONAL: Final = ("reason", "retracts", "text", "origins", "origin")
 _CLIENT: Final = {"timeout": 10, "max.retries": 2, "retries.wait.ms": 200, "retries.max.wait.ms": 1_000}
 _NOT_FOUND: Final = 404
 
@@ -113,10 +113,11 @@ class AvroScores:
             return value
         if not isinstance(record, dict):
             return value
-        for each in (record, *record.get("top_events", ())):
+        events = record.get("top_events")
+        for part in (record, *(events if isinstance(events, list) else ())):
             for name in _OPTIONAL:
-                if name in each and each[name] is None:
-                    del each[name]
+                if isinstance(part, dict) and name in part and part[name] is None:
+                    del part[name]
         return orjson.dumps(record)
 
     def _asked(self, call: Callable[[], Any], *, any_schema: bool = False) -> Any:

@@ -35,6 +35,7 @@ _SLICE_S = 2.0  # of a wait for an answer: in between, the worker may be told to
 _PROBE_S = 1.0
 _SILENT_S = 5.0
 _BACKOFF_S = 0.1
+_IDLE_S, _LEAST_LINGER_S = 0.02, 0.001  # of a poll that finds nothing, and of each of its looks
 _UNKNOWN_S = 30.0  # a broker that has just come back may not know its partitions yet
 _READ_LINGER_S = 0.02  # a restart waits that long once more after the last part of each partition's snapshot
 
@@ -125,13 +126,18 @@ class KafkaSource:
             self._paused = False
             self.consumer.resume(self.consumer.assignment())
             _log.info("input_resumed")
-        messages = self._consume(max_records, timeout_s)
+        # `consume` takes all of its time unless it finds as many as it may: that is how long a record waits for others.
+        # While there is none, asking again costs less than a turn of the loop.
+        idle = Deadline(_IDLE_S)
+        linger_s = max(timeout_s, _LEAST_LINGER_S)
+        while not (messages := self._consume(max_records, linger_s)) and not idle.passed:
+            pass
         self._missing.look()
         if not messages:
             self._outage.look()
             return []
         self._outage.over()
-        batch = _by_partition(messages, self._with_headers)
+        batch = by_partition(messages, self._with_headers)
         if self._ends:
             for records in batch:
                 partition = Partition(records.topic, records.partition)
@@ -408,7 +414,7 @@ class KafkaReader:
                         raise RunError(f"{partition}: offset {start} cannot be read: {error.str()}")
                 good = [m for m in messages if m.error() is None and (m.offset() or 0) < end]
                 at_end = at_end or any(m.error() is None and (m.offset() or 0) >= end - 1 for m in messages)
-                yield from _by_partition(good, self._with_headers)
+                yield from by_partition(good, self._with_headers)
                 if at_end:
                     return
                 if good:
@@ -449,7 +455,7 @@ class KafkaReader:
         return self._consumers[isolation]
 
 
-def _by_partition(messages: Iterable[Message], with_headers: bool) -> list[Records]:
+def by_partition(messages: Iterable[Message], with_headers: bool) -> list[Records]:
     """The messages as columns, one `Records` a partition, order kept.
 
     `consume` returns runs of one partition's messages, so whole runs are moved rather than single messages.

@@ -26,7 +26,11 @@ from worker.observability.collectors import Delays, Gpu, GpuUsage
 from worker.observability.status import WorkerStatus
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-DELAY_BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+# Finer below a tenth of a second, which is where a worker is that keeps up.
+DELAY_BOUNDS = (
+    *(0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5),
+    *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0),
+)
 _BYTES = tuple(1024.0 * 4**power for power in range(10))  # 1 KiB to 256 MiB
 
 
@@ -119,6 +123,13 @@ class Metrics:
             DELAY_BOUNDS,
         )
         registry.register(self._delays)
+        self._ages = Histogram(
+            "logmamba_batch_age_seconds",
+            "Age of the oldest record of a batch by its Kafka timestamp, when it had got so far",
+            ("when",),
+            registry=registry,
+            buckets=DELAY_BOUNDS,
+        )
         self._snapshots = seconds("snapshot", "Time to write a partition's snapshot")
         self._snapshot_bytes = Histogram(
             "logmamba_snapshot_bytes", "Size of a partition's snapshot", registry=registry, buckets=_BYTES
@@ -151,6 +162,7 @@ class Metrics:
         severities: Sequence[str] = (),
         dead_letters: Sequence[str] = (),
         causes: Sequence[str] = (),
+        ages: Sequence[str] = (),
     ) -> None:
         """Make the series of these labels, so that each can be alerted on before the first such event."""
         for counted, labels in (
@@ -158,6 +170,7 @@ class Metrics:
             (self._closed, closed_by),
             (self._dead_letters, dead_letters),
             (self._commit_failures, causes),
+            (self._ages, ages),
         ):
             for label in labels:
                 counted.labels(label)
@@ -310,6 +323,10 @@ class Metrics:
         self._commits.observe(seconds)
         now_ms = self._wall_clock() * 1000
         self._delays.observe([(now_ms - caused_at) / 1000 for caused_at in caused_at_ms])
+
+    def batch_age(self, when: str, oldest_ms: int) -> None:
+        """A batch, whose oldest record came at `oldest_ms` since 1970, has got as far as `when` says."""
+        self._ages.labels(when).observe(max(0.0, self._wall_clock() - oldest_ms / 1000))
 
     def aborted(self, cause: str) -> None:
         """A transaction was aborted."""

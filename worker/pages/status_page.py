@@ -66,6 +66,8 @@ def render_status(
     members: Seen[Sequence[GroupMember]],
     heartbeat_age_s: float,
     now: Callable[[], float] = time.time,
+    *,
+    with_lines: bool = True,
 ) -> str:
     """The page.
 
@@ -76,12 +78,14 @@ def render_status(
         members: of its application.
         heartbeat_age_s: since its loop last came round.
         now: seconds since 1970.
+        with_lines: whether the texts that records have of lines are shown beside the templates.
     """
     groups = group_alerts(alerts, now())
     return _PAGE.render(
         status=status,
         hour=hour,
         groups=groups,
+        with_lines=with_lines,
         most_kept=MOST_SESSIONS,
         alerting=sum(len(group.alerts) for group in groups if not group.past),
         shown=_SHOWN_SESSIONS,

@@ -40,27 +40,30 @@ def worker_pages(
         alerts: likewise.
         members: asks the group; it may take a while, and raises why there is no answer.
         explain: what shows a session event by event.
-        show_lines: who sees the lines of a session beside their templates; `local` is who asks from this host.
+        show_lines: who sees lines of sessions beside their templates; `local` is who asks from this host.
     """
     history = History(metrics, status)
     group = SlowLook(members, _MEMBERS_EVERY_S)
     explanations = Explanations(explain)
 
-    def status_page(_: Request) -> Response:
-        page = render_status(status(), history.hour(), alerts.latest(), group.latest(), metrics.heartbeat_age_s())
-        return response(page)
+    def with_lines(request: Request) -> bool:
+        return show_lines == "always" or (show_lines == "local" and request.from_here)
+
+    def status_page(request: Request) -> Response:
+        seen = status(), history.hour(), alerts.latest(), group.latest(), metrics.heartbeat_age_s()
+        return response(render_status(*seen, with_lines=with_lines(request)))
 
     def session_page(request: Request) -> Response:
         record_id = request.query.get("record", "")
         alert = alerts.find(record_id)
         if alert is None:
             return response(render_forgotten(record_id), HTTPStatus.NOT_FOUND)
-        with_lines = show_lines == "always" or (show_lines == "local" and request.from_here)
+        shown = with_lines(request)
         try:
             found = explanations.of(alert.value)
         except RunError as error:
-            return response(render_session(alert, None, str(error)), HTTPStatus.SERVICE_UNAVAILABLE)
-        return response(render_session(alert, found, with_lines=with_lines))
+            return response(render_session(alert, None, str(error), with_lines=shown), HTTPStatus.SERVICE_UNAVAILABLE)
+        return response(render_session(alert, found, with_lines=shown))
 
     with history.kept():
         yield {"/": status_page, "/session": session_page}

@@ -18,7 +18,7 @@ from worker.formats.line_texts import tidied
 from worker.processing.clock import Column
 from worker.processing.documents import DocumentReader
 from worker.processing.event_times import EventTimes
-from worker.processing.keys import SessionKeys
+from worker.processing.keys import SessionKeys, key_pointers
 from worker.processing.line_events import LineEvents
 from worker.processing.lines import Batch, DeadLetter, Lines, Rows, nearest_line
 from worker.processing.messages import Messages
@@ -91,8 +91,12 @@ class Decoder:
     ) -> None:
         self._input = input
         self._owners = Owners(input.only)
-        self._documents = DocumentReader(input.split, input.encoding) if input.documents else None
         pointers = () if isinstance(input.message, LinePart) else input.message
+        self._documents = None
+        if input.documents:
+            times = () if input.timestamp is None else input.timestamp.pointers or ()
+            asked = *pointers, *(input.severity or ()), *self._owners.pointers, *key_pointers(sessions.key), *times
+            self._documents = DocumentReader(input.split, input.encoding, asked)
         self._messages = Messages(pointers, input.severity or ())
         self._line_events = LineEvents(input)
         self._key = sessions.key
@@ -132,7 +136,7 @@ class Decoder:
 
     def _lines(self, state: Batch) -> Lines:
         others = self._owners.others_records(state)
-        documents: Sequence[object] = ()
+        documents = None
         if self._documents is not None:
             documents = self._documents.read(state, others)
             self._owners.skip_items(state, documents)

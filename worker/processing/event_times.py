@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from worker.formats.line_patterns import LinePattern
 from worker.formats.pointers import MISSING, FirstPointer
@@ -98,19 +99,22 @@ class EventTimes:
     def _in_documents(self, pointer: FirstPointer, batch: Batch, lines: Lines) -> Rows:
         items = np.unique(lines.items)
         told = f"the timestamp at {pointer.pointer}"
-        values = pointer.resolve_each(lines.documents_of(items), _NO_TIMES)
-        numbers = np.zeros(len(items), bool)
-        for index in [index for index, value in enumerate(values) if type(value) is not str]:
-            item, value = int(items[index]), values[index]
+        assert lines.documents is not None
+        values = lines.documents.at(pointer, _NO_TIMES).take(items)
+        column, numbers, texts = values.texts, values.whole.copy(), {}
+        for index, value in values.others.items():
+            item = int(items[index])
             if isinstance(value, int | float) and not isinstance(value, bool):
                 numbers[index] = True
-                value = str(value) if isinstance(value, int) else np.format_float_positional(value, trim="-")
-            if value is MISSING:
+                texts[index] = str(value) if isinstance(value, int) else np.format_float_positional(value, trim="-")
+            elif value is MISSING:
                 _fault(batch, item, f"{told} is missing")
-            elif not isinstance(value, str):
+            else:
                 _fault(batch, item, f"{told} cannot be read: it is neither text nor a number")
-            values[index] = value if isinstance(value, str) else ""
-        column = pa.array(values, pa.string())
+        if texts:
+            mask = np.zeros(len(items), bool)
+            mask[list(texts)] = True
+            column = pc.replace_with_mask(column, pa.array(mask), pa.array(texts.values(), pa.string()))
         times = TextTimes.none(len(items))
         for kind in (False, True):
             of_kind = np.flatnonzero(numbers == kind)

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worker.formats.line_patterns import LinePattern
-from worker.formats.pointers import JsonPointer
+from worker.formats.pointers import FirstPointer
+from worker.processing.documents import Values
 from worker.processing.lines import Batch, Flags, Lines, Rows
 from worker.settings.session_keys import KeyEncoding, SessionKey
 
@@ -82,27 +83,45 @@ _Finder = Callable[[Batch, Lines], _Found]
 def _finder(key: SessionKey) -> _Finder:
     if key.source == "any_of":
         if all(part.source == "pointer" and part.pattern is None for part in key.parts):
-            return _in_documents([JsonPointer(part.value) for part in key.parts])
+            return _in_documents([part.value for part in key.parts])
         return _any_of([_finder(part) for part in key.parts])
     if key.source == "composed":
         return _composed([_finder(part) for part in key.parts])
     if key.source == "regex":
         pattern = LinePattern(key.value)
         return lambda _batch, lines: _Found(pattern.extract(lines.texts), {})
-    whole = _in_documents([JsonPointer(key.value)]) if key.source == "pointer" else _of_records(key)
+    whole = _in_documents([key.value]) if key.source == "pointer" else _of_records(key)
     return whole if key.pattern is None else _cut(whole, LinePattern(key.pattern))
 
 
-def _in_documents(pointers: Sequence[JsonPointer]) -> _Finder:
+def key_pointers(key: SessionKey) -> list[str]:
+    """The pointers that a key asks documents for."""
+    if key.source in ("any_of", "composed"):
+        return [pointer for part in key.parts for pointer in key_pointers(part)]
+    return [key.value] if key.source == "pointer" else []
+
+
+def _in_documents(pointers: Sequence[str]) -> _Finder:
+    places = [FirstPointer([pointer]) for pointer in pointers]
+
     def find(_batch: Batch, lines: Lines) -> _Found:
-        documents = lines.documents_of(lines.items)
-        columns = [[*map(_key_text, pointer.resolve_each(documents))] for pointer in pointers]
-        keys = (
-            columns[0] if len(columns) == 1 else [next(filter(None, each), "") for each in zip(*columns, strict=True)]
-        )
-        return _Found(pa.array(keys, pa.string()), {})
+        assert lines.documents is not None
+        keys, *others = (_key_texts(lines.documents.at(place).take(lines.items)) for place in places)
+        for other in others:
+            keys = pc.if_else(pa.array(pc.binary_length(keys).to_numpy() > 0), keys, other)
+        return _Found(keys, {})
 
     return find
+
+
+def _key_texts(values: Values) -> pa.StringArray:
+    """Text and whole numbers as keys; nothing else is one."""
+    texts = {at: str(value) for at, value in values.others.items() if type(value) is int}
+    if not texts:
+        return values.texts
+    mask = np.zeros(len(values.whole), bool)
+    mask[list(texts)] = True
+    return pc.replace_with_mask(values.texts, pa.array(mask), pa.array(texts.values(), pa.string()))
 
 
 def _of_records(key: SessionKey) -> _Finder:
@@ -148,13 +167,6 @@ def _cut(find_whole: _Finder, pattern: LinePattern) -> _Finder:
         return whole._replace(keys=pattern.extract(whole.keys))
 
     return find
-
-
-def _key_text(value: object) -> str:
-    """Return text and whole numbers as a key; nothing else is one."""
-    if isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
 def _record_keys(key: SessionKey, batch: Batch) -> _Found:

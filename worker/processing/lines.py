@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from worker.processing.clock import Numbers
 from worker.processing.records import Records
+
+if TYPE_CHECKING:
+    from worker.processing.documents import Documents
 
 Reason = Literal[
     "not_utf8",
@@ -133,7 +136,7 @@ class Lines:
         items: (n,) the item that each line is of, ascending.
         rows: (n,) the row of each line's record, ascending.
         cut: (n,) whether the line was longer.
-        documents: the parsed value of each item, for JSON.
+        documents: one an item, for JSON.
     """
 
     texts: pa.StringArray
@@ -141,13 +144,7 @@ class Lines:
     items: Rows
     rows: Rows
     cut: Flags
-    documents: Sequence[object]
-
-    def documents_of(self, items: Rows) -> Sequence[object]:
-        """Return the documents of these items, which ascend."""
-        if len(items) == len(self.documents) and (np.diff(items, prepend=-1) == 1).all():
-            return self.documents
-        return [self.documents[item] for item in items.tolist()]
+    documents: "Documents | None"
 
     def where(self, kept: Flags) -> "Lines":
         """Return some of the lines."""

@@ -1,13 +1,15 @@
 """What a document says for people: its message as text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import repeat
 
 import numpy as np
 import pyarrow as pa
 
 from worker.formats.json_texts import compact_json
 from worker.formats.pointers import MISSING, FirstPointer
+from worker.processing.documents import Documents
 from worker.processing.lines import Batch, Rows
 
 _BYTES = range(256)
@@ -44,30 +46,33 @@ class Messages:
         self._message = FirstPointer(message)
         self._severity = FirstPointer(severity) if severity else None
 
-    def of(self, documents: Sequence[object], batch: Batch) -> tuple[pa.StringArray, Rows]:
+    def of(self, documents: Documents, batch: Batch) -> tuple[pa.StringArray, Rows]:
         """Return the messages of documents, and the item of each; those of other applications have none."""
-        found = self._message.resolve_each(documents)
+        found = documents.at(self._message)
         gone = batch.faults.keys() | batch.skipped
-        if not gone and self._severity is None and all(type(each) is str for each in found):
-            return pa.array(found, pa.string()), np.arange(len(found))
+        if not gone and self._severity is None and not found.others:
+            return found.texts, np.arange(len(found.texts))
+        severities: Iterable[object] = (
+            repeat(None) if self._severity is None else documents.at(self._severity).as_objects()
+        )
         items: list[int] = []
         texts: list[str] = []
-        for item, (document, value) in enumerate(zip(documents, found, strict=True)):
-            if item not in gone and (text := self._text(item, document, value, batch)) is not None:
+        for item, (value, severity) in enumerate(zip(found.as_objects(), severities)):  # noqa: B905
+            if item not in gone and (text := self._text(item, severity, value, batch)) is not None:
                 items.append(item)
                 texts.append(text)
         return pa.array(texts, pa.string()), np.array(items, np.int64)
 
-    def _text(self, item: int, document: object, found: object, batch: Batch) -> str | None:
-        """The message of an item, in whose document this was found; None where it has none."""
+    def _text(self, item: int, severity: object, found: object, batch: Batch) -> str | None:
+        """The message of an item, in whose document these were found; None where it has none."""
         try:
             message = rendered(found)
             if message is None:
                 what = "is missing" if found is MISSING else "is null"
                 batch.fault(item, "no_message", f"the message at {self._message.pointer} {what}")
             elif self._severity is not None:
-                severity = _WHITE.sub("_", rendered(self._severity.resolve(document)) or "")
-                return f"{severity} {message}" if severity and message else message
+                word = _WHITE.sub("_", rendered(severity) or "")
+                return f"{word} {message}" if word and message else message
         except ValueError as error:
             batch.fault(item, "no_message", f"the message at {self._message.pointer} cannot be read: {error}")
             return None

@@ -7,7 +7,7 @@ sessions these numbers are what offsets are to them otherwise. The origin of an 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 import numpy as np
@@ -195,6 +195,10 @@ class OriginsOfOpen:
     def many(self) -> bool:
         """Whether there are twice as many as were needed when `keep` was called."""
         return self._used > 2 * self._needed + _FEW
+
+    def image(self) -> OriginsOfOpen:
+        """These as they are now, for another thread; to be read alone. What was written is never written over."""
+        return replace(self, _known=dict(self._known))
 
     def keep(self, events: Column) -> None:
         """Forget all but those of these events."""

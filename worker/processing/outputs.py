@@ -1,38 +1,42 @@
 """From scored sessions to outputs: which scores are told, by which severity, in the order of their causes.
 
-Nearly all sessions that close are *quiet*: they stay below every threshold, and nothing was told of them before. What
-is written of one depends on no other, so all records of quiet sessions are made at once. The others are judged one by
-one, in the order of the outputs.
+What may become a record is a row of columns: each session that closed, and each event that may have taken an open one
+across a threshold. The rows are put in the order of the outputs, judged in it and written all at once
+(`worker.processing.record_columns`); a record that cannot be written so is made by itself.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import pairwise, repeat
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.scoring.scores import Scores
 from worker.observability.metrics import Metrics
+from worker.processing import severity_loop as loop
 from worker.processing.adaptive import LOWEST, AdaptiveThresholds
+from worker.processing.line_texts import LineTexts
 from worker.processing.origins import EVENT_BITS, Origins, OriginsOfOpen
+from worker.processing.record_columns import BY_BITS, KINDS, NOT_CLOSED, Form, RecordColumns, Told
+from worker.processing.record_loop import round_all
 from worker.processing.records import Partition, Records
-from worker.processing.score_records import Kind, ScoreEncoder, Severity, Thresholds
-from worker.processing.scorer import EventScores, Scorer
-from worker.processing.session_columns import ClosedBy, ClosedSession, ClosedSessions, Item, Rows, SessionColumns
-from worker.processing.session_state import Column, Session
+from worker.processing.score_records import ScoreEncoder, Severity, Thresholds
+from worker.processing.scorer import Reason, Scorer
+from worker.processing.session_columns import CLOSED_BY, ClosedSessions, SessionColumns
+from worker.processing.session_state import Column
 from worker.processing.sessions import Sessions, SharedCause
 from worker.settings.document import Settings
 
 # Between the sessions that expired before an event joined its own (0) and those that the event ended (2, 3).
 _RANK_EARLY = 1
-_WARNED, ALARMED = 1, 2
+ALARMED: Final = loop.ALARMED
 #: By severity, the bit of `Session.alerted` that an early record of it leaves.
-RAISED: Mapping[Severity, int] = {"normal": 0, "warning": _WARNED, "critical": ALARMED}
+RAISED: Final[Mapping[Severity, int]] = {"normal": 0, "warning": loop.WARNED, "critical": ALARMED}
+_SEVERITIES: Final = tuple(RAISED)  # by number
 _NONE = np.empty(0, np.int64)
 # A severity is judged by the digits that are shown; further than this below a threshold no score is rounded up to it.
 _ROUNDING = 1e-6
@@ -74,6 +78,7 @@ class OpenPartition:
     replay_from: int
     opened_at: float  # monotonic seconds
     adaptive: AdaptiveThresholds | None
+    texts: LineTexts | None  # where records have them
     newest_ms: int | None = None  # Kafka timestamp of the latest record
     late_events: int = 0  # of those of the sessions, what is counted already
     skewed_events: int = 0
@@ -109,31 +114,30 @@ class Job:
     shared: dict[tuple[int, int], SharedCause] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Closed:
-    """The closed sessions of all jobs."""
+class _Subjects(NamedTuple):
+    """The sessions that rows are about: those that closed, then the open ones that may cross a threshold."""
 
-    sessions: ClosedSessions
-    jobs: Column  # the number of the job of each
+    sessions: SessionColumns
     scores: Scores
-    wanted: NDArray[np.bool_]  # whether the output of each is not published already
+    jobs: Column  # the number of the job of each
+    nth: Column  # of `ClosedSession`; 0 for an open one
 
 
-class _Row(NamedTuple):
-    """What may become a score record: a closed session, or an event that may take an open one across a threshold.
+class _Rows(NamedTuple):
+    """What may become score records; the first five tell the place in the output, which no two share."""
 
-    The first five are its place in the output, which no two share.
-    """
+    jobs: Column
+    causes: Column
+    places: Column
+    numbers: Column  # of closed sessions, or `Session.order`
+    events: Column  # how many of the session's events it is about
+    subjects: Column
+    closed_by: Column  # NOT_CLOSED for a session that goes on
+    scores: NDArray[np.float64]
 
-    job: int
-    cause: int
-    place: int
-    number: int  # of a closed session, or `Session.order`
-    events: int  # how many of the session's events it is about
-    session: Session
-    scores: EventScores
-    closed_by: ClosedBy | None  # None for an open one
-    nth: int  # of `ClosedSession`
+    def select(self, rows: NDArray[np.intp]) -> _Rows:
+        """These rows, in this order."""
+        return _Rows._make(column[rows] for column in self)
 
 
 class OutputMaker:
@@ -153,6 +157,7 @@ class OutputMaker:
         self.fixed = Thresholds(settings.scoring.warning, settings.scoring.critical)
         self._scorer = scorer
         self._encoder = encoder
+        self._columns = RecordColumns(encoder)
         self._metrics = metrics
         self._early = settings.scoring.early
         self._alerts_only = settings.output.include == "alerts"
@@ -168,258 +173,279 @@ class OutputMaker:
             scores: of the closed sessions of all jobs, then of those touched.
             origin: as of `Pipeline`.
         """
-        maker = _Maker(jobs, self._encoder, self._scorer, origin)
-        closed = _closed(jobs, scores)
-        early: list[_Row] = []
-        noted: list[tuple[SessionColumns, int, Session]] = []
-        at = len(closed.jobs)
+        closed, crossing, at = ClosedSessions.joined([job.closed for job in jobs]), [], 0
+        of_subjects = [scores.part(0, len(closed))]
         for number, job in enumerate(jobs):
-            if job.touched is not None:
-                of_touched = scores.part(at, at + len(job.touched))
+            if job.touched is not None and len(job.touched):
+                begin = len(closed) + at
                 at += len(job.touched)
-                for row, session in _items(job.touched, self._crossing(job.touched, of_touched)):
-                    early += self._crossings(number, job, session, of_touched[row])
-                    noted.append((job.touched, row, session))
-        outputs = self._judged(jobs, closed, early, maker)
-        for touched, row, session in noted:
-            touched.alerted[row] = session.alerted
+                of_touched = scores.part(begin, begin + len(job.touched))
+                rows = np.unique(self._crossing(job.touched, of_touched)[0])
+                if len(rows):
+                    crossing.append((number, job.touched, rows))
+                    of_subjects.append(of_touched.select(rows))
+        subjects = _Subjects(
+            SessionColumns.joined([closed.sessions, *(touched.select(rows) for _, touched, rows in crossing)]),
+            Scores.joined(of_subjects),
+            np.repeat(
+                [*range(len(jobs)), *(number for number, _, _ in crossing)],
+                [*(len(job.closed) for job in jobs), *(len(rows) for _, _, rows in crossing)],
+            ),
+            np.append(closed.nth, np.zeros(sum(map(len, of_subjects[1:])), np.int64)),
+        )
+        alerted = subjects.sessions.alerted.copy()
+        outputs = self._outputs(jobs, closed, subjects, alerted, origin)
+        at = len(closed)
+        for _, touched, rows in crossing:
+            touched.alerted[rows] = alerted[at : at + len(rows)]
+            at += len(rows)
         for job in jobs:
             if job.touched is not None:
                 job.touched.evaluated[:] = job.touched.lengths
                 job.opened.sessions.note(job.touched)
-        self._metrics.final_scores(closed.scores.finals[closed.wanted])
-        self._metrics.scored(maker.made)
         return outputs
 
-    def _judged(self, jobs: Sequence[Job], closed: _Closed, early: list[_Row], maker: _Maker) -> list[Output]:
-        """The outputs of closed sessions and of rows of open ones; rows of the closed ones are added to these."""
-        sessions, n = closed.sessions, len(closed.jobs)
-        quiet = (closed.scores.finals < self._least_alert) & (sessions.sessions.alerted == 0)
-        crossing = self._crossing(sessions.sessions, closed.scores) if self._early else _NONE
-        quiet[crossing] = False
-        loud = dict(_items(sessions, np.flatnonzero(~quiet)))
-        for number in crossing.tolist():
-            job = int(closed.jobs[number])
-            early += self._crossings(job, jobs[job], loud[number].session, closed.scores[number], loud[number].nth)
-        order = _order(jobs, closed, early)
-        quiet = np.append(quiet, np.zeros(len(early), np.bool_))[order]
-
-        outputs: list[Output | None] = [None] * len(order)
-        forms = [(job.partition, self.fixed) for job in jobs]
-        form_of = closed.jobs.copy()
-        alone = np.arange(len(order)) if self._adaptive else np.flatnonzero(~quiet)
-        for at, number, is_quiet in zip(alone.tolist(), order[alone].tolist(), quiet[alone].tolist(), strict=True):
-            if not is_quiet:
-                row = early[number - n] if number >= n else _final_row(loud[number], number, closed)
-                outputs[at] = self._told(row, jobs[row.job], maker)
-                continue
-            job = jobs[closed.jobs[number]]
-            form = (
-                job.partition,
-                self._learnt(job.opened, int(sessions.causes[number]), float(closed.scores.finals[number])),
-            )
-            if form != forms[-1]:
-                forms.append(form)
-            form_of[number] = len(forms) - 1
-
-        if not self._alerts_only:
-            places = np.flatnonzero(quiet)
-            places = places[closed.wanted[order[places]]]
-            found = maker.quiet(closed, order[places], forms, form_of)
-            for at, output in zip(places.tolist(), found, strict=True):
-                outputs[at] = output
-        return [output for output in outputs if output is not None]
-
-    def _crossing(self, sessions: SessionColumns, scores: Scores) -> Column:
-        """Which of the sessions have events, not looked at before, that may take them across a threshold."""
-        if not len(sessions):
-            return _NONE
-        events = np.flatnonzero(scores.scores >= self._least_alert)
-        rows = np.searchsorted(sessions.ends, events, side="right")
-        places = events - (sessions.ends - sessions.lengths)[rows]
-        new = (places >= sessions.evaluated[rows]) & ((sessions.alerted[rows] & ALARMED) == 0)
-        return np.unique(rows[new])
-
-    def _crossings(self, number: int, job: Job, session: Session, scores: EventScores, nth: int = 0) -> Iterator[_Row]:
-        """The events not looked at before that may take a session of a job across a threshold."""
-        begun, session.evaluated = session.evaluated, len(session)
-        offsets, times = session.offsets, session.times
-        for at, score in enumerate(scores.scores[begun:].tolist(), begun):
-            if score >= self._least_alert:
-                cause, place = offsets[at], _RANK_EARLY
-                if (waited := job.shared.get((cause, times[at]))) is not None:
-                    cause, place = waited.cause_offset, 2 * waited.after
-                yield _Row(number, cause, place, session.order, at + 1, session, scores, None, nth)
-
-    def _in_force(self, opened: OpenPartition, cause: int) -> Thresholds:
-        # What was not looked at before the snapshot comes from a time without adaptive thresholds.
-        if opened.adaptive is None or cause < opened.replay_cause:
-            return self.fixed
-        return opened.adaptive.in_force
-
-    def _learnt(self, opened: OpenPartition, cause: int, final: float) -> Thresholds:
-        """The thresholds for a final score, which has its part in those that come after it."""
-        thresholds = self._in_force(opened, cause)
-        if opened.adaptive is not None:
-            opened.adaptive.learn(final)
-        return thresholds
-
-    def _told(self, row: _Row, job: Job, maker: _Maker) -> Output | None:
-        """The output that a row gives, if any; the rows come in the order of outputs."""
-        session, opened = row.session, job.opened
-        kind: Kind
-        retracts: list[Severity] = []
-        if row.closed_by is None:
-            kind, score = "early", float(row.scores.scores[row.events - 1])
-            thresholds = self._in_force(opened, row.cause)
-            raised = RAISED[thresholds.severity(score)]
-            if raised <= session.alerted:
-                return None
-            # An event that crosses both thresholds at once gives one record, of the higher severity.
-            session.alerted |= raised
-        else:
-            kind, score = "final", row.scores.final
-            thresholds = self._learnt(opened, row.cause, score)
-            raised = RAISED[thresholds.severity(score)]
-            # A final record that takes an early alert back is for whoever had that.
-            if self._alerts_only and not raised and not session.alerted:
-                return None
-            if session.alerted > raised:
-                retracts = [each for each, bit in RAISED.items() if bit > raised and bit & session.alerted]
-        if row.cause < opened.live_cause:
-            return None
-        return maker.alone(row, kind, score, thresholds, retracts)
-
-
-class _Maker:
-    """Makes the outputs of some jobs.
-
-    Attributes:
-        made: how many, by kind and severity.
-    """
-
-    def __init__(self, jobs: Sequence[Job], encoder: ScoreEncoder, scorer: Scorer, origin: Origin | None) -> None:
-        self.made: Counter[tuple[str, str]] = Counter()
-        self._jobs = jobs
-        self._encoder = encoder
-        self._scorer = scorer
-        self._origin = origin
-        self._headers = encoder.headers()
-
-    def quiet(
-        self, closed: _Closed, rows: Column, forms: Sequence[tuple[Partition, Thresholds]], form_of: Column
+    def _outputs(
+        self, jobs: Sequence[Job], closed: ClosedSessions, subjects: _Subjects, alerted: Column, origin: Origin | None
     ) -> list[Output]:
-        """Outputs of these of the closed sessions, all quiet, which come job by job and cause by cause.
+        """The outputs; what has been told early of each of the subjects is in `alerted`, and added to it."""
+        rows = self._rows(jobs, closed, subjects)
+        thresholds, which = self._thresholds(jobs, rows)
+        warnings, criticals = (np.array(column, np.float64)[which] for column in zip(*thresholds, strict=True))
+        early = rows.closed_by == NOT_CLOSED
+        shown = np.empty(len(which), np.float64)
+        round_all(rows.scores, shown)
+        judged = loop.Judged(*(np.empty(len(which), np.int64) for _ in loop.Judged._fields))
+        loop.judge(loop.Scored(rows.subjects, shown, warnings, criticals, early.astype(np.int64)), alerted, judged)
 
-        Args:
-            closed: the sessions.
-            rows: which of them are meant.
-            forms: partitions, and thresholds that were in force.
-            form_of: by the number of a session, that of its form.
-        """
-        sessions, headers = closed.sessions, self._headers
-        values: list[bytes | None] = [None] * len(rows)
-        if self._origin is None:
-            values = self._encoder.encode_normal(
-                sessions, closed.scores, rows, forms, form_of[rows], self._origins_of(closed)
-            )
-        keys, causes, jobs = sessions.sessions.keys_as_bytes(), sessions.causes[rows], closed.jobs[rows]
-        changes = np.append(True, (np.diff(causes) != 0) | (np.diff(jobs) != 0))[: len(rows)]
-        caused_at = list(map(self._caused_at, jobs[changes].tolist(), causes[changes].tolist()))
-        outputs = [
-            Output("normal", keys[number], value, headers, caused_at[cause])
-            for number, value, cause in zip(rows.tolist(), values, (np.cumsum(changes) - 1).tolist(), strict=True)
+        live = rows.causes >= np.array([job.opened.live_cause for job in jobs], np.int64)[rows.jobs]
+        self._metrics.final_scores(rows.scores[live & ~early])
+        wanted = live & (judged.told != 0)
+        if self._alerts_only:
+            # A final record that takes an early alert back is for whoever had that.
+            wanted &= (judged.severities != loop.NORMAL) | (judged.before != 0)
+        if not wanted.all():
+            kept = np.flatnonzero(wanted)
+            rows, which, early = rows.select(kept), which[kept], early[kept]
+            judged = loop.Judged(*(column[kept] for column in judged))
+        self._count(early, judged.severities)
+
+        reasons, reason_of = self._reasons(subjects, rows, judged.severities)
+        partitions, of, starts = _places(jobs, subjects, rows, origin)
+        shape = len(partitions), len(thresholds), len(KINDS), len(_SEVERITIES)
+        codes = np.ravel_multi_index((of, which, early.astype(np.int64), judged.severities), shape)
+        found, form_of = np.unique(codes, return_inverse=True)
+        forms = [
+            Form(partitions[place], thresholds[threshold], KINDS[is_early], _SEVERITIES[severity])
+            for place, threshold, is_early, severity in zip(*np.unravel_index(found, shape), strict=True)
         ]
-        left_out = [at for at, value in enumerate(values) if value is None]
-        for at, (number, each) in zip(left_out, _items(sessions, rows[left_out]), strict=True):
-            row = _final_row(each, number, closed)
-            outputs[at] = self.alone(row, "final", row.scores.final, forms[form_of[number]][1], ())
-        self.made["final", "normal"] += len(rows) - len(left_out)
-        return outputs
-
-    def alone(
-        self, row: _Row, kind: Kind, score: float, thresholds: Thresholds, retracts: Sequence[Severity]
-    ) -> Output:
-        """The output of a row."""
-        session, place, start = row.session, self._jobs[row.job].partition, 0
-        if self._origin is not None:
-            place, start = self._origin(place, session.first_offset)
-        reason = None
-        if kind == "final" and thresholds.severity(score) != "normal":
-            reason = self._scorer.reason(session.tokens.tobytes())
-        value, severity, own, shown = self._encoder.encode(
-            place,
-            session,
-            row.scores,
-            kind=kind,
-            closed_by=row.closed_by,
-            cause_offset=row.cause,
-            events=row.events,
-            score=score,
-            thresholds=thresholds,
-            reason=reason,
-            retracts=retracts,
-            nth=row.nth,
-            start=start,
-            origins=self._origins_of_open(row.job, np.asarray(session.offsets[: row.events], np.int64)),
+        told = Told(
+            sessions=rows.subjects,
+            events=rows.events,
+            scores=rows.scores,
+            causes=rows.causes,
+            closed_by=rows.closed_by,
+            nth=subjects.nth[rows.subjects],
+            starts=starts,
+            forms=form_of,
+            reasons=reason_of,
+            retracts=judged.retracts,
         )
-        self.made[kind, severity] += 1
-        alert = None
-        if shown is not None:
-            alert = SessionAlert((place, session.first_offset - start, row.nth, session.key), shown)
-        headers = self._headers + own if own else self._headers
-        return Output(severity, session.key.encode(), value, headers, self._caused_at(row.job, row.cause), alert)
+        return self._made(jobs, subjects, rows, told, forms, reasons)
 
-    def _origins_of(self, closed: _Closed) -> Origins | None:
-        """Of all events of the closed sessions; None where they come from no token records."""
-        sessions, parts = closed.sessions.sessions, []
-        stops = np.append(0, sessions.ends)[np.searchsorted(closed.jobs, np.arange(len(self._jobs)), side="right")]
-        for number, (begin, end) in enumerate(pairwise([0, *stops.tolist()])):
-            found = self._origins_of_open(number, sessions.events[1, begin:end])
-            if found is None:
-                return None
-            parts.append(found)
-        return Origins.joined(parts)
+    def _rows(self, jobs: Sequence[Job], closed: ClosedSessions, subjects: _Subjects) -> _Rows:
+        """What may become records, in the order of the outputs."""
+        n, numbers = len(closed), np.arange(len(closed))
+        places = closed.ranks
+        for job, begin in zip(jobs, np.searchsorted(subjects.jobs[:n], np.arange(len(jobs))).tolist(), strict=True):
+            if job.shared:
+                # Of several events with one cause, some may come before what the cause closed and some after it.
+                mine = slice(begin, begin + len(job.closed))
+                with_others = np.isin(job.closed.causes, [each.cause_offset for each in job.shared.values()])
+                places[mine] = np.where(with_others, 2 * np.arange(len(job.closed)) + 1, places[mine])
+        finals = subjects.scores.finals[:n]
+        lengths = closed.sessions.lengths
+        rows = _Rows(subjects.jobs[:n], closed.causes, places, numbers, lengths, numbers, closed.closed_by, finals)
+        if self._early:
+            early = self._early_rows(jobs, subjects)
+            if len(early.jobs):
+                rows = _Rows._make(map(np.concatenate, zip(rows, early, strict=True)))
+        return rows.select(np.lexsort(rows[4::-1]))
 
-    def _origins_of_open(self, job: int, events: Column) -> Origins | None:
-        known = self._jobs[job].opened.origins
-        return None if known is None else known.of(events).origins
+    def _early_rows(self, jobs: Sequence[Job], subjects: _Subjects) -> _Rows:
+        """The events not looked at before that may take their sessions across a threshold."""
+        sessions = subjects.sessions
+        of, events = self._crossing(sessions, subjects.scores)
+        at = (sessions.ends - sessions.lengths)[of] + events
+        numbers, causes, places = subjects.jobs[of], sessions.events[1, at], np.full(len(of), _RANK_EARLY)
+        for number, job in enumerate(jobs):
+            for row in np.flatnonzero(numbers == number).tolist() if job.shared else ():
+                waited = job.shared.get((int(causes[row]), int(sessions.events[2, at[row]])))
+                if waited is not None:
+                    causes[row], places[row] = waited.cause_offset, 2 * waited.after
+        scores = subjects.scores.scores[at].astype(np.float64)
+        closed_by, order = np.full(len(of), NOT_CLOSED), sessions.order[of]
+        return _Rows(numbers, causes, places, order, events + 1, of, closed_by, scores)
 
-    def _caused_at(self, job: int, cause: int) -> int | None:
-        records, bits = self._jobs[job].records, self._jobs[job].opened.event_bits
-        return None if records is None else records.timestamp_at(cause >> bits)
+    def _crossing(self, sessions: SessionColumns, scores: Scores) -> tuple[Column, Column]:
+        """The events, not looked at before, that may take their sessions across a threshold, by session and number."""
+        if not len(sessions):
+            return _NONE, _NONE
+        events = np.flatnonzero(scores.scores >= self._least_alert)
+        of = np.searchsorted(sessions.ends, events, side="right")
+        events -= (sessions.ends - sessions.lengths)[of]
+        new = (events >= sessions.evaluated[of]) & ((sessions.alerted[of] & ALARMED) == 0)
+        return of[new], events[new]
+
+    def _thresholds(self, jobs: Sequence[Job], rows: _Rows) -> tuple[list[Thresholds], Column]:
+        """Thresholds, and which of them are in force for each row; a final score has its part in those after it."""
+        if not self._adaptive:
+            return [self.fixed], np.zeros(len(rows.jobs), np.int64)
+        found: dict[Thresholds, int] = {self.fixed: 0}
+        which = []
+        columns = rows.jobs.tolist(), rows.causes.tolist(), rows.closed_by.tolist(), rows.scores.tolist()
+        for number, cause, closed_by, score in zip(*columns, strict=True):
+            opened, thresholds = jobs[number].opened, self.fixed
+            if opened.adaptive is not None:
+                # What was not looked at before the snapshot comes from a time without adaptive thresholds.
+                if cause >= opened.replay_cause:
+                    thresholds = opened.adaptive.in_force
+                if closed_by != NOT_CLOSED:
+                    opened.adaptive.learn(score)
+            which.append(found.setdefault(thresholds, len(found)))
+        return list(found), np.array(which, np.int64)
+
+    def _reasons(self, subjects: _Subjects, rows: _Rows, severities: Column) -> tuple[list[Reason | None], Column]:
+        """Reasons, and which of them each row has; the first is none, which all have but final alerts."""
+        reasons: list[Reason | None] = [None]
+        which = np.zeros(len(severities), np.int64)
+        loud = np.flatnonzero((severities != loop.NORMAL) & (rows.closed_by != NOT_CLOSED))
+        sessions, known = subjects.sessions, dict[bytes, int]()
+        columns = loud, sessions.ends[rows.subjects[loud]], rows.events[loud]
+        for row, end, events in zip(*(column.tolist() for column in columns), strict=True):
+            sequence = sessions.events[0, end - events : end].tobytes()
+            if (at := known.get(sequence)) is None:
+                at = known[sequence] = len(reasons)
+                reasons.append(self._scorer.reason(sequence))
+            which[row] = at
+        return reasons, which
+
+    def _count(self, early: NDArray[np.bool_], severities: Column) -> None:
+        counts = np.bincount(early * len(_SEVERITIES) + severities, minlength=len(KINDS) * len(_SEVERITIES)).tolist()
+        names = [(kind, severity) for kind in KINDS for severity in _SEVERITIES]
+        self._metrics.scored({name: count for name, count in zip(names, counts, strict=True) if count})
+
+    def _made(
+        self,
+        jobs: Sequence[Job],
+        subjects: _Subjects,
+        rows: _Rows,
+        told: Told,
+        forms: Sequence[Form],
+        reasons: Sequence[Reason | None],
+    ) -> list[Output]:
+        """The outputs of rows, of which each becomes a record."""
+        sessions, shared = subjects.sessions, self._encoder.headers()
+        origins, begins = _origins(jobs, subjects), sessions.ends - sessions.lengths
+        values, own = self._columns.encode(sessions, subjects.scores, told, forms, reasons, origins)
+        headers = [shared + each for each in own] if own else [shared] * len(values)
+        keys, form_of = sessions.keys_as_bytes(), told.forms.tolist()
+
+        is_loud = np.array([form.severity != "normal" for form in forms], np.bool_)[told.forms]
+        texts = [job.opened.texts for job in jobs]
+        shown: dict[int, bytes] = {}  # records as JSON that are not written so
+        # Texts of lines are put into a record by itself; few sessions are told of.
+        alone = is_loud if any(each is not None for each in texts) else np.zeros(len(values), np.bool_)
+        left_out = [at for at, value in enumerate(values) if value is None or alone[at]]
+        for at, session in zip(left_out, sessions.select(told.sessions[left_out]) if left_out else (), strict=True):
+            form, closed_by, own_texts = forms[form_of[at]], int(told.closed_by[at]), texts[rows.jobs[at]]
+            begin, events = int(begins[told.sessions[at]]), int(told.events[at])
+            made = self._encoder.encode(
+                form.partition,
+                session,
+                subjects.scores[told.sessions[at]],
+                kind=form.kind,
+                closed_by=None if closed_by == NOT_CLOSED else CLOSED_BY[closed_by],
+                cause_offset=int(told.causes[at]),
+                events=events,
+                score=float(told.scores[at]),
+                thresholds=form.thresholds,
+                reason=reasons[told.reasons[at]],
+                retracts=BY_BITS[told.retracts[at]],
+                nth=int(told.nth[at]),
+                start=int(told.starts[at]),
+                origins=None if origins is None else origins.select(slice(begin, begin + events)),
+                texts=own_texts.of(session) if own_texts is not None and is_loud[at] else None,
+            )
+            values[at] = made.value
+            if made.headers:
+                headers[at] = shared + made.headers
+            if made.shown is not None:
+                shown[at] = made.shown
+
+        alerts: list[SessionAlert | None] = [None] * len(values)
+        loud = np.flatnonzero(is_loud | (told.retracts != 0))
+        first_offsets = sessions.first_offsets[told.sessions[loud]] - told.starts[loud]
+        columns = loud, told.sessions[loud], first_offsets, told.nth[loud]
+        for at, number, first_offset, nth in zip(*(column.tolist() for column in columns), strict=True):
+            session_of = forms[form_of[at]].partition, first_offset, nth, keys[number].decode()
+            record = shown.get(at, values[at])
+            assert record is not None
+            alerts[at] = SessionAlert(session_of, record)
+        severities = [form.severity for form in forms]
+        outputs = zip(
+            map(severities.__getitem__, form_of),
+            map(keys.__getitem__, told.sessions.tolist()),
+            values,
+            headers,
+            _caused_at(jobs, rows),
+            alerts,
+            repeat(None, len(values)),
+            strict=True,
+        )
+        return list(map(tuple.__new__, repeat(Output), outputs))  # as `Output._make`, without a call of Python's
 
 
-def _closed(jobs: Sequence[Job], scores: Scores) -> _Closed:
-    """What closed of all jobs; its scores come first."""
-    sessions = ClosedSessions.joined([job.closed for job in jobs])
-    of = np.repeat(np.arange(len(jobs)), [len(job.closed) for job in jobs])
-    live_from = np.array([job.opened.live_cause for job in jobs], np.int64)
-    return _Closed(sessions, of, scores.part(0, len(sessions)), sessions.causes >= live_from[of])
+def _places(
+    jobs: Sequence[Job], subjects: _Subjects, rows: _Rows, origin: Origin | None
+) -> tuple[list[Partition], Column, Column]:
+    """Partitions that records name, which of them each row has, and what its offsets are less there."""
+    if origin is None:
+        return [job.partition for job in jobs], rows.jobs, np.zeros(len(rows.jobs), np.int64)
+    found: dict[Partition, int] = {}
+    which, starts = [], []
+    first_offsets = subjects.sessions.first_offsets[rows.subjects].tolist()
+    for number, first_offset in zip(rows.jobs.tolist(), first_offsets, strict=True):
+        place, start = origin(jobs[number].partition, first_offset)
+        which.append(found.setdefault(place, len(found)))
+        starts.append(start)
+    return list(found), np.array(which, np.int64), np.array(starts, np.int64)
 
 
-def _items(columns: Rows[Item], rows: Column) -> Iterable[tuple[int, Item]]:
-    """These rows, each with its number."""
-    return zip(rows.tolist(), columns.select(rows), strict=True) if len(rows) else ()
+def _origins(jobs: Sequence[Job], subjects: _Subjects) -> Origins | None:
+    """Of all events of the subjects; None where they come from no token records."""
+    if any(job.opened.origins is None for job in jobs):
+        return None
+    sessions = subjects.sessions
+    of_events, parts = np.repeat(subjects.jobs, sessions.lengths), []
+    for begin, end in pairwise([0, *(np.flatnonzero(np.diff(of_events)) + 1).tolist(), len(of_events)]):
+        known = jobs[of_events[begin]].opened.origins if begin < end else None
+        if known is not None:
+            parts.append(known.of(sessions.events[1, begin:end]).origins)
+    return Origins.joined(parts)
 
 
-def _final_row(each: ClosedSession, number: int, closed: _Closed) -> _Row:
-    session, cause, closed_by, _, nth = each
-    scores = closed.scores[number]
-    return _Row(int(closed.jobs[number]), cause, 0, number, len(session), session, scores, closed_by, nth)
+def _caused_at(jobs: Sequence[Job], rows: _Rows) -> list[int | None]:
+    """Kafka's timestamp of the cause of each row; rows come job by job and cause by cause."""
+    changes = np.append(True, (np.diff(rows.causes) != 0) | (np.diff(rows.jobs) != 0))[: len(rows.jobs)]
+    found: list[int | None] = []
+    causes, ends = rows.causes[changes], np.searchsorted(rows.jobs[changes], np.arange(len(jobs)), side="right")
+    begin = 0
+    for job, end in zip(jobs, ends.tolist(), strict=True):
+        found += _timestamps(job.records, causes[begin:end] >> job.opened.event_bits)
+        begin = end
+    return list(map(found.__getitem__, (np.cumsum(changes) - 1).tolist()))
 
 
-def _order(jobs: Sequence[Job], closed: _Closed, early: Sequence[_Row]) -> NDArray[np.intp]:
-    """The order of the outputs, by number: the closed sessions, then the early rows."""
-    sessions, numbers = closed.sessions, np.arange(len(closed.jobs))
-    places = sessions.ranks
-    for job, begin in zip(jobs, np.searchsorted(closed.jobs, np.arange(len(jobs))).tolist(), strict=True):
-        if job.shared:
-            # Of several events with one cause, some may come before what the cause closed and some after it.
-            mine = slice(begin, begin + len(job.closed))
-            with_others = np.isin(job.closed.causes, [each.cause_offset for each in job.shared.values()])
-            places[mine] = np.where(with_others, 2 * np.arange(len(job.closed)) + 1, places[mine])
-    rows = np.array([row[:5] for row in early], np.int64).reshape(-1, 5)
-    columns = (closed.jobs, sessions.causes, places, numbers, sessions.sessions.lengths)
-    keys = [np.concatenate([column, rows[:, at]]) for at, column in enumerate(columns)]
-    return np.lexsort(keys[::-1])
+def _timestamps(records: Records | None, offsets: Column) -> list[int | None]:
+    return [None] * len(offsets) if records is None else records.timestamps_at(offsets)

@@ -4,12 +4,11 @@ Whatever does not say that it is this application's is another one's: a record w
 the member, and where a pointer decides also a value that is no document.
 """
 
-from collections.abc import Sequence
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worker.formats.pointers import MISSING, JsonPointer
+from worker.formats.pointers import MISSING, FirstPointer
+from worker.processing.documents import Documents
 from worker.processing.lines import Batch
 from worker.processing.messages import rendered
 from worker.settings.shapes import Only
@@ -24,7 +23,8 @@ class Owners:
 
     def __init__(self, only: Only | None) -> None:
         self._only = only
-        self._pointer = JsonPointer(only.where) if only is not None and only.source == "pointer" else None
+        #: That documents will be asked for.
+        self.pointers = (only.where,) if only is not None and only.source == "pointer" else ()
 
     def others_records(self, batch: Batch) -> set[int]:
         """Return the rows that are another application's, as far as headers tell."""
@@ -38,12 +38,11 @@ class Owners:
                 texts.append(None if value is None else value.decode(errors="replace"))
         return self._others(texts)
 
-    def skip_items(self, batch: Batch, documents: Sequence[object]) -> None:
+    def skip_items(self, batch: Batch, documents: Documents) -> None:
         """Skip the items that are another application's, as far as documents tell."""
-        if self._pointer is None:
+        if not self.pointers:
             return
-        pointer = self._pointer
-        others = self._others([_text(pointer.resolve(document)) for document in documents])
+        others = self._others([_text(value) for value in documents.at(FirstPointer(self.pointers)).as_objects()])
         batch.skipped |= others
         for item in others & batch.faults.keys():
             del batch.faults[item]

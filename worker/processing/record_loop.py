@@ -1,8 +1,8 @@
-"""Score records of normal complete sessions, many at once, byte for byte as `ScoreEncoder.encode` makes them.
+"""Score records, many at once, byte for byte as `ScoreEncoder.encode` makes them.
 
-A record is a form with holes: the pieces between them are the same for all records of a partition and are cut from one
-that was encoded as a whole. Numbers are written as orjson writes what `round` leaves of them. A record that cannot be
-written here, since it is too large or a number in it too great, is left out.
+A record is a form with holes: the pieces between them are the same for all records of a partition, kind and severity,
+and are cut from one that was encoded as a whole. Numbers are written as orjson writes what `round` leaves of them. A
+record that cannot be written here, since it is too large or a number in it too great, is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detector.compiled import Bytes, Column, Floats, Table, compiled
+from detector.compiled import Bytes, Column, Floats, compiled
 
 # Holes of a form, in their order; a piece stands before each, and a last one behind them all.
 (ID, SESSION, SCORE, SURPRISE, EVENTS, UNKNOWN, FIRST_TIME, LAST_TIME, CLOSED_BY, TOP, LINES) = range(11)
@@ -24,6 +24,7 @@ EVENT_OFFSET, EVENT_TEMPLATE, EVENT_SURPRISE = range(3)
 EVENT_HOLES: Final = 3
 
 ID_BYTES: Final = 16
+DECIMALS: Final = 6
 MICROS: Final = 1e6
 #: Numbers from here on have more digits with six decimals than a float64 tells apart.
 TOO_GREAT: Final = 1e9
@@ -33,7 +34,7 @@ _NUMBER_BYTES: Final = 24
 _TIME_BYTES: Final = 26
 _ESCAPED_BYTES: Final = 6  # of a byte of a text
 
-_QUOTE, _BACKSLASH, _COMMA, _MINUS, _POINT, _COLON = 34, 92, 44, 45, 46, 58
+_LINE_FEED, _QUOTE, _BACKSLASH, _COMMA, _MINUS, _POINT, _COLON = 10, 34, 92, 44, 45, 46, 58
 _BRACKET, _END_BRACKET, _ZERO, _E, _N, _U, _L = 91, 93, 48, 101, 110, 117, 108
 _HEX: Final = np.frombuffer(b"0123456789abcdef", np.uint8)
 _SHORT: Final = np.zeros(32, np.uint8)  # control characters that have an escape of one letter
@@ -56,6 +57,9 @@ class Frame(NamedTuple):
     """What records are made of besides their sessions."""
 
     forms: Texts  # the pieces of each form
+    before: Texts  # of each form, what stands before a session's numbers in what an id is of
+    behind: Texts  # likewise, between them and the session's key
+    extras: Texts  # what some records have behind `closed_by`
     event: Texts  # the pieces of an event
     templates: Texts  # by token, as JSON
     closed_by: Texts  # as JSON
@@ -63,11 +67,12 @@ class Frame(NamedTuple):
     specials: int  # how many tokens are no template
     top_events: int  # listed at most
     most_lines: int  # events of which the offsets are listed
-    most_bytes: int  # of key and value
+    most_bytes: int  # of the value and `key_copies` keys
+    key_copies: int
 
 
-class Scored(NamedTuple):
-    """Complete sessions; events session after session."""
+class Events(NamedTuple):
+    """Sessions; events session after session."""
 
     keys: Texts
     tokens: Column
@@ -75,9 +80,20 @@ class Scored(NamedTuple):
     times: Column
     surprises: Floats
     ends: Column
-    scores: Floats  # of each session, and so on
+
+
+class Told(NamedTuple):
+    """Records, each of which is about the first events of a session."""
+
+    sessions: Column  # their numbers, and so on
+    events: Column  # how many
+    nth: Column  # of the sessions
+    scores: Floats
     causes: Column
+    starts: Column  # what every offset is less
     closed_by: Column
+    forms: Column
+    extras: Column
 
 
 # -- numbers and texts -------------------------------------------------------------------------------------------------
@@ -101,6 +117,14 @@ def put(out: Bytes, at: int, texts: Texts, number: int) -> int:
 
 
 @compiled
+def put_pair(out: Bytes, at: int, value: int) -> int:
+    """Write a number below 100 with two digits."""
+    pair = np.uint64(2 * value)
+    out[at], out[at + 1] = _PAIRS[pair], _PAIRS[pair + np.uint64(1)]
+    return at + 2
+
+
+@compiled
 def put_whole(out: Bytes, at: int, value: int) -> int:
     """Write an integer."""
     if value < 0:
@@ -114,14 +138,18 @@ def put_whole(out: Bytes, at: int, value: int) -> int:
     place = at + digits
     while left >= np.uint64(10):
         rest = left // np.uint64(100)
-        pair = 2 * np.int64(left - rest * np.uint64(100))
         place -= 2
-        out[place] = _PAIRS[pair]
-        out[place + 1] = _PAIRS[pair + 1]
+        put_pair(out, place, int(np.int64(left - rest * np.uint64(100))))
         left = rest
     if place > at:
         out[at] = _ZERO + np.int64(left)
     return at + digits
+
+
+@compiled
+def fits(value: float) -> bool:
+    """Whether `put_rounded` writes a number."""
+    return abs(value) < TOO_GREAT
 
 
 @compiled
@@ -141,8 +169,19 @@ def micros(value: float) -> int:
 
 
 @compiled
+def round_all(values: Floats, found: Floats) -> None:
+    """Fill in what `round` leaves of numbers with six decimals; those that are too great for it stay as they are."""
+    for place in range(len(values)):
+        value = values[place]
+        if fits(value):
+            # The nearest number to a quotient of whole ones is what the digits read as.
+            value = math.copysign(micros(abs(value)) / MICROS, value)
+        found[place] = value
+
+
+@compiled
 def put_rounded(out: Bytes, at: int, value: float) -> int:
-    """Write a number with at most six decimals, as the shortest text that reads as it."""
+    """Write a number with at most DECIMALS decimals, as the shortest text that reads as it."""
     if math.copysign(1.0, value) < 0:
         out[at] = _MINUS
         at += 1
@@ -159,24 +198,14 @@ def put_rounded(out: Bytes, at: int, value: float) -> int:
     at = put_whole(out, at, whole)
     out[at] = _POINT
     at += 1
-    unit = 100_000
-    while True:
-        digit = left // unit
-        out[at] = _ZERO + digit
-        at += 1
-        left -= digit * unit
-        unit //= 10
-        if left == 0:
-            return at
-
-
-@compiled
-def put_padded(out: Bytes, at: int, value: int, digits: int) -> int:
-    """Write an integer that is not negative with so many digits."""
-    for place in range(at + digits - 1, at - 1, -1):
-        out[place] = _ZERO + value % 10
-        value //= 10
-    return at + digits
+    for place in range(at + 4, at - 2, -2):
+        rest = left // 100
+        put_pair(out, place, left - 100 * rest)
+        left = rest
+    end = at + DECIMALS
+    while end > at + 1 and out[end - 1] == _ZERO:
+        end -= 1
+    return end
 
 
 @compiled
@@ -204,19 +233,22 @@ def put_time(out: Bytes, at: int, milliseconds: int) -> int:
     month = (5 * of_year + 2) // 153  # from March on
     of_month = of_year - (153 * month + 2) // 5
     out[at] = _QUOTE
-    at = put_padded(out, at + 1, year + era * 400 + (1 if month >= 10 else 0), 4)
+    year += era * 400 + (1 if month >= 10 else 0)
+    at = put_pair(out, put_pair(out, at + 1, year // 100), year % 100)
     out[at] = _MINUS
-    at = put_padded(out, at + 1, month - 9 if month >= 10 else month + 3, 2)
+    at = put_pair(out, at + 1, month - 9 if month >= 10 else month + 3)
     out[at] = _MINUS
-    at = put_padded(out, at + 1, of_month + 1, 2)
+    at = put_pair(out, at + 1, of_month + 1)
     out[at] = 84  # T
-    at = put_padded(out, at + 1, rest // 3_600_000, 2)
+    at = put_pair(out, at + 1, rest // 3_600_000)
     out[at] = _COLON
-    at = put_padded(out, at + 1, rest // 60_000 % 60, 2)
+    at = put_pair(out, at + 1, rest // 60_000 % 60)
     out[at] = _COLON
-    at = put_padded(out, at + 1, rest // 1_000 % 60, 2)
+    at = put_pair(out, at + 1, rest // 1_000 % 60)
     out[at] = _POINT
-    at = put_padded(out, at + 1, rest % 1_000, 3)
+    at = put_pair(out, at + 1, rest % 1_000 // 10)
+    out[at] = _ZERO + rest % 10
+    at += 1
     out[at] = 90  # Z
     out[at + 1] = _QUOTE
     return at + 2
@@ -305,27 +337,36 @@ def find_top(values: Floats, begin: int, end: int, top: Column) -> int:
 
 
 @compiled
-def fits(value: float) -> bool:
-    """Whether `put_rounded` writes a number."""
-    return abs(value) < TOO_GREAT
-
-
-@compiled
 def shown(frame: Frame, token: int) -> int:
     """The token whose text an event has."""
     return token if token >= 0 else frame.unknown
 
 
 @compiled
-def write(frame: Frame, scored: Scored, rows: Table, ids: Bytes, first: int, out: Bytes, ends: Column) -> int:
-    """Write records of the rows from the first on, one after the other, as long as there is room.
+def write_identities(frame: Frame, events: Events, told: Told, out: Bytes, ends: Column) -> None:
+    """Write what the ids of records are of, one after the other, and where each ends; there has to be room."""
+    at = 0
+    for row in range(len(ends)):
+        number, form = told.sessions[row], told.forms[row]
+        at = put(out, at, frame.before, form)
+        at = put_whole(out, at, events.offsets[begin_of(events.ends, number)] - told.starts[row])
+        out[at] = _LINE_FEED
+        at = put_whole(out, at + 1, told.nth[row])
+        at = put(out, at, frame.behind, form)
+        at = put(out, at, events.keys, number)
+        ends[row] = at
+
+
+@compiled
+def write(frame: Frame, events: Events, told: Told, ids: Bytes, first: int, out: Bytes, ends: Column) -> int:
+    """Write records from the first on, one after the other, as long as there is room.
 
     Args:
         frame: of all records.
-        scored: the sessions.
-        rows: (n, 2), the number of a session and that of its form.
-        ids: of the records of the rows, ID_BYTES each.
-        first: of the rows.
+        events: of their sessions.
+        told: the records.
+        ids: of them, ID_BYTES each.
+        first: of those to be written.
         out: is filled with records.
         ends: is filled with where each ends in `out`; one that is left out takes no room.
 
@@ -334,20 +375,21 @@ def write(frame: Frame, scored: Scored, rows: Table, ids: Bytes, first: int, out
     """
     top = np.empty(frame.top_events, np.int64)
     at, n_templates = 0, len(frame.templates.ends)
-    for row in range(first, len(rows)):
-        number, form = rows[row, 0], rows[row, 1] * (HOLES + 1)
-        begin, end = begin_of(scored.ends, number), scored.ends[number]
-        events, score = end - begin, scored.scores[number]
-        surprise = mean(scored.surprises, begin, end)
-        n_top = find_top(scored.surprises, begin, end, top)
-        key_bytes = scored.keys.ends[number] - begin_of(scored.keys.ends, number)
+    for row in range(first, len(told.sessions)):
+        number, form, extra = told.sessions[row], told.forms[row] * (HOLES + 1), told.extras[row]
+        begin, n = begin_of(events.ends, number), told.events[row]
+        end, score, start_at = begin + n, told.scores[row], told.starts[row]
+        surprise = mean(events.surprises, begin, end)
+        n_top = find_top(events.surprises, begin, end, top)
+        key_bytes = events.keys.ends[number] - begin_of(events.keys.ends, number)
 
         room = frame.forms.ends[form + HOLES] - begin_of(frame.forms.ends, form)
-        room += 2 * ID_BYTES + _ESCAPED_BYTES * key_bytes + 2 * _TIME_BYTES + _NUMBER_BYTES * (events + 12)
-        writable = fits(score) and fits(surprise) and 0 < events <= frame.most_lines
+        room += frame.extras.ends[extra] - begin_of(frame.extras.ends, extra)
+        room += 2 * ID_BYTES + _ESCAPED_BYTES * key_bytes + 2 * _TIME_BYTES + _NUMBER_BYTES * (n + 12)
+        writable = fits(score) and fits(surprise) and 0 < n <= frame.most_lines
         for place in top[:n_top]:
-            token = shown(frame, scored.tokens[place])
-            writable = writable and token < n_templates and fits(scored.surprises[place])
+            token = shown(frame, events.tokens[place])
+            writable = writable and token < n_templates and fits(events.surprises[place])
             if writable:
                 room += frame.event.ends[EVENT_HOLES] + 2 * _NUMBER_BYTES
                 room += frame.templates.ends[token] - begin_of(frame.templates.ends, token)
@@ -357,28 +399,29 @@ def write(frame: Frame, scored: Scored, rows: Table, ids: Bytes, first: int, out
         if at + room > len(out):
             return row
 
-        start = at
+        begun = at
         at = put(out, at, frame.forms, form + ID)
         at = put_id(out, at, ids, row)
         at = put(out, at, frame.forms, form + SESSION)
-        at = put_key(out, at, scored.keys, number)
+        at = put_key(out, at, events.keys, number)
         at = put(out, at, frame.forms, form + SCORE)
         at = put_rounded(out, at, score)
         at = put(out, at, frame.forms, form + SURPRISE)
         at = put_rounded(out, at, surprise)
         at = put(out, at, frame.forms, form + EVENTS)
-        at = put_whole(out, at, events)
+        at = put_whole(out, at, n)
         at = put(out, at, frame.forms, form + UNKNOWN)
         unknown = 0
         for place in range(begin, end):
-            unknown += 1 if scored.tokens[place] < frame.specials else 0
+            unknown += 1 if events.tokens[place] < frame.specials else 0
         at = put_whole(out, at, unknown)
         at = put(out, at, frame.forms, form + FIRST_TIME)
-        at = put_time(out, at, scored.times[begin])
+        at = put_time(out, at, events.times[begin])
         at = put(out, at, frame.forms, form + LAST_TIME)
-        at = put_time(out, at, scored.times[end - 1])
+        at = put_time(out, at, events.times[end - 1])
         at = put(out, at, frame.forms, form + CLOSED_BY)
-        at = put(out, at, frame.closed_by, scored.closed_by[number])
+        at = put(out, at, frame.closed_by, told.closed_by[row])
+        at = put(out, at, frame.extras, extra)
         at = put(out, at, frame.forms, form + TOP)
         out[at] = _BRACKET
         at += 1
@@ -388,27 +431,27 @@ def write(frame: Frame, scored: Scored, rows: Table, ids: Bytes, first: int, out
                 at += 1
             place = top[nth]
             at = put(out, at, frame.event, EVENT_OFFSET)
-            at = put_whole(out, at, scored.offsets[place])
+            at = put_whole(out, at, events.offsets[place] - start_at)
             at = put(out, at, frame.event, EVENT_TEMPLATE)
-            at = put(out, at, frame.templates, shown(frame, scored.tokens[place]))
+            at = put(out, at, frame.templates, shown(frame, events.tokens[place]))
             at = put(out, at, frame.event, EVENT_SURPRISE)
-            at = put_rounded(out, at, scored.surprises[place])
+            at = put_rounded(out, at, events.surprises[place])
             at = put(out, at, frame.event, EVENT_HOLES)
         out[at] = _END_BRACKET
         at = put(out, at + 1, frame.forms, form + LINES)
         out[at] = _BRACKET
         for place in range(begin, end):
-            at = put_whole(out, at + 1, scored.offsets[place])
+            at = put_whole(out, at + 1, events.offsets[place] - start_at)
             out[at] = _COMMA
         out[at] = _END_BRACKET
         at = put(out, at + 1, frame.forms, form + FIRST_OFFSET)
-        at = put_whole(out, at, scored.offsets[begin])
+        at = put_whole(out, at, events.offsets[begin] - start_at)
         at = put(out, at, frame.forms, form + LAST_OFFSET)
-        at = put_whole(out, at, scored.offsets[end - 1])
+        at = put_whole(out, at, events.offsets[end - 1] - start_at)
         at = put(out, at, frame.forms, form + CAUSE)
-        at = put_whole(out, at, scored.causes[number])
+        at = put_whole(out, at, told.causes[row] - start_at)
         at = put(out, at, frame.forms, form + HOLES)
-        if at - start + key_bytes > frame.most_bytes:
-            at = start
+        if at - begun + frame.key_copies * key_bytes > frame.most_bytes:
+            at = begun
         ends[row] = at
-    return len(rows)
+    return len(told.sessions)

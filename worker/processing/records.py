@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
 
 from worker.formats.times.years import FileYears
 from worker.processing.clock import Numbers
@@ -66,13 +67,28 @@ class Records:
         return [] if self.headers_of is None else self.headers_of(row) or []
 
     @property
+    def oldest_ms(self) -> int | None:
+        """The least of Kafka's timestamps, in ms; None where a record has none."""
+        oldest = 0 if self.timestamps is None else int(np.min(self.timestamps))
+        return oldest if oldest > 0 else None
+
+    @property
     def lines(self) -> int:
         """How many lines of a file these are."""
         return len(self.offsets) if self.line_counts is None else sum(self.line_counts)
 
     def timestamp_at(self, offset: int) -> int | None:
         """Kafka's timestamp of the record at an offset, in ms; None where there is no such record, or it has none."""
-        row = bisect_left(self.offsets, offset)
-        if self.timestamps is None or row == len(self.offsets) or self.offsets[row] != offset:
-            return None
-        return int(self.timestamps[row]) if self.timestamps[row] > 0 else None
+        return self.timestamps_at([offset])[0]
+
+    def timestamps_at(self, offsets: Numbers) -> list[int | None]:
+        """Likewise of the records at some offsets."""
+        if self.timestamps is None or not len(self.offsets):
+            return [None] * len(offsets)
+        own, asked = np.asarray(self.offsets, np.int64), np.asarray(offsets, np.int64)
+        rows = np.minimum(np.searchsorted(own, asked), len(own) - 1)
+        times = np.asarray(self.timestamps, np.int64)[rows]
+        found: list[int | None] = times.tolist()
+        for at in np.flatnonzero((own[rows] != asked) | (times <= 0)).tolist():
+            found[at] = None
+        return found

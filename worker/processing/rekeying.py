@@ -53,6 +53,14 @@ class Tokens(NamedTuple):
     trained_score_shares: None = None
 
 
+class NoSessions:
+    """What `Image` is to a pipeline."""
+
+    def state(self) -> SessionsState:
+        """No session is open."""
+        return SessionsState.empty()
+
+
 @dataclass(slots=True)
 class _Open:
     live_from: int  # what lies before is written already
@@ -111,12 +119,14 @@ class Rekeying:
         live_from: int = 0,
         sessions: SessionsState | None = None,
         thresholds: AdaptiveState | None = None,
+        texts: pa.RecordBatch | None = None,
     ) -> None:
         """Begin, or begin again, with a partition; what lies before `live_from` is written already.
 
         Raises:
             RunError: the application has scored before: it has sessions that would never be.
         """
+        del texts  # which only sessions have
         if thresholds is not None or (sessions is not None and (len(sessions.keys) or sessions.clock.waiting)):
             raise RunError(
                 f"{partition}: the state of this application holds sessions, so it was logmamba run's; allowed: an "
@@ -158,10 +168,15 @@ class Rekeying:
         del partition
         return False
 
-    def state(self, partition: Partition) -> tuple[SessionsState, None]:
+    def state(self, partition: Partition) -> tuple[SessionsState, None, None]:
         """What a snapshot of the partition holds besides its position: nothing."""
         del partition
-        return SessionsState.empty(), None
+        return SessionsState.empty(), None, None
+
+    def image(self, partition: Partition) -> tuple[NoSessions, None, None]:
+        """Likewise."""
+        del partition
+        return NoSessions(), None, None
 
     def look_back(self, partition: Partition) -> None:
         """There is nothing to look at."""

@@ -13,26 +13,24 @@ one (else nothing), the session's key.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from hashlib import sha256
 from math import fsum
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from detector.scoring.scores import Scores
-from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
-from worker.processing import record_loop as loop
+from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from worker.processing.clock import NO_TIME
 from worker.processing.origins import EVENT_BITS, Origins
 from worker.processing.records import Partition
 from worker.processing.scorer import EventScores, Reason
-from worker.processing.session_columns import CLOSED_BY, ClosedBy, ClosedSessions
-from worker.processing.session_state import FIELDS, Column, Session
+from worker.processing.session_columns import ClosedBy
+from worker.processing.session_state import FIELDS, Session
 
 SchemaName = Literal["logmamba.score/1"]
 SCHEMA: Final[SchemaName] = "logmamba.score/1"
@@ -50,8 +48,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Room that a message needs besides key, value and headers: lengths, and the frame of a batch of one.
 MESSAGE_OVERHEAD_BYTES: Final = 512
 
-# For records that are made at once; one that is larger is made alone.
-_BUFFER_BYTES: Final = 1 << 18
+_ID_DIGITS: Final = 32
+
 _GAP: Final = b"\0"  # which no JSON has
 _HOLE: Final = orjson.Fragment(_GAP)
 
@@ -115,16 +113,29 @@ class Thresholds(NamedTuple):
 
 def record_id(partition: Partition, first_offset: int, nth: int, key: str, kind: Kind, severity: Severity) -> str:
     """The id of a record: 32 hexadecimal digits, as the module's text defines them."""
+    before, behind = id_parts(partition, kind, severity)
+    return sha256(before + f"{first_offset}\n{nth}".encode() + behind + key.encode()).hexdigest()[:_ID_DIGITS]
+
+
+def id_parts(partition: Partition, kind: Kind, severity: Severity) -> tuple[bytes, bytes]:
+    """What stands before and behind the numbers of a session in what an id is of."""
     told = severity if kind == "early" else ""
-    return _digest(_place(partition), first_offset, nth, f"{kind}\n{told}".encode(), key.encode()).hex()
+    return f"{partition.topic}\n{partition.partition}\n".encode(), f"\n{kind}\n{told}\n".encode()
 
 
-def _place(partition: Partition) -> bytes:
-    return f"{partition.topic}\n{partition.partition}".encode()
+def reason_member(reason: Reason | None) -> dict[str, Any]:
+    """The member of a record that says why its session stands out; none where nothing is to be said."""
+    return {} if reason is None else {"reason": {"text": reason.text, "family": reason.family}}
 
 
-def _digest(place: bytes, first_offset: int, nth: int, kind: bytes, key: bytes) -> bytes:
-    return sha256(b"%b\n%d\n%d\n%b\n%b" % (place, first_offset, nth, kind, key)).digest()[: loop.ID_BYTES]
+def retracts_member(
+    partition: Partition, first_offset: int, nth: int, key: str, severities: Sequence[Severity]
+) -> dict[str, Any]:
+    """The member that names the early records of a session that are taken back; none where none are."""
+    if not severities:
+        return {}
+    ids = (record_id(partition, first_offset, nth, key, "early", each) for each in severities)
+    return {"retracts": [{"id": each, "severity": severity} for each, severity in zip(ids, severities, strict=True)]}
 
 
 class Encoded(NamedTuple):
@@ -151,10 +162,16 @@ class ScoreEncoder:
         checkpoint: digest of the checkpoint, "sha256:…".
         top_events: how many of the most surprising events a record lists at most.
         worker: name of this worker, for the headers.
-        max_message_bytes: the largest message that can be written. A record that would be larger lists no `lines`, and
-            then fewer of its events, the most surprising ones.
+        max_message_bytes: the largest message that can be written. A record that would be larger has no texts, then
+            lists no `lines`, and then fewer of its events, the most surprising ones.
         cloud_events: of which application the records are CloudEvents; None: they are none.
         serialize: makes the value of a record; None: JSON.
+
+    Attributes:
+        vocabulary, top_events: that it was given.
+        is_json: whether values are JSON.
+        cloud_events: whether records are CloudEvents.
+        most_bytes: that a value and `key_copies` keys may have together.
     """
 
     def __init__(
@@ -168,18 +185,21 @@ class ScoreEncoder:
         cloud_events: str | None = None,
         serialize: Serialize | None = None,
     ) -> None:
-        self._vocabulary = vocabulary
-        self._top_events = top_events
+        self.vocabulary = vocabulary
+        self.top_events = top_events
+        self.is_json = serialize is None
+        self.cloud_events = cloud_events is not None
+        self.key_copies = 1 + self.cloud_events  # an event's subject is one
         self._worker = worker.encode()
-        self._json = serialize is None
         self._serialize: Serialize = serialize or orjson.dumps
         model = {"checkpoint": checkpoint, "vocabulary": vocabulary.sha256}
-        self._model = orjson.Fragment(orjson.dumps(model)) if self._json else model
-        self._source = None if cloud_events is None else f"urn:logmamba:{cloud_events}".encode()
-        headers = [*self.headers(), *self._cloud_event("0" * 32, "final", "", iso_time(0))]
-        self._max_value_bytes = max_message_bytes - MESSAGE_OVERHEAD_BYTES - headers_size(headers)
-        self._form = lru_cache(1_024)(self._find_form)
-        self._buffer = np.empty(_BUFFER_BYTES, np.uint8)
+        self._model = orjson.Fragment(orjson.dumps(model)) if self.is_json else model
+        self._attributes: dict[Kind, Headers] = {}
+        if cloud_events is not None:
+            source = f"urn:logmamba:{cloud_events}".encode()
+            self._attributes = {kind: self._fixed_attributes(kind, source) for kind in get_args(Kind)}
+        headers = [*self.headers(), *self.cloud_event("final", b"0" * _ID_DIGITS, b"", iso_time(0))]
+        self.most_bytes = max_message_bytes - MESSAGE_OVERHEAD_BYTES - headers_size(headers)
 
     def encode(
         self,
@@ -197,6 +217,7 @@ class ScoreEncoder:
         retracts: Sequence[Severity] = (),
         nth: int = 0,
         start: int = 0,
+        texts: Sequence[bytes | None] | None = None,
         origins: Origins | None = None,
     ) -> Encoded:
         """A score record.
@@ -215,6 +236,7 @@ class ScoreEncoder:
             retracts: severities of the early records that this one takes back.
             nth: of the session (`worker.processing.sessions.ClosedSession`); 0 while it is open.
             start: what every offset is less in the record.
+            texts: in UTF-8, of the session's events, at least the first `events`, those that have one; None: none has.
             origins: of the events; then their offsets and the cause are numbers of events of token records.
         """
         surprise = scores.surprises[:events].tolist()
@@ -222,13 +244,17 @@ class ScoreEncoder:
         tokens, offsets = session.tokens[:events].tolist(), session.offsets[:events].tolist()
         if start:
             offsets = [offset - start for offset in offsets]
-        top = sorted(range(events), key=surprise.__getitem__, reverse=True)[: self._top_events]
-        severity = thresholds.severity(score)
-        begun = offsets[0]
+        top = sorted(range(events), key=surprise.__getitem__, reverse=True)[: self.top_events]
+        severity, begun = thresholds.severity(score), offsets[0]
         identity = record_id(partition, begun, nth, key, kind, severity)
         if origins is not None:
             offsets, cause_offset = [each >> EVENT_BITS for each in offsets], cause_offset >> EVENT_BITS
-        last_event_time = _event_time(session.events[last])
+        listed = [_event(offsets[at], self.vocabulary.text(tokens[at]), round(surprise[at], DECIMALS)) for at in top]
+        if texts is not None:
+            for event, at in zip(listed, top, strict=True):
+                if text := texts[at]:
+                    event["text"] = text.decode()
+        last_event_time = event_time(session.events[last])
         record = self._record(
             partition,
             identity=identity,
@@ -241,24 +267,24 @@ class ScoreEncoder:
             surprise=round(fsum(surprise) / events, DECIMALS),
             events=events,
             unknown_events=sum(map(N_SPECIAL.__gt__, tokens)),
-            times=(_event_time(session.events[first]), last_event_time),
+            times=(event_time(session.events[first]), last_event_time),
             closed_by=closed_by,
-            reason=reason,
-            retracts=[(record_id(partition, begun, nth, key, "early", each), each) for each in retracts],
-            top_events=[
-                _event(offsets[at], self._vocabulary.text(tokens[at]), round(surprise[at], DECIMALS)) for at in top
-            ],
+            extras=reason_member(reason) | retracts_member(partition, begun, nth, key, retracts),
+            top_events=listed,
             lines=offsets if events <= MOST_LINES else None,
             offsets=(offsets[0], offsets[events - 1], cause_offset - start),
         )
         if origins is not None:
             if kind == "early" or severity != "normal" or retracts:
-                origins.select(np.array(top, np.int64)).tell(record["top_events"])
+                origins.select(np.array(top, np.int64)).tell(listed)
             if events <= MOST_LINES:
                 record["origins"] = origins.grouped()
         value = self._serialize(record)
-        key_bytes = len(key.encode())
-        room = self._max_value_bytes - (key_bytes if self._source is None else 2 * key_bytes)
+        key_bytes = key.encode()
+        room = self.most_bytes - self.key_copies * len(key_bytes)
+        if texts is not None and len(value) > room:
+            record["top_events"] = [{name: each[name] for name in each if name != "text"} for each in listed]
+            value = self._serialize(record)
         if len(value) > room:
             record["lines"] = None
             record.pop("origins", None)
@@ -268,111 +294,36 @@ class ScoreEncoder:
             value = self._serialize(record)
         shown = None
         if retracts or severity != "normal":
-            shown = value if self._json else orjson.dumps(record)
-        return Encoded(value, severity, self._cloud_event(identity, kind, key, last_event_time), shown)
+            shown = value if self.is_json else orjson.dumps(record)
+        headers = self.cloud_event(kind, identity.encode(), key_bytes, last_event_time)
+        return Encoded(value, severity, headers, shown)
 
-    def encode_normal(
-        self,
-        closed: ClosedSessions,
-        scores: Scores,
-        rows: Column,
-        forms: Sequence[tuple[Partition, Thresholds]],
-        form_of: Column,
-        origins: Origins | None = None,
-    ) -> list[bytes | None]:
-        """The final records of sessions that are normal and take nothing back: the values that `encode` makes.
-
-        Args:
-            closed: sessions.
-            scores: of each of them.
-            rows: which of them are meant, (n,).
-            forms: partitions that events came from, and thresholds that were in force.
-            form_of: to which of these each session belongs, by their numbers, (n,).
-            origins: of the events of all sessions, as for `encode`.
-
-        Returns:
-            A value for each of the rows; None for a record that has to be made by `encode`, since it is too large, is
-            a CloudEvent or is not written as JSON.
-        """
-        values: list[bytes | None] = []
-        if not self._json or self._source is not None or not len(rows):
-            return [None] * len(rows)
-        sessions, keys = closed.sessions, closed.sessions.keys_as_bytes()
-        tokens, offsets, times = sessions.events
-        bits = 0 if origins is None else EVENT_BITS
-        surprises = scores.surprises.astype(np.float64)
-        if len(surprises) != len(tokens):
-            raise ValueError(f"{len(surprises)} surprises of {len(tokens)} events")
-        places, kind = [_place(partition) for partition, _ in forms], b"final\n"
-        columns = rows, form_of, sessions.first_offsets[rows], closed.nth[rows]
-        ids = bytearray().join(
-            [
-                _digest(places[form], first_offset, nth, kind, keys[row])
-                for row, form, first_offset, nth in zip(*(column.tolist() for column in columns), strict=True)
-            ]
-        )
-        scored = loop.Scored(
-            keys=loop.Texts(sessions.keys, sessions.key_ends),
-            tokens=tokens,
-            offsets=offsets >> bits,
-            times=times,
-            surprises=surprises,
-            ends=sessions.ends,
-            scores=scores.finals,
-            causes=closed.causes >> bits,
-            closed_by=closed.closed_by,
-        )
-        frame = self._frame._replace(forms=_texts(piece for form in forms for piece in self._form(*form)))
-        numbers, ends = np.stack([rows, form_of], axis=1), np.empty(len(rows), np.int64)
-        while (first := len(values)) < len(rows):
-            stop = loop.write(frame, scored, numbers, np.frombuffer(ids, np.uint8), first, self._buffer, ends)
-            written = ends[first:stop].tolist()
-            data, begin = self._buffer[: written[-1]].tobytes(), 0
-            for end in written:
-                values.append(data[begin:end] or None)
-                begin = end
-        if origins is not None:
-            most = [self._max_value_bytes - len(keys[row]) for row in rows.tolist()]
-            origins.add_to(values, (sessions.ends - sessions.lengths)[rows], sessions.ends[rows], most, MOST_LINES)
-        return values
-
-    @cached_property
-    def _frame(self) -> loop.Frame:
-        """What all records have that are made at once, but for the forms."""
-        return loop.Frame(
-            forms=_texts([]),
-            event=_texts(_pieces(_event(_HOLE, _HOLE, _HOLE))),
-            templates=_texts(orjson.dumps(self._vocabulary.text(token)) for token in range(len(self._vocabulary))),
-            closed_by=_texts(map(orjson.dumps, CLOSED_BY)),
-            unknown=UNK,
-            specials=N_SPECIAL,
-            top_events=self._top_events,
-            most_lines=MOST_LINES,
-            most_bytes=self._max_value_bytes,
-        )
-
-    def _find_form(self, partition: Partition, thresholds: Thresholds) -> list[bytes]:
-        """The pieces of a record of `encode_normal` between what each session has for itself."""
+    def pieces(self, partition: Partition, thresholds: Thresholds, kind: Kind, severity: Severity) -> list[bytes]:
+        """What stands between the holes of a JSON record, which has what its session has for itself in them."""
         record = self._record(
             partition,
             identity=_HOLE,
             key=_HOLE,
-            kind="final",
+            kind=kind,
             score=_HOLE,
-            severity="normal",
+            severity=severity,
             thresholds=thresholds,
             surprise=_HOLE,
             events=_HOLE,
             unknown_events=_HOLE,
             times=(_HOLE, _HOLE),
             closed_by=_HOLE,
-            reason=None,
-            retracts=(),
+            extras={},
             top_events=_HOLE,
             lines=_HOLE,
             offsets=(_HOLE, _HOLE, _HOLE),
         )
-        return _pieces(record)
+        return orjson.dumps(record).split(_GAP)
+
+    @staticmethod
+    def event_pieces() -> list[bytes]:
+        """Likewise of an event that a record lists."""
+        return orjson.dumps(_event(_HOLE, _HOLE, _HOLE)).split(_GAP)
 
     def _record(
         self,
@@ -389,34 +340,28 @@ class ScoreEncoder:
         unknown_events: Any,
         times: tuple[Any, Any],
         closed_by: Any,
-        reason: Reason | None,
-        retracts: Sequence[tuple[str, Severity]],
+        extras: Mapping[str, Any],
         top_events: Any,
         lines: Any,
         offsets: tuple[Any, Any, Any],
     ) -> dict[str, Any]:
         """A record, or one with holes; `times` are of its first and last event, `offsets` likewise and of its cause."""
-        record: dict[str, Any] = {
+        first_offset, last_offset, cause_offset = offsets
+        return {
             "schema": SCHEMA,
             "id": identity,
             "session": key,
             "kind": kind,
             "score": score,
             "severity": severity,
-            "thresholds": _written(thresholds) if self._json else thresholds._asdict(),
+            "thresholds": _written(thresholds) if self.is_json else thresholds._asdict(),
             "surprise": surprise,
             "events": events,
             "unknown_events": unknown_events,
             "first_event_time": times[0],
             "last_event_time": times[1],
             "closed_by": closed_by,
-        }
-        if reason is not None:
-            record["reason"] = {"text": reason.text, "family": reason.family}
-        if retracts:
-            record["retracts"] = [{"id": identity, "severity": severity} for identity, severity in retracts]
-        first_offset, last_offset, cause_offset = offsets
-        return record | {
+            **extras,
             "top_events": top_events,
             "lines": lines,
             "source": {
@@ -433,22 +378,32 @@ class ScoreEncoder:
         """Who scored, and that it was now."""
         return [("logmamba-worker", self._worker), ("logmamba-scored-at", iso_now().encode())]
 
-    def _cloud_event(self, identity: str, kind: Kind, key: str, time: str | None) -> Headers:
-        """Attributes of a record as a CloudEvent 1.0 in binary mode (Kafka protocol binding, 3.2)."""
-        if self._source is None:
+    def cloud_event(self, kind: Kind, identity: bytes, key: bytes, time: str | None) -> Headers:
+        """Attributes of a record as a CloudEvent 1.0 in binary mode (Kafka protocol binding, 3.2); none if it is none.
+
+        Args:
+            kind: of the record.
+            identity: its id.
+            key: of its session.
+            time: of the session's last event.
+        """
+        if not self.cloud_events:
             return []
-        headers = [
-            ("ce_specversion", b"1.0"),
-            ("ce_id", identity.encode()),
-            ("ce_source", self._source),
-            ("ce_type", b"logmamba.score." + kind.encode()),
-            ("ce_subject", key.encode()),
-            ("ce_dataschema", b"urn:logmamba:score:1"),
-            ("content-type", b"application/json" if self._json else b"application/avro"),
-        ]
+        version, source, of_kind, schema, content = self._attributes[kind]
+        headers = [version, ("ce_id", identity), source, of_kind, ("ce_subject", key), schema, content]
         if time is not None:
             headers.append(("ce_time", time.encode()))
         return headers
+
+    def _fixed_attributes(self, kind: Kind, source: bytes) -> Headers:
+        """Those that the records of a kind have in common."""
+        return [
+            ("ce_specversion", b"1.0"),
+            ("ce_source", source),
+            ("ce_type", b"logmamba.score." + kind.encode()),
+            ("ce_dataschema", b"urn:logmamba:score:1"),
+            ("content-type", b"application/json" if self.is_json else b"application/avro"),
+        ]
 
 
 def _event(offset: Any, template: Any, surprise: Any) -> dict[str, Any]:
@@ -456,24 +411,13 @@ def _event(offset: Any, template: Any, surprise: Any) -> dict[str, Any]:
     return {"offset": offset, "template": template, "surprise": surprise}
 
 
-def _pieces(document: dict[str, Any]) -> list[bytes]:
-    """What stands between the holes of a document."""
-    return orjson.dumps(document).split(_GAP)
-
-
-def _texts(texts: Iterable[bytes]) -> loop.Texts:
-    """As the compiled loop takes them."""
-    texts = list(texts)
-    data = np.frombuffer(bytearray().join(texts), np.uint8)
-    return loop.Texts(data, np.cumsum([len(text) for text in texts], dtype=np.int64))
-
-
 @lru_cache(16)
 def _written(thresholds: Thresholds) -> orjson.Fragment:
     return orjson.Fragment(orjson.dumps(thresholds._asdict()))
 
 
-def _event_time(milliseconds: int) -> str | None:
+def event_time(milliseconds: int) -> str | None:
+    """The time of an event, as `iso_time`."""
     return None if milliseconds == NO_TIME else iso_time(milliseconds)
 
 

@@ -14,7 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from detector.scoring.scores import Sequences
-from worker.processing.session_state import FIELDS, Column, Session
+from worker.processing import session_loop as loop
+from worker.processing.clock import ClockState
+from worker.processing.origins import OriginsOfOpen
+from worker.processing.session_state import FIELDS, SESSION_COLUMNS, Column, Session, SessionsState
 
 ClosedBy = Literal["gap", "max_age", "end_event", "max_events", "max_open", "idle", "end_of_input"]
 CLOSED_BY: Final[tuple[ClosedBy, ...]] = get_args(ClosedBy)
@@ -140,6 +143,19 @@ class SessionColumns(Rows[Session]):
         noted = (getattr(self, name)[rows] for name in _NOTED)
         return type(self)(self.keys[key_bytes], key_ends, self.events.take(events, axis=1), ends, *noted)
 
+    @classmethod
+    def gathered(cls, columns: loop.Columns, slots: Column) -> Self:
+        """The sessions of these slots as they are."""
+        rows = columns.rows[slots]
+        links = rows.view(np.int32)
+        key_ends, ends = (np.cumsum(links[:, column], dtype=np.int64) for column in (loop.KEY_BYTES, loop.EVENTS))
+        keys = np.empty(key_ends[-1] if len(slots) else 0, np.uint8)
+        events = np.empty((FIELDS, ends[-1] if len(slots) else 0), np.int64)
+        loop.gather(columns, slots, events, keys)
+        noted = rows[:, loop.OPENED_AT].copy(), rows[:, loop.LAST_AT].copy(), np.abs(rows[:, loop.ORDER])
+        looked_at = (links[:, column].astype(np.int64) for column in (loop.ALERTED, loop.EVALUATED))
+        return cls(keys, key_ends, events, ends, *noted, *looked_at)
+
     @property
     def lengths(self) -> Column:
         """How many events each has."""
@@ -164,6 +180,32 @@ class SessionColumns(Rows[Session]):
         """The key of each."""
         ends = pa.py_buffer(np.append(0, self.key_ends))
         return pa.LargeStringArray.from_buffers(len(self), ends, pa.py_buffer(self.keys))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """The open sessions of a partition, its clock, and origins of the events: what `SessionsState` is made of."""
+
+    columns: loop.Columns
+    clock: ClockState
+    origins: OriginsOfOpen | None = None
+
+    def state(self) -> SessionsState:
+        """What a snapshot holds; the columns must not change meanwhile."""
+        slots = np.empty(self.columns.counts[loop.OPEN], np.int64)
+        loop.in_order(self.columns, slots)
+        sessions = SessionColumns.gathered(self.columns, slots)
+        tokens, offsets, times = sessions.events
+        state = SessionsState(
+            self.clock,
+            keys=sessions.key_texts,
+            lengths=sessions.lengths,
+            **{name: getattr(sessions, name) for name in SESSION_COLUMNS},
+            tokens=tokens,
+            offsets=offsets,
+            times=times,
+        )
+        return state.with_origins(self.origins)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

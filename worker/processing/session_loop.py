@@ -2,11 +2,17 @@
 
 A session has a row of `Columns.rows`, its *slot*. Slot 0 is no session but the end of three rings, in each of which
 every open session stands between one before it and one after it: by the time of its latest event, by that of its
-opening, and by its first offset. Its events lie in blocks of five, each of which names the next. A slot is found by
-its key in a table with open addressing, whose hash has a secret seed, so that nobody can choose keys that collide.
+opening, and by its first offset. A slot is found by its key in a table with open addressing, whose hash has a secret
+seed, so that nobody can choose keys that collide.
 
-What is closed keeps its slot and its events until `release`, which is after they were gathered. Nothing here grows: who
-calls makes room for what can come.
+What differs in length, its key and then its events, lies in a chain of blocks of bytes, each of which names the next.
+An event is three numbers: its token, and what its offset and its time are more than those of the event before it (more
+than the session's first offset and than 0, for the first). A number takes seven bits a byte, the lowest first, of which
+all but the last have the highest bit set; its sign is its lowest bit. So small distances are short, and every 64 bits
+come back as they were.
+
+What is closed keeps its slot and its chain until `release`, after they were gathered. Nothing here grows: who calls
+makes room for what can come.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detector.compiled import Bytes, Column, Table, compiled
+from detector.compiled import Bytes, Column, Links, Table, compiled
 
 NONE: Final = 0  # a slot or a block that is none
 END: Final = 0  # the slot where each ring begins and ends
@@ -23,23 +29,32 @@ LEAST: Final = -(2**63)
 NEVER: Final = 2**63 - 1
 NO_LIMIT: Final = 0
 
-# Columns of `rows`. What an event touches lies together.
-KEY, KEY_BYTES, HASH, LAST_AT, QUIETER, LIVELIER, EVENTS, LAST_BLOCK = range(8)
-OPENED_AT, ORDER, FIRST_BLOCK, FIRST_OFFSET, OLDER, YOUNGER, SMALLER, GREATER = range(8, 16)
-ROW: Final = 16
+# Columns of `rows`, and those of `links`, which are the same memory as numbers of half the width; what an event touches
+# lies together.
+LAST_AT, LAST_OFFSET, LAST_TIME, WRITTEN = range(4)
+KEY_BYTES, FIRST_BLOCK, EVENTS, QUIETER, LIVELIER, HASH = range(8, 14)
+OPENED_AT, ORDER, FIRST_OFFSET = range(7, 10)
+OLDER, YOUNGER, SMALLER, GREATER, ALERTED, EVALUATED = range(20, 26)
+ROW: Final = 13
+NEXT_FREE: Final = FIRST_BLOCK  # of a row that is free
 
-# Columns of `blocks`: the next block, then token, offset and time of each event.
-NEXT, FIRST_EVENT = range(2)
-FIELDS: Final = 3
-BLOCK_EVENTS: Final = 5
-BLOCK: Final = FIRST_EVENT + BLOCK_EVENTS * FIELDS
+# A block: the number of the next one, then what it holds.
+BLOCK_BITS: Final = 6
+BLOCK: Final = 1 << BLOCK_BITS
+NEXT: Final = 0  # column of `nexts`
+HEAD: Final = 4
+ROOM: Final = BLOCK - HEAD
+FIELDS: Final = 3  # token, offset, time
+LONGEST: Final = 10  # bytes of a number
 
-# Columns of `table`; a power of two of entries.
-ENTRY_HASH, ENTRY_SLOT = range(2)
+# An entry of `table`: the hash of a key, and below it the slot. As many of them are as fit the sessions.
+HASH_BITS: Final = 31
+SLOT_BITS: Final = 32
+SLOT_OF: Final = (1 << SLOT_BITS) - 1
 
 # `counts`
-OPEN, OPENED, NEXT_EXPIRY, USED_ROWS, FREE_ROW, USED_BLOCKS, FREE_BLOCK, USED_KEYS, OPEN_KEYS, SEED, AHEAD = range(11)
-COUNTS: Final = 11
+OPEN, OPENED, NEXT_EXPIRY, USED_ROWS, FREE_ROW, USED_BLOCKS, FREE_BLOCK, FREE_BLOCKS, SEED, AHEAD = range(10)
+COUNTS: Final = 10
 
 TOGETHER: Final = 32  # events, for which memory is read ahead
 
@@ -55,9 +70,10 @@ class Columns(NamedTuple):
     """The open sessions."""
 
     rows: Table  # (slots, ROW)
-    blocks: Table  # (blocks, BLOCK)
-    table: Table  # (entries, 2)
-    keys: Bytes  # of all sessions, one after the other, and at least one byte more
+    links: Links  # (slots, 2 ROW), the same memory
+    chains: Bytes  # of all blocks
+    nexts: Links  # (blocks, BLOCK / 4), the same memory
+    table: Column
     counts: Column  # (COUNTS,)
 
 
@@ -96,12 +112,66 @@ class Saved(NamedTuple):
     times: Column
 
 
-# -- keys --------------------------------------------------------------------------------------------------------------
+# -- chains ------------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def lengthened(c: Columns, last: int) -> int:
+    """Give a chain one more block behind its last, which is NONE for a new one; returns where its bytes begin."""
+    counts, nexts = c.counts, c.nexts
+    block = counts[FREE_BLOCK]
+    if block == NONE:
+        block = counts[USED_BLOCKS]
+        counts[USED_BLOCKS] += 1
+    else:
+        counts[FREE_BLOCK] = nexts[block, NEXT]
+        counts[FREE_BLOCKS] -= 1
+    nexts[last, NEXT] = block
+    return int((block << BLOCK_BITS) + HEAD)
+
+
+@compiled
+def begin_chain(c: Columns, slot: int, keys: Bytes, begin: int, end: int) -> None:
+    """Give a session a chain that begins with its key."""
+    at = lengthened(c, NONE)
+    c.links[slot, FIRST_BLOCK], c.links[slot, KEY_BYTES], c.links[slot, EVENTS] = at >> BLOCK_BITS, end - begin, 0
+    while True:
+        stop = min(end, begin + ROOM)
+        source, target = np.uint64(begin), np.uint64(at)
+        for place in range(np.uint64(stop - begin)):
+            c.chains[target + place] = keys[source + place]
+        at, begin = at + stop - begin, stop
+        if begin == end:
+            c.rows[slot, WRITTEN] = at
+            return
+        at = lengthened(c, (at >> BLOCK_BITS) - 1)
+
+
+@compiled
+def append(c: Columns, slot: int, token: int, offset: int, time: int) -> None:
+    """Add an event to a session."""
+    rows, links, chains, number, at = c.rows, c.links, c.chains, c.links[slot, EVENTS], c.rows[slot, WRITTEN]
+    offset_before = rows[slot, FIRST_OFFSET] if number == 0 else rows[slot, LAST_OFFSET]
+    time_before = np.int64(0) if number == 0 else rows[slot, LAST_TIME]
+    for value in (token, offset - offset_before, time - time_before):
+        left, more = (value << 1) ^ (value >> 63), True
+        while more:
+            if at & (BLOCK - 1) == 0:
+                at = lengthened(c, (at >> BLOCK_BITS) - 1)
+            more = bool(left < 0 or left > 127)
+            chains[at] = (left & 127) | (128 if more else 0)
+            left = (left >> 7) & ((1 << 57) - 1)
+            at += 1
+    rows[slot, WRITTEN], rows[slot, LAST_OFFSET], rows[slot, LAST_TIME] = at, offset, time
+    links[slot, EVENTS] = number + 1
+
+
+# -- keys, rings and sessions ------------------------------------------------------------------------------------------
 
 
 @compiled
 def hash_of(keys: Bytes, begin: int, end: int, seed: int) -> int:
-    """64 bits of a key, each eight bytes multiplied by a secret odd number."""
+    """HASH_BITS of a key, each eight bytes multiplied by a secret odd number."""
     found = np.int64((end - begin) * seed)
     at = begin
     while at + 8 <= end:
@@ -116,148 +186,122 @@ def hash_of(keys: Bytes, begin: int, end: int, seed: int) -> int:
         word = (word << 8) | np.int64(keys[at])
         at += 1
     found = (found ^ word) * seed
-    return int(found ^ (found >> 29))
+    return int((found ^ (found >> 29)) & ((1 << HASH_BITS) - 1))
 
 
 @compiled
 def find(c: Columns, keys: Bytes, begin: int, end: int, hashed: int) -> int:
     """The slot of the open session that has this key; NONE if no session has."""
-    last = len(c.table) - 1
-    entry = hashed & last
-    while c.table[entry, ENTRY_SLOT] != NONE:
-        slot = c.table[entry, ENTRY_SLOT]
-        if c.table[entry, ENTRY_HASH] == hashed and c.rows[slot, KEY_BYTES] == end - begin:
-            # An index that may be below 0 is looked at for each byte, which costs twenty times the comparison.
-            wanted, held = np.uint64(begin), np.uint64(c.rows[slot, KEY])
-            differs = np.uint8(0)
-            for place in range(np.uint64(end - begin)):
-                differs |= keys[wanted + place] ^ c.keys[held + place]
+    entries = len(c.table)
+    at = (hashed * entries) >> HASH_BITS
+    while c.table[at] & SLOT_OF != NONE:
+        slot = c.table[at] & SLOT_OF
+        if c.table[at] >> SLOT_BITS == hashed and c.links[slot, KEY_BYTES] == end - begin:
+            block, part, differs = np.int64(c.links[slot, FIRST_BLOCK]), begin, np.uint8(0)
+            while True:
+                # An index that may be below 0 is looked at for each byte, which costs twenty times the comparison.
+                wanted, held = np.uint64(part), np.uint64((block << BLOCK_BITS) + HEAD)
+                for place in range(np.uint64(min(end - part, ROOM))):
+                    differs |= keys[wanted + place] ^ c.chains[held + place]
+                part += ROOM
+                if differs != 0 or part >= end:
+                    break
+                block = np.int64(c.nexts[block, NEXT])
             if differs == 0:
                 return int(slot)
-        entry = (entry + 1) & last
+        at = at + 1 if at + 1 < entries else 0
     return NONE
 
 
 @compiled
-def enter(c: Columns, slot: int) -> None:
+def enter(table: Column, entry: int) -> None:
     """Let a session be found."""
-    last = len(c.table) - 1
-    entry = c.rows[slot, HASH] & last
-    while c.table[entry, ENTRY_SLOT] != NONE:
-        entry = (entry + 1) & last
-    c.table[entry, ENTRY_HASH], c.table[entry, ENTRY_SLOT] = c.rows[slot, HASH], slot
+    at = ((entry >> SLOT_BITS) * len(table)) >> HASH_BITS
+    while table[at] & SLOT_OF != NONE:
+        at = at + 1 if at + 1 < len(table) else 0
+    table[at] = entry
+
+
+@compiled
+def enter_all(table: Column, larger: Column) -> None:
+    """Fill a new table with what one has."""
+    for at in range(len(table)):
+        if table[at] & SLOT_OF != NONE:
+            enter(larger, table[at])
 
 
 @compiled
 def strike(c: Columns, slot: int) -> None:
     """Let a session be found no more; what stood behind it for want of its entry moves up."""
-    last = len(c.table) - 1
-    hole = c.rows[slot, HASH] & last
-    while c.table[hole, ENTRY_SLOT] != slot:
-        hole = (hole + 1) & last
-    entry = (hole + 1) & last
-    while c.table[entry, ENTRY_SLOT] != NONE:
-        home = c.table[entry, ENTRY_HASH] & last
-        if (entry - home) & last >= (entry - hole) & last:
-            for column in (ENTRY_HASH, ENTRY_SLOT):
-                c.table[hole, column] = c.table[entry, column]
-            hole = entry
-        entry = (entry + 1) & last
-    c.table[hole, ENTRY_SLOT] = NONE
-
-
-# -- rings -------------------------------------------------------------------------------------------------------------
+    table, entries = c.table, len(c.table)
+    hole = int((np.int64(c.links[slot, HASH]) * entries) >> HASH_BITS)
+    while table[hole] & SLOT_OF != slot:
+        hole = hole + 1 if hole + 1 < entries else 0
+    at = hole + 1 if hole + 1 < entries else 0
+    while table[at] & SLOT_OF != NONE:
+        from_home, from_hole = at - (((table[at] >> SLOT_BITS) * entries) >> HASH_BITS), at - hole
+        from_home += entries if from_home < 0 else 0
+        from_hole += entries if from_hole < 0 else 0
+        if from_home >= from_hole:
+            table[hole] = table[at]
+            hole = at
+        at = at + 1 if at + 1 < entries else 0
+    table[hole] = NONE
 
 
 @compiled
-def put_after(rows: Table, slot: int, place: int, before: int, after: int) -> None:
+def put_after(links: Links, slot: int, place: int, before: int, after: int) -> None:
     """Put a session into a ring, after the one at `place`; `before` and `after` are the ring's columns."""
-    following = rows[place, after]
-    rows[slot, before], rows[slot, after] = place, following
-    rows[place, after] = rows[following, before] = slot
+    following = links[place, after]
+    links[slot, before], links[slot, after] = place, following
+    links[place, after] = links[following, before] = slot
 
 
 @compiled
-def take_out(rows: Table, slot: int, before: int, after: int) -> None:
+def take_out(links: Links, slot: int, before: int, after: int) -> None:
     """Take a session out of a ring."""
-    rows[rows[slot, before], after] = rows[slot, after]
-    rows[rows[slot, after], before] = rows[slot, before]
-
-
-# -- sessions ----------------------------------------------------------------------------------------------------------
+    links[links[slot, before], after] = links[slot, after]
+    links[links[slot, after], before] = links[slot, before]
 
 
 @compiled
 def opened(c: Columns, keys: Bytes, begin: int, end: int, hashed: int, stream_time: int, offset: int) -> int:
     """The slot of a new session, which has no event yet."""
-    counts, rows = c.counts, c.rows
+    counts, rows, links = c.counts, c.rows, c.links
     slot = counts[FREE_ROW]
     if slot == NONE:
         slot = counts[USED_ROWS]
         counts[USED_ROWS] += 1
     else:
-        counts[FREE_ROW] = rows[slot, KEY]
-    at = counts[USED_KEYS]
-    counts[USED_KEYS] += end - begin
-    counts[OPEN_KEYS] += end - begin
-    source, target = np.uint64(begin), np.uint64(at)
-    for place in range(np.uint64(end - begin)):
-        c.keys[target + place] = keys[source + place]
+        counts[FREE_ROW] = links[slot, NEXT_FREE]
     counts[OPEN] += 1
     counts[OPENED] += 1
-    rows[slot, KEY], rows[slot, KEY_BYTES], rows[slot, HASH] = at, end - begin, hashed
+    begin_chain(c, slot, keys, begin, end)
+    links[slot, HASH] = hashed
     rows[slot, OPENED_AT] = rows[slot, LAST_AT] = stream_time
     rows[slot, ORDER] = counts[OPENED]
     rows[slot, FIRST_OFFSET] = offset
-    rows[slot, EVENTS] = 0
-    enter(c, slot)
-    put_after(rows, slot, rows[END, QUIETER], QUIETER, LIVELIER)
-    put_after(rows, slot, rows[END, OLDER], OLDER, YOUNGER)
+    links[slot, ALERTED] = links[slot, EVALUATED] = 0
+    enter(c.table, (hashed << SLOT_BITS) | slot)
+    put_after(links, slot, links[END, QUIETER], QUIETER, LIVELIER)
+    put_after(links, slot, links[END, OLDER], OLDER, YOUNGER)
     # An event that waited may open a session after others of greater offsets, which are those since it came.
-    place = rows[END, SMALLER]
+    place = links[END, SMALLER]
     while place != END and rows[place, FIRST_OFFSET] > offset:
-        place = rows[place, SMALLER]
-    put_after(rows, slot, place, SMALLER, GREATER)
+        place = links[place, SMALLER]
+    put_after(links, slot, place, SMALLER, GREATER)
     return int(slot)
-
-
-@compiled
-def append(c: Columns, slot: int, token: int, offset: int, time: int) -> None:
-    """Add an event to a session."""
-    counts, rows, blocks = c.counts, c.rows, c.blocks
-    number = rows[slot, EVENTS]
-    rows[slot, EVENTS] = number + 1
-    place = number % BLOCK_EVENTS
-    block = rows[slot, LAST_BLOCK]
-    if place == 0:
-        new = counts[FREE_BLOCK]
-        if new == NONE:
-            new = counts[USED_BLOCKS]
-            counts[USED_BLOCKS] += 1
-        else:
-            counts[FREE_BLOCK] = blocks[new, NEXT]
-        if number == 0:
-            rows[slot, FIRST_BLOCK] = new
-        else:
-            blocks[block, NEXT] = new
-        rows[slot, LAST_BLOCK] = new
-        block = new
-    at = FIRST_EVENT + place * FIELDS
-    blocks[block, at] = token
-    blocks[block, at + 1] = offset
-    blocks[block, at + 2] = time
 
 
 @compiled
 def close(c: Columns, slot: int, cause: int, reason: int, group: int, closed: Table, n: int) -> int:
     """Close a session, the n-th of the call; returns how many there are then."""
     strike(c, slot)
-    take_out(c.rows, slot, QUIETER, LIVELIER)
-    take_out(c.rows, slot, OLDER, YOUNGER)
-    take_out(c.rows, slot, SMALLER, GREATER)
+    take_out(c.links, slot, QUIETER, LIVELIER)
+    take_out(c.links, slot, OLDER, YOUNGER)
+    take_out(c.links, slot, SMALLER, GREATER)
     c.rows[slot, ORDER] = -c.rows[slot, ORDER]
     c.counts[OPEN] -= 1
-    c.counts[OPEN_KEYS] -= c.rows[slot, KEY_BYTES]
     closed[n, SLOT], closed[n, CAUSE] = slot, cause
     closed[n, REASON], closed[n, GROUP] = reason, group
     return n + 1
@@ -281,15 +325,15 @@ def reached_at(limit: int, since: int) -> int:
 @compiled
 def expire(c: Columns, limits: Limits, now: int, cause: int, closed: Table, n: int) -> int:
     """Close the sessions that reached the gap, then those that reached the greatest age."""
-    rows, group = c.rows, n
-    while c.counts[OPEN] > 0 and reached(limits.gap, rows[rows[END, LIVELIER], LAST_AT], now):
-        n = close(c, rows[END, LIVELIER], cause, GAP, group, closed, n)
+    rows, links, group = c.rows, c.links, n
+    while c.counts[OPEN] > 0 and reached(limits.gap, rows[links[END, LIVELIER], LAST_AT], now):
+        n = close(c, links[END, LIVELIER], cause, GAP, group, closed, n)
     group = n
-    while c.counts[OPEN] > 0 and reached(limits.max_age, rows[rows[END, YOUNGER], OPENED_AT], now):
-        n = close(c, rows[END, YOUNGER], cause, MAX_AGE, group, closed, n)
+    while c.counts[OPEN] > 0 and reached(limits.max_age, rows[links[END, YOUNGER], OPENED_AT], now):
+        n = close(c, links[END, YOUNGER], cause, MAX_AGE, group, closed, n)
     # A session that is not open yet is not touched before now.
-    quietest = rows[rows[END, LIVELIER], LAST_AT] if c.counts[OPEN] > 0 else now
-    oldest = rows[rows[END, YOUNGER], OPENED_AT] if c.counts[OPEN] > 0 else now
+    quietest = rows[links[END, LIVELIER], LAST_AT] if c.counts[OPEN] > 0 else now
+    oldest = rows[links[END, YOUNGER], OPENED_AT] if c.counts[OPEN] > 0 else now
     c.counts[NEXT_EXPIRY] = min(reached_at(limits.gap, quietest), reached_at(limits.max_age, oldest))
     return n
 
@@ -301,19 +345,19 @@ def look_ahead(c: Columns, events: Arrivals, first: int, stop: int, hashes: Colu
     Where an event finds what it changes is known only from what it has read, so it waits for memory several times;
     many events that read ahead wait at the same time.
     """
-    rows, last, seen = c.rows, len(c.table) - 1, 0
+    rows, links, table, seen = c.rows, c.links, c.table, 0
     begin = events.key_ends[first - 1] if first > 0 else 0
     for at in range(first, stop):
         hashes[at] = hash_of(events.keys, begin, events.key_ends[at], c.counts[SEED])
         begin = events.key_ends[at]
     for at in range(first, stop):
-        seen ^= c.table[hashes[at] & last, ENTRY_SLOT]
+        seen ^= table[(hashes[at] * len(table)) >> HASH_BITS]
     for at in range(first, stop):
-        seen ^= rows[c.table[hashes[at] & last, ENTRY_SLOT], LAST_AT]
+        seen ^= rows[table[(hashes[at] * len(table)) >> HASH_BITS] & SLOT_OF, LAST_AT]
     for at in range(first, stop):
-        slot = c.table[hashes[at] & last, ENTRY_SLOT]
-        seen ^= rows[rows[slot, QUIETER], LIVELIER] ^ rows[rows[slot, LIVELIER], QUIETER]
-        seen ^= c.blocks[rows[slot, LAST_BLOCK], FIRST_EVENT] ^ np.int64(c.keys[rows[slot, KEY]])
+        slot = table[(hashes[at] * len(table)) >> HASH_BITS] & SLOT_OF
+        seen ^= int(links[links[slot, QUIETER], LIVELIER] ^ links[links[slot, LIVELIER], QUIETER])
+        seen ^= int(c.nexts[links[slot, FIRST_BLOCK], NEXT] ^ c.nexts[(rows[slot, WRITTEN] - 1) >> BLOCK_BITS, NEXT])
     c.counts[AHEAD] = seen  # or the compiler would leave the reading out
 
 
@@ -322,13 +366,13 @@ def take(c: Columns, limits: Limits, events: Arrivals, slots: Column, closed: Ta
     """Take events in; returns how many sessions they closed.
 
     Args:
-        c: the sessions, with room for as many rows, blocks and bytes of keys as the events could need.
+        c: the sessions, with room for as many rows and blocks as the events could need.
         limits: when sessions close.
         events: the events.
         slots: is filled with the slot of each event.
         closed: is filled with the sessions closed; it has room for all that are open and one an event.
     """
-    counts, rows = c.counts, c.rows
+    counts, rows, links = c.counts, c.rows, c.links
     n, begin = 0, 0
     for at in range(len(events.tokens)):
         if at % TOGETHER == 0:
@@ -343,17 +387,17 @@ def take(c: Columns, limits: Limits, events: Arrivals, slots: Column, closed: Ta
             slot = opened(c, events.keys, begin, end, hashed, now, events.offsets[at])
         elif rows[slot, LAST_AT] != now:
             rows[slot, LAST_AT] = now
-            take_out(rows, slot, QUIETER, LIVELIER)
-            put_after(rows, slot, rows[END, QUIETER], QUIETER, LIVELIER)
+            take_out(links, slot, QUIETER, LIVELIER)
+            put_after(links, slot, links[END, QUIETER], QUIETER, LIVELIER)
         append(c, slot, events.tokens[at], events.offsets[at], events.times[at])
         slots[at] = slot
 
         if events.ends[at]:
             n = close(c, slot, cause, END_EVENT, n, closed, n)
-        elif rows[slot, EVENTS] >= limits.max_events:
+        elif links[slot, EVENTS] >= limits.max_events:
             n = close(c, slot, cause, MAX_EVENTS, n, closed, n)
         while counts[OPEN] > limits.max_open:
-            n = close(c, rows[END, GREATER], cause, MAX_OPEN, n, closed, n)
+            n = close(c, links[END, GREATER], cause, MAX_OPEN, n, closed, n)
         begin = end
     return n
 
@@ -363,7 +407,7 @@ def flush(c: Columns, cause: int, closed: Table) -> int:
     """Close every session; returns how many there were."""
     n = 0
     while c.counts[OPEN] > 0:
-        n = close(c, c.rows[END, GREATER], cause, FLUSHED, 0, closed, n)
+        n = close(c, c.links[END, GREATER], cause, FLUSHED, 0, closed, n)
     return n
 
 
@@ -373,31 +417,38 @@ def flush(c: Columns, cause: int, closed: Table) -> int:
 @compiled
 def in_order(c: Columns, slots: Column) -> None:
     """Fill in the slots of the open sessions, in the order of their opening."""
-    slot = END
+    slot = np.int64(END)
     for at in range(len(slots)):
-        slot = c.rows[slot, YOUNGER]
+        slot = np.int64(c.links[slot, YOUNGER])
         slots[at] = slot
 
 
 @compiled
 def gather(c: Columns, slots: Column, events: Table, keys: Bytes) -> None:
     """Fill in tokens, offsets and times (FIELDS, all events) of sessions, and their keys, one after the other."""
-    at, key_at = 0, 0
-    for number in range(len(slots)):
-        slot = slots[number]
-        begin, length = c.rows[slot, KEY], c.rows[slot, KEY_BYTES]
-        source, target = np.uint64(begin), np.uint64(key_at)
-        for place in range(np.uint64(length)):
-            keys[target + place] = c.keys[source + place]
-        key_at += length
-        block, left = c.rows[slot, FIRST_BLOCK], c.rows[slot, EVENTS]
-        while left > 0:
-            for place in range(min(left, BLOCK_EVENTS)):
-                for field in range(FIELDS):
-                    events[field, at] = c.blocks[block, FIRST_EVENT + place * FIELDS + field]
-                at += 1
-            left -= BLOCK_EVENTS
-            block = c.blocks[block, NEXT]
+    n, key_at = 0, 0
+    for slot in slots:
+        at = (np.int64(c.links[slot, FIRST_BLOCK]) << BLOCK_BITS) + HEAD
+        for _ in range(c.links[slot, KEY_BYTES]):
+            if at & (BLOCK - 1) == 0:
+                at = (np.int64(c.nexts[(at >> BLOCK_BITS) - 1, NEXT]) << BLOCK_BITS) + HEAD
+            keys[key_at] = c.chains[at]
+            at, key_at = at + 1, key_at + 1
+        offset, time = c.rows[slot, FIRST_OFFSET], np.int64(0)
+        for _ in range(c.links[slot, EVENTS]):
+            for field in range(FIELDS):
+                left, bits, more = np.int64(0), 0, True
+                while more:
+                    if at & (BLOCK - 1) == 0:
+                        at = (np.int64(c.nexts[(at >> BLOCK_BITS) - 1, NEXT]) << BLOCK_BITS) + HEAD
+                    byte = np.int64(c.chains[at])
+                    left |= (byte & 127) << bits
+                    at, bits, more = at + 1, bits + 7, bool(byte > 127)
+                events[field, n] = ((left >> 1) & NEVER) ^ -(left & 1)
+            offset += events[1, n]
+            time += events[2, n]
+            events[1, n], events[2, n] = offset, time
+            n += 1
 
 
 @compiled
@@ -413,88 +464,35 @@ def look_up(c: Columns, keys: Bytes, key_ends: Column, slots: Column) -> None:
 @compiled
 def release(c: Columns, slots: Column) -> None:
     """Let go of closed sessions, which were gathered."""
+    counts, links, nexts = c.counts, c.links, c.nexts
     for slot in slots:
-        c.blocks[c.rows[slot, LAST_BLOCK], NEXT] = c.counts[FREE_BLOCK]
-        c.counts[FREE_BLOCK] = c.rows[slot, FIRST_BLOCK]
-        c.rows[slot, KEY] = c.counts[FREE_ROW]
-        c.counts[FREE_ROW] = slot
+        block, last = np.int64(links[slot, FIRST_BLOCK]), (c.rows[slot, WRITTEN] - 1) >> BLOCK_BITS
+        nexts[last, NEXT] = counts[FREE_BLOCK]
+        counts[FREE_BLOCK] = block
+        while block != last:
+            block = np.int64(nexts[block, NEXT])
+            counts[FREE_BLOCKS] += 1
+        counts[FREE_BLOCKS] += 1
+        links[slot, NEXT_FREE] = counts[FREE_ROW]
+        counts[FREE_ROW] = slot
 
 
 @compiled
-def put_in_order(rows: Table, numbers: Column, before: int, after: int) -> None:
-    """Fill a ring with the sessions of these numbers."""
-    place = END
-    for number in numbers:
-        rows[number + 1, before] = place
-        rows[place, after] = number + 1
-        place = number + 1
-    rows[END, before] = place
-    rows[place, after] = END
+def restore(c: Columns, sessions: Saved, by_last_at: Column) -> None:
+    """Open sessions in the order of their opening, in columns without one but with room for them.
 
-
-@compiled
-def enter_all(c: Columns) -> None:
-    """Fill a new table with the open sessions."""
-    slot = c.rows[END, YOUNGER]
-    while slot != END:
-        enter(c, slot)
-        slot = c.rows[slot, YOUNGER]
-
-
-@compiled
-def restore(c: Columns, sessions: Saved, by_last_at: Column, by_first_offset: Column) -> None:
-    """Open sessions in the order of their opening, in columns without one but with room for them, and their keys.
-
-    `by_last_at` and `by_first_offset` are their numbers in the order of their latest events and of their first offsets.
+    `by_last_at` are their numbers in the order of their latest events.
     """
-    begin, at, block, n = 0, 0, 1, len(sessions.lengths)
-    for number in range(n):
-        slot, end, length = number + 1, sessions.key_ends[number], sessions.lengths[number]
-        c.rows[slot, KEY] = begin
-        c.rows[slot, KEY_BYTES] = end - begin
-        c.rows[slot, HASH] = hash_of(sessions.keys, begin, end, c.counts[SEED])
-        c.rows[slot, OPENED_AT] = sessions.opened_at[number]
-        c.rows[slot, LAST_AT] = sessions.last_at[number]
-        c.rows[slot, ORDER] = slot
-        c.rows[slot, FIRST_OFFSET] = sessions.offsets[at]
-        c.rows[slot, EVENTS] = length
-        c.rows[slot, OLDER] = number
-        c.rows[number, YOUNGER] = slot
-        begin, at = end, at + length
-    c.rows[END, OLDER] = n
-    c.rows[n, YOUNGER] = END
-    put_in_order(c.rows, by_last_at, QUIETER, LIVELIER)
-    put_in_order(c.rows, by_first_offset, SMALLER, GREATER)
-    enter_all(c)
-    # By themselves, since they drive everything else out of the caches.
-    at = 0
-    for number in range(n):
-        c.rows[number + 1, FIRST_BLOCK] = block
-        stop = at + sessions.lengths[number]
-        while at < stop:
-            for place in range(min(BLOCK_EVENTS, stop - at)):
-                field = FIRST_EVENT + place * FIELDS
-                c.blocks[block, field] = sessions.tokens[at]
-                c.blocks[block, field + 1] = sessions.offsets[at]
-                c.blocks[block, field + 2] = sessions.times[at]
-                at += 1
-            c.blocks[block, NEXT] = block + 1
-            block += 1
-        c.rows[number + 1, LAST_BLOCK] = block - 1
-    c.counts[OPEN] = c.counts[OPENED] = n
-    c.counts[USED_ROWS], c.counts[USED_BLOCKS] = n + 1, block
-    c.counts[USED_KEYS] = c.counts[OPEN_KEYS] = begin
-
-
-@compiled
-def move_keys(c: Columns, keys: Bytes) -> None:
-    """Move the keys of the open sessions to other bytes."""
-    at, slot = 0, c.rows[END, YOUNGER]
-    while slot != END:
-        begin, length = c.rows[slot, KEY], c.rows[slot, KEY_BYTES]
-        c.rows[slot, KEY] = at
-        for place in range(length):
-            keys[at + place] = c.keys[begin + place]
-        at += length
-        slot = c.rows[slot, YOUNGER]
-    c.counts[USED_KEYS] = at
+    begin, at, rows, links = 0, 0, c.rows, c.links
+    for number in range(len(sessions.lengths)):
+        end, opened_at, offset = sessions.key_ends[number], sessions.opened_at[number], sessions.offsets[at]
+        hashed = hash_of(sessions.keys, begin, end, c.counts[SEED])
+        slot = opened(c, sessions.keys, begin, end, hashed, opened_at, offset)
+        rows[slot, LAST_AT] = sessions.last_at[number]
+        for _ in range(sessions.lengths[number]):
+            append(c, slot, sessions.tokens[at], sessions.offsets[at], sessions.times[at])
+            at += 1
+        begin = end
+    for number in by_last_at:
+        take_out(links, number + 1, QUIETER, LIVELIER)
+        put_after(links, number + 1, links[END, QUIETER], QUIETER, LIVELIER)

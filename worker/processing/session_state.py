@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final, final
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from worker.processing.clock import ClockState
-from worker.processing.origins import NumberedOrigins
+from worker.processing.origins import NumberedOrigins, OriginsOfOpen
 
 Column = NDArray[np.int64]
 
@@ -124,6 +124,10 @@ class SessionsState:
         """The offset of each event, of those that wait, too."""
         waiting = np.array([event.offset for event in self.clock.waiting], np.int64)
         return np.concatenate([self.offsets, waiting])
+
+    def with_origins(self, known: OriginsOfOpen | None) -> SessionsState:
+        """The same with the origins of its events, which are among those that are known; None: it has none."""
+        return self if known is None else replace(self, origins=known.of(self.event_offsets(), ordered=True))
 
     def ends(self) -> Column:
         """Where the events of each session end in the columns of events; those of the first begin at 0."""

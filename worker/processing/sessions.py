@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from detector.text.flat import Texts, flat
 from worker.processing import session_loop as loop
 from worker.processing.clock import NO_TIME, Clock, Column, Numbers, Step, Strings
-from worker.processing.session_columns import CLOSED_BY, RANK_EXPIRED, ClosedSessions, SessionColumns
+from worker.processing.session_columns import CLOSED_BY, RANK_EXPIRED, ClosedSessions, Image, SessionColumns
 from worker.processing.session_rules import SessionRules
-from worker.processing.session_state import SESSION_COLUMNS, SessionsState
+from worker.processing.session_state import SessionsState
 
-NOTES: Final = ("alerted", "evaluated")  # what the scorer remembers of a session
-
+_NOTES: Final = {"alerted": loop.ALERTED, "evaluated": loop.EVALUATED}  # what the scorer remembers of a session
 _SEED = secrets.randbits(63) | 1  # of the keys' hashes; odd, so that no bit is lost
 _FEW: Final = 100  # sessions, for which columns are never too large
+_NONE_CLOSED: Final = ClosedSessions.of(())
 
 
 class SharedCause(NamedTuple):
@@ -67,7 +67,6 @@ class Sessions:
         self._within: dict[tuple[bytes, int], int] = {}
         self._opened_before = loop.NEVER
         self._columns: loop.Columns
-        self._notes: NDArray[np.int64]  # (slots, NOTES)
         self._restore(state)
 
     def __len__(self) -> int:
@@ -113,14 +112,13 @@ class Sessions:
     def touched(self) -> SessionColumns:
         """The open sessions that got an event in the latest call; `note` takes them back."""
         slots = np.unique(np.concatenate([*self._touched, np.empty(0, np.int64)]))
-        return self._sessions(slots[self._columns.rows[slots, loop.ORDER] > 0])
+        return self._gathered(slots[self._columns.rows[slots, loop.ORDER] > 0])
 
     def behind(self) -> SessionColumns:
         """The open sessions with events that the scorer has not looked at (`Session.evaluated`); `note` takes them."""
-        slots = np.empty(len(self), np.int64)
+        slots, links = np.empty(len(self), np.int64), self._columns.links
         loop.in_order(self._columns, slots)
-        looked_at = self._notes[slots, NOTES.index("evaluated")]
-        return self._sessions(slots[looked_at < self._columns.rows[slots, loop.EVENTS]])
+        return self._gathered(slots[links[slots, loop.EVALUATED] < links[slots, loop.EVENTS]])
 
     def note(self, sessions: SessionColumns) -> None:
         """Remember what the scorer noted of sessions that are open: `alerted` and `evaluated`.
@@ -132,24 +130,18 @@ class Sessions:
         loop.look_up(self._columns, sessions.keys, sessions.key_ends, slots)
         if not slots.all():
             raise KeyError(sessions[int(np.argmin(slots))].key)
-        for column, name in enumerate(NOTES):
-            self._notes[slots, column] = getattr(sessions, name)
+        for name, column in _NOTES.items():
+            self._columns.links[slots, column] = getattr(sessions, name)
 
     def state(self) -> SessionsState:
         """What a snapshot holds: `Sessions(rules, state)` goes on exactly where this one stands."""
-        slots = np.empty(len(self), np.int64)
-        loop.in_order(self._columns, slots)
-        sessions = self._sessions(slots)
-        tokens, offsets, times = sessions.events
-        return SessionsState(
-            self.clock.state(),
-            keys=sessions.key_texts,
-            lengths=sessions.lengths,
-            **{name: getattr(sessions, name) for name in SESSION_COLUMNS},
-            tokens=tokens,
-            offsets=offsets,
-            times=times,
-        )
+        return Image(self._columns, self.clock.state()).state()
+
+    def image(self) -> Image:
+        """A copy that no event changes; another thread can make the state of it, which takes several times longer."""
+        rows, blocks = self._columns.counts[[loop.USED_ROWS, loop.USED_BLOCKS]].tolist()
+        columns = _copied(self._columns, rows, blocks)
+        return Image(columns._replace(counts=columns.counts.copy()), self.clock.state())
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -157,10 +149,13 @@ class Sessions:
         self.shared_causes, self._touched = [], []
         self._within, self._opened_before, cause = {}, loop.NEVER, None
         # What a call closes keeps its rows until it ends, so a call of many events needs more rows than stay open.
-        needed = len(self) + sum(len(step.keys) for step in steps)
-        if 2 * needed + _FEW < self._columns.counts[loop.USED_ROWS]:
+        more, counts = sum(len(step.keys) for step in steps), self._columns.counts
+        used = counts[[loop.USED_ROWS, loop.USED_BLOCKS]]
+        held = np.array([len(self), used[1] - counts[loop.FREE_BLOCKS]])
+        if (2 * (held + more) + _FEW < used).any():
             self._restore(self.state())
-        closed, number = [self._closed(np.empty((0, loop.CLOSED), np.int64))], 0
+        closed: list[ClosedSessions] = []
+        number = 0
         for step in steps:
             if step.set_to is not None:
                 self._set_to(step.set_to)
@@ -176,12 +171,13 @@ class Sessions:
             if len(found):
                 closed.append(found)
                 number += len(found)
-        return ClosedSessions.joined(closed[1:] or closed)
+        return ClosedSessions.joined(closed) if closed else _NONE_CLOSED
 
     def _set_to(self, stream_time: int) -> None:
         """Stream time is set, or falls: no session was opened or touched later, nor before there was any."""
+        used = self._columns.rows[: self._columns.counts[loop.USED_ROWS]]
         for column in (loop.OPENED_AT, loop.LAST_AT):
-            times = self._columns.rows[:, column]
+            times = used[:, column]
             times[(times == NO_TIME) | (times > stream_time)] = stream_time
         self._columns.counts[loop.NEXT_EXPIRY] = loop.LEAST
 
@@ -196,7 +192,7 @@ class Sessions:
             times=_column(step.times),
             stream_times=_column(step.stream_times),
             causes=_column(step.causes),
-            ends=np.isin(tokens, self._end_tokens).astype(np.int64),
+            ends=np.isin(tokens, self._end_tokens).astype(np.int64) if len(self._end_tokens) else np.zeros_like(tokens),
         )
         self._make_room(len(tokens), len(keys))
         slots = np.empty(len(tokens), np.int64)
@@ -209,8 +205,10 @@ class Sessions:
 
     def _closed(self, closed: NDArray[np.int64]) -> ClosedSessions:
         """The sessions of these rows of what the loop closed, in this order; their slots are free from then on."""
+        if not len(closed):
+            return _NONE_CLOSED
         slots, causes, reasons = (closed[:, column].copy() for column in (loop.SLOT, loop.CAUSE, loop.REASON))
-        sessions = self._sessions(slots)
+        sessions = self._gathered(slots)
         first_offsets, nth = self._columns.rows[slots, loop.FIRST_OFFSET], np.zeros(len(slots), np.int64)
         at_once = np.flatnonzero((first_offsets == causes) | (sessions.order > self._opened_before))
         if len(at_once):
@@ -218,43 +216,18 @@ class Sessions:
             for row, first_offset in zip(at_once.tolist(), first_offsets[at_once].tolist(), strict=True):
                 place = keys[row], first_offset
                 nth[row] = self._within[place] = self._within.get(place, 0) + 1
-        self._release(slots)
-        return ClosedSessions(sessions, causes, reasons, nth)
-
-    def _release(self, slots: Column) -> None:
         loop.release(self._columns, slots)
-        self._notes[slots] = 0
+        return ClosedSessions(sessions, causes, reasons, nth)
 
     # -- sessions and their columns ------------------------------------------------------------------------------------
 
-    def _sessions(self, slots: Column) -> SessionColumns:
-        """The sessions of these slots as they are."""
-        rows = self._columns.rows[slots]
-        key_ends, ends = np.cumsum(rows[:, loop.KEY_BYTES]), np.cumsum(rows[:, loop.EVENTS])
-        keys = np.empty(key_ends[-1] if len(slots) else 0, np.uint8)
-        events = np.empty((loop.FIELDS, ends[-1] if len(slots) else 0), np.int64)
-        loop.gather(self._columns, slots, events, keys)
-        times = rows[:, loop.OPENED_AT].copy(), rows[:, loop.LAST_AT].copy()
-        notes = (self._notes[slots, column] for column in range(len(NOTES)))
-        return SessionColumns(keys, key_ends, events, ends, *times, np.abs(rows[:, loop.ORDER]), *notes)
+    def _gathered(self, slots: Column) -> SessionColumns:
+        return SessionColumns.gathered(self._columns, slots)
 
     def _restore(self, state: SessionsState) -> None:
         """Hold the sessions of a state, and no others."""
         n = len(state.keys)
-        counts = np.zeros(loop.COUNTS, np.int64)
-        counts[[loop.NEXT_EXPIRY, loop.SEED]] = loop.LEAST, _SEED
         keys, key_ends = _as_bytes(state.keys)
-        blocks = int(np.sum(-(-state.lengths // loop.BLOCK_EVENTS)))
-        self._columns = loop.Columns(
-            rows=np.zeros((1 + n, loop.ROW), np.int64),
-            blocks=np.empty((1 + blocks, loop.BLOCK), np.int64),
-            table=_table(n),
-            keys=np.append(keys, np.uint8(0)),
-            counts=counts,
-        )
-        self._notes = np.zeros((1 + n, len(NOTES)), np.int64)
-        for column, name in enumerate(NOTES):
-            self._notes[1:, column] = getattr(state, name)
         saved = loop.Saved(
             keys=keys,
             key_ends=key_ends,
@@ -265,42 +238,58 @@ class Sessions:
             offsets=_column(state.offsets),
             times=_column(state.times),
         )
-        first_offsets = saved.offsets[state.ends() - state.lengths]
-        by_last_at, by_first_offset = (np.argsort(column, kind="stable") for column in (saved.last_at, first_offsets))
-        loop.restore(self._columns, saved, by_last_at, by_first_offset)
+        counts = np.zeros(loop.COUNTS, np.int64)
+        counts[[loop.NEXT_EXPIRY, loop.SEED]] = loop.LEAST, _SEED
+        counts[[loop.USED_ROWS, loop.USED_BLOCKS]] = 1
+        rows, chains = np.zeros((1 + n, loop.ROW), np.int64), _chains(1 + _blocks(n, len(saved.tokens), len(keys)))
+        columns = _joined(rows, chains, _table(n), counts)
+        loop.restore(columns, saved, np.argsort(saved.last_at, kind="stable"))
+        for name, column in _NOTES.items():
+            columns.links[1:, column] = getattr(state, name)
+        self._columns = _copied(columns, 1 + n, int(counts[loop.USED_BLOCKS]))  # what they take is known only now
 
     def _make_room(self, events: int, key_bytes: int) -> None:
         """For what so many events with so many bytes of keys may need."""
         columns, counts = self._columns, self._columns.counts
-        used_rows, used_blocks, used_keys = counts[[loop.USED_ROWS, loop.USED_BLOCKS, loop.USED_KEYS]].tolist()
-        rows = _grown(columns.rows, used_rows, events)
-        blocks = _grown(columns.blocks, used_blocks, events)
-        columns = self._columns = columns._replace(rows=rows, blocks=blocks)
-        if len(self._notes) < len(rows):
-            notes = np.zeros((len(rows), len(NOTES)), np.int64)
-            notes[: len(self._notes)] = self._notes
-            self._notes = notes
-        if used_keys + key_bytes >= len(columns.keys):
-            keys = np.empty(2 * (int(counts[loop.OPEN_KEYS]) + key_bytes) + 1, np.uint8)
-            loop.move_keys(columns, keys)
-            self._columns = columns._replace(keys=keys)
-        if 2 * (len(self) + events) > len(columns.table):
-            self._columns = self._columns._replace(table=_table(len(self) + events))
-            loop.enter_all(self._columns)
+        rows = int(counts[loop.USED_ROWS]) + events
+        blocks = int(counts[loop.USED_BLOCKS]) + _blocks(events, events, key_bytes)
+        if rows > len(columns.rows) or blocks > len(columns.nexts):
+            columns = _copied(columns, rows + rows // 2, blocks + blocks // 2)
+        if 4 * (len(self) + events) > 3 * len(columns.table):
+            columns = columns._replace(table=_table(len(self) + events))
+            loop.enter_all(self._columns.table, columns.table)
+        self._columns = columns
 
 
-def _grown(column: NDArray[np.int64], used: int, more: int) -> NDArray[np.int64]:
-    """A column with room for more than is used; what nobody wrote takes no memory."""
-    if used + more <= len(column):
-        return column
-    grown = np.empty((2 * used + more, column.shape[1]), np.int64)
-    grown[:used] = column[:used]
-    return grown
+def _copied(columns: loop.Columns, rows: int, blocks: int) -> loop.Columns:
+    """The same with room for so many rows and blocks; what nobody wrote takes no memory."""
+    used_rows, used_blocks = columns.counts[[loop.USED_ROWS, loop.USED_BLOCKS]].tolist()
+    copy, chains = np.empty((rows, loop.ROW), np.int64), _chains(blocks)
+    copy[:used_rows] = columns.rows[:used_rows]
+    chains[: used_blocks * loop.BLOCK] = columns.chains[: used_blocks * loop.BLOCK]
+    return _joined(copy, chains, columns.table, columns.counts)
 
 
-def _table(sessions: int) -> NDArray[np.int64]:
-    """A table for so many sessions: at least half of it stays empty."""
-    return np.zeros((1 << (2 * sessions + 1).bit_length(), 2), np.int64)
+def _joined(rows: NDArray[np.int64], chains: NDArray[np.uint8], table: Column, counts: Column) -> loop.Columns:
+    nexts = chains.view(np.int32).reshape(-1, loop.BLOCK // 4)
+    return loop.Columns(rows, rows.view(np.int32), chains, nexts, table, counts)
+
+
+def _chains(blocks: int) -> NDArray[np.uint8]:
+    """So many blocks, each of which is one line of the processor's cache."""
+    data = np.empty((blocks + 1) * loop.BLOCK, np.uint8)
+    begin = -data.ctypes.data % loop.BLOCK
+    return data[begin : begin + blocks * loop.BLOCK]
+
+
+def _blocks(chains: int, events: int, key_bytes: int) -> int:
+    """How many blocks so many chains at most become longer by for so many events and bytes of keys."""
+    return chains + (loop.FIELDS * loop.LONGEST * events + key_bytes) // loop.ROOM
+
+
+def _table(sessions: int) -> Column:
+    """A table for so many sessions: half of it stays empty."""
+    return np.zeros(2 * sessions + 2, np.int64)
 
 
 def _as_bytes(keys: Strings | Texts) -> tuple[NDArray[np.uint8], Column]:
@@ -311,4 +300,5 @@ def _as_bytes(keys: Strings | Texts) -> tuple[NDArray[np.uint8], Column]:
 
 def _column(values: Numbers) -> Column:
     """As the compiled loops take it."""
-    return np.require(values, np.int64, ("C", "W"))
+    column = np.ascontiguousarray(values, np.int64)
+    return column if column.flags.writeable else column.copy()

@@ -209,6 +209,9 @@ def _conflicts(settings: Settings) -> Iterator[_Conflict]:
         yield ("kafka.max.poll.interval.ms", "kafka.transaction.timeout.ms"), text
     if output.format == "avro" and output.schema_registry is None:
         yield ("output.format", "output.schema_registry"), "is avro, which needs output.schema_registry"
+    if source.tokens and output.line_text:
+        text = f"is {output.line_text}, and input.format: tokens has no lines; allowed: 0, or a format of lines"
+        yield ("output.line_text", "input.format"), text
     yield from _topic_conflicts(source, output, settings.state_topic)
 
 

@@ -186,6 +186,7 @@ class OutputSettings(Section):
     dead_letter_topic: Topic = "log-anomaly-dead-letters"
     include: Literal["all", "alerts"] = "all"
     top_events: Annotated[int, Whole(0, 100)] = 3
+    line_text: Annotated[int, Whole(0, 4_096)] = 0
     cloud_events: Flag = False
     format: Literal["json", "avro"] = "json"
     schema_registry: SchemaRegistry = Field(None, repr=False)
@@ -207,8 +208,8 @@ class WorkerSettings(Section):
     processes: Annotated[int, Whole(1, 128)] = 1
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     batch_records: Annotated[int, Whole(1, 1_000_000)] = 10_000
-    linger_ms: Annotated[int, Duration("0ms", "10s")] = Field(20, alias="linger")
-    commit_interval_ms: Annotated[int, Duration("0ms", "10m")] = Field(100, alias="commit_interval")
+    linger_ms: Annotated[int, Duration("0ms", "10s")] = Field(5, alias="linger")
+    commit_interval_ms: Annotated[int, Duration("0ms", "10m")] = Field(25, alias="commit_interval")
     shutdown_timeout_ms: Annotated[int, Duration("100ms", "1h")] = Field(30_000, alias="shutdown_timeout")
 
 

@@ -136,7 +136,19 @@ PIECE = st.sampled_from(
             "{",
         ),
         *("com", "org", "://", "http", "C:", "Jan", "Jan 15 10:00:01 gate ", "[15/Jan/2024:10:00:00 +0000] ", "<err>"),
-        *("a1f3", "DE4B", "0x1f", "10.0.0.1", "aa:1b:2c:3d:4e:5f", "1b2c-3d-4e-5f-6a", '" 200 12 "-" "M"', "é", "한"),
+        *(
+            "a1f3",
+            "DE4B",
+            "0x1f",
+            "10.0.0.1",
+            "aa:1b:2c:3d:4e:5f",
+            "::",
+            "fe80::",
+            "1b2c-3d-4e-5f-6a",
+            '" 200 12 "-" "M"',
+            "é",
+            "한",
+        ),
     ]
 )
 
@@ -158,6 +170,18 @@ def test_lines_whose_digits_collapse_alike_fold_alike(lines: list[str]) -> None:
         ("read /srv/a, b/c/d.txt and C:\\x\\y and read/write", "read <path>, <path> and <path> and read/write"),
         ("bob@mail.example.com in from 10.1.2.3:99", "<email> in from <ip>:99"),
         ("www.cse.cuhk.edu.hk and org.apache.hadoop.Main", "<host> and org.apache.hadoop.Main"),
+        (
+            "from 2001:db8:0:c6b3:1ff:fecd:467f:9 port 22, fe80::c6b3:fecd%eth0 [::1]:80: ::1 fe80::2: lost",
+            "from <ip> port 22, <ip>%eth0 [<ip>]:80: <ip> <ip>: lost",
+        ),
+        (
+            "::ffff:10.1.2.3 at 00:1b:44:11:3a:b7 in ace::Bed::run(), face1::create, std::ace",
+            "<ip> at <mac> in ace::Bed::run(), face1::create, std::ace",
+        ),
+        (
+            "at=0:0:0:0:0:0:0:1:2181, 2001:db8:: and 9::add, not :: or [::]:80",
+            "at=<ip>:2181, <ip> and <ip>, not :: or [::]:80",
+        ),
         ("id 0f8fad5b-d9cb-469f-a165-70867728950e, 9f4ef63", "id <uuid>, <hex>"),
         (
             '10.0.0.1 - anna [15/Jan/2024:10:00:00 +0000] "GET /a HTTP/1.1" 200 12 "-" "Mozilla/5.0"',

@@ -25,6 +25,8 @@ VOCABULARY = Vocabulary(
         "<time> INFO door: badge shown at=<num>",
         "<time> INFO door: badge shown at=<num> holder=<*>",
         "<time> INFO link: went from up to down after <num> ms",
+        "<time> INFO robot: arm moves along x by <num> steps",
+        "<time> INFO robot: left gripper isRegion<num>",
     )
 )
 (
@@ -43,6 +45,8 @@ VOCABULARY = Vocabulary(
     BADGE,
     HOLDER,
     WENT,
+    ALONG_X,
+    REGION,
 ) = range(N_SPECIAL, len(VOCABULARY))
 
 
@@ -75,6 +79,9 @@ def token(line: str, vocabulary: Vocabulary = VOCABULARY) -> int:
         ("INFO door: the badge shown at=7 holder=alice", HOLDER),
         ("INFO door: the badge shown holder=alice at=7", HOLDER),
         ("INFO link: it went from up to down after 7 ms", WENT),
+        ("INFO robot: the arm moves along x by 7 steps", ALONG_X),
+        # A value in the place of a word says no more than the word.
+        ("INFO auth: user 10.0.0.7 opened the session of the shop", OPENED),
     ],
 )
 def test_a_line_in_other_words_has_the_token_of_its_template(line: str, expected: int) -> None:
@@ -100,6 +107,9 @@ def test_a_line_in_other_words_has_the_token_of_its_template(line: str, expected
         "INFO pump: pressure of the main pipe is 7",  # and the flow?
         "INFO door: badge shown at=7 holder=alice room=9",
         "INFO link: it went from down to up after 7 ms",
+        "INFO robot: arm moves along y by 7 steps",
+        "INFO robot: arm moves along x by 7 steps, within 9 s",  # says how long, too
+        "INFO robot: left gripper getMode",
         "INFO",
     ],
 )

@@ -40,6 +40,7 @@ PIECE = st.sampled_from(
             ", ",
             " - ",
             " + ",
+            " ** ",
             " ",
             " ",
             " ",
@@ -87,6 +88,7 @@ def test_the_layout_has_the_words_and_their_places(line: str) -> None:
         ("系统启动 ok", "系 统 启 动 ok"),
         ("+ added, x == null", "+ added x == <*>"),
         ("----", "----"),
+        ("fans 0 0 **** 0, in **bold**", "fans <*> **** <*> in bold"),  # stands where a number would
         ("May the force; 0 May", "May the force <*>"),
     ],
 )

@@ -234,6 +234,28 @@ def test_a_reason_is_the_records_own_or_the_templates_that_surprise_most() -> No
     assert (of_family.reason, of_family.group) == ("Closed 2 times.", "F1")
 
 
+def test_people_get_the_lines_of_which_the_record_has_the_text() -> None:
+    top = [
+        {"offset": 1, "template": "disk <*>", "surprise": 9.0, "text": text}
+        for text in ("disk <sda>\n", LONG, "c", "d")
+    ]
+    one = Notification("firing", (alert("s", top_events=top),))
+    lines = ["disk <sda>\n", f"{'x' * 199}…", "c"]
+    [webhook], [slack] = bodies("webhook", one), bodies("slack", one)
+    [pagerduty], [[alertmanager]] = bodies("pagerduty", one), bodies("alertmanager", one)
+    assert webhook["alerts"][0]["lines"] == pagerduty["payload"]["custom_details"]["lines"] == lines
+    assert alertmanager["annotations"]["lines"] == "\n".join(lines)
+    assert webhook["text"].splitlines()[1:] == ["disk <*>", r"disk <sda>\n", *lines[1:], "19 events"]
+    assert r"disk &lt;sda&gt;\n" in slack["text"]
+    for kind, body in (
+        ("webhook", webhook),
+        ("slack", slack),
+        ("pagerduty", pagerduty),
+        ("alertmanager", [alertmanager]),
+    ):
+        Draft202012Validator(SCHEMAS[kind]).validate(body)
+
+
 def test_those_that_group_by_themselves_can_do_so_by_a_family_of_reasons() -> None:
     of_family = Notification("firing", (alert("s", reason={"text": "Closed 2 times.", "family": "F1"}),))
     [[for_alertmanager]] = bodies("alertmanager", of_family)

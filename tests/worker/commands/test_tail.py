@@ -185,6 +185,12 @@ def test_a_hostile_record_reaches_the_terminal_as_text_only(topic: ScoreTopic) -
     assert line.count(r"\x1b[2J[red]x[/red]\n\u202e") == 3
 
 
+def test_where_the_record_has_the_text_of_the_line_that_is_shown(topic: ScoreTopic) -> None:
+    top = {"offset": 120, "template": "Receiving block <*>", "surprise": 9.3, "text": "Receiving block blk_7\x1b"}
+    topic.write(record("blk_7", top_events=[top]))
+    assert followed(topic, 1)[0].endswith(r"Receiving block blk_7\x1b (9.3 nats)")
+
+
 def test_a_line_fits_a_terminal_and_is_whole_in_a_pipe(topic: ScoreTopic) -> None:
     topic.write(record("blk_7", top_events=[{"offset": 1, "template": "long " * 100, "surprise": 1.0}]))
     [whole] = followed(topic, 1)

@@ -39,7 +39,8 @@ def test_show_tells_ids_counts_and_why_words_stay(older: Path) -> None:
         (5, "<time> INFO all done", 1),
     ]
     assert shown[1]["decisive"] == {"ERROR": "severity", "failed": "state", "500": "code"}
-    assert shown[2]["example"] == "10:00:00 INFO all done"
+    assert [each["example"] for each in shown] == [*LINES[:2], "10:00:00 INFO all done"]
+    assert [(each["first"], each["last"]) for each in shown] == [(0, 78), (1, 79), (80, 80)]
     table = logmamba("vocabulary", "show", older).stdout
     assert "500 (code)" in " ".join(table.split())
 

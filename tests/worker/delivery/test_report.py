@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import get_args
 
 import pytest
@@ -12,7 +13,7 @@ from tests.worker.small_worker import settings as small_settings
 from worker.delivery.memory import MemoryBroker, MemorySource
 from worker.delivery.outage import Outage
 from worker.delivery.protocols import NoReloads
-from worker.delivery.report import Report
+from worker.delivery.report import Age, Report
 from worker.errors import AbortCause, TransactionAborted
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
@@ -51,6 +52,33 @@ def test_each_published_score_has_its_delay_and_an_aborted_one_counts_when_it_is
     assert len(outputs(broker)) == 4
     assert sample(small, "logmamba_end_to_end_seconds_count") == 4
     assert sample(small, "logmamba_commit_failures_total", cause="broker") == 1
+
+
+def test_the_age_of_each_batch_is_told_on_its_way_and_an_aborted_one_is_committed_when_it_is_published() -> None:
+    def counts(small: SmallWorker) -> list[float | None]:
+        return [sample(small, "logmamba_batch_age_seconds_count", when=when) for when in get_args(Age)]
+
+    small = worker(filled(), "worker.commit_interval=30s")
+
+    def abort() -> None:
+        assert counts(small) == [2, 2, 0]
+        raise TransactionAborted("the coordinator said so")
+
+    begun = time.time()
+    small.run([None, None, abort, *[None] * 6])
+    assert counts(small) == [2 + 3, 2 + 3, 1]
+    age_s = sample(small, "logmamba_batch_age_seconds_sum", when="committed")
+    assert age_s is not None
+    assert begun <= DAY_MS / 1000 + age_s <= time.time()
+
+
+def test_a_batch_without_times_has_no_age() -> None:
+    broker = memory_broker()
+    broker.append(P0, b"a open", timestamp=0)
+    small = worker(broker)
+    small.run([None, None])
+    assert sample(small, "logmamba_records_total") == 1
+    assert sample(small, "logmamba_batch_age_seconds_count", when="polled") == 0
 
 
 def test_an_alert_is_told_of_once_it_is_published() -> None:

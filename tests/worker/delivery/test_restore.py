@@ -93,7 +93,7 @@ def test_a_replay_with_adaptive_thresholds_learns_from_what_closes_and_publishes
     assert severities == [None, "normal", "critical", "critical", "critical"]
     assert replaying.process([records]) == []
     assert replaying.state(P0) == live.state(P0)
-    _, thresholds = replaying.state(P0)
+    _, thresholds, _ = replaying.state(P0)
     assert thresholds is not None
     assert thresholds.highest == (0.0, 1.0)
 
@@ -103,7 +103,7 @@ def test_events_that_nobody_looked_at_before_the_thresholds_were_adaptive_are_ju
     before = Pipeline(small_settings(*fixed, "scoring.early=false"), OddScorer(), Metrics())
     before.open(P0)
     before.process([Records(INPUT, 0, [0, 1], [b"a read", b"a odd"], None, None, None)])
-    sessions, _ = before.state(P0)
+    sessions, *_ = before.state(P0)
     learnt = AdaptiveState(
         checkpoint=OddScorer.checkpoint, target_rate=0.05, sessions=0, highest=(), proposed=((0.6, 0.95),) * 9
     )
@@ -213,7 +213,7 @@ def test_parts_of_a_fenced_worker_between_those_of_a_snapshot_are_passed_over() 
     )
     for offset in range(100):
         broker.append(P0, b"a line %d" % offset)
-    ours, theirs = (store.messages(P0, position, noisy_sessions(position)) for position in (40, 60))
+    ours, theirs = (store.maker(P0, position)(noisy_sessions(position), None, None) for position in (40, 60))
     assert min(len(ours), len(theirs)) > 1
     place = Partition(use.state_topic, ours[0].partition or 0)
     first = broker.watermarks(place)[1]

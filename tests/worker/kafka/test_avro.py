@@ -57,7 +57,8 @@ def test_a_record_reads_as_the_same_json_that_it_would_be(registry: SchemaRegist
     values = []
     told = {"reason": Reason("Twice.", "F1"), "retracts": ["warning", "critical"]}
     origins = Origins.of([Partition("raw", 0), Partition("raw", 2)], np.array([0, 1, 0, 0]), np.array([7, 3, 8, 9]))
-    for more in ({}, told, {**told, "origins": origins}):
+    with_texts = told | {"texts": [None, b"a line", b"", None]}
+    for more in ({}, told, with_texts, told | {"origins": origins}):
         arguments = {"kind": "final", "closed_by": "gap", "score": 0.1, "thresholds": THRESHOLDS, **more}
         value, _, headers, shown = made.encode(PARTITION, SESSION, SURPRISES, cause_offset=320, events=4, **arguments)
         values.append((value, encode(SESSION, SURPRISES, score=0.1, **more)[0]))  # type: ignore[arg-type]

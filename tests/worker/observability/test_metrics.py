@@ -144,12 +144,24 @@ def test_a_commit_tells_how_long_ago_the_records_came_that_caused_its_scores() -
     metrics.committed(0.01)
     metrics.committed(0.01, [0])
     name = "logmamba_end_to_end_seconds"
-    buckets = {bound: sample(metrics, f"{name}_bucket", le=bound) for bound in ("0.05", "0.1", "2.0", "5.0", "+Inf")}
-    assert buckets == {"0.05": 1, "0.1": 3, "2.0": 3, "5.0": 4, "+Inf": 5}
+    buckets = {bound: sample(metrics, f"{name}_bucket", le=bound) for bound in ("0.06", "0.1", "2.0", "5.0", "+Inf")}
+    assert buckets == {"0.06": 1, "0.1": 3, "2.0": 3, "5.0": 4, "+Inf": 5}
     assert sample(metrics, f"{name}_count") == 5
     total = sample(metrics, f"{name}_sum")
     assert total is not None
     assert math.isclose(total, 0.07 + 0.1 + 3 + 1_000)
+
+
+def test_a_batch_tells_how_old_its_oldest_record_is_and_clocks_that_disagree_count_as_no_age() -> None:
+    metrics = Metrics(wall_clock=lambda: 1_000.0)
+    metrics.expect(ages=("polled", "committed"))
+    assert sample(metrics, "logmamba_batch_age_seconds_count", when="committed") == 0
+    for oldest_ms in (1_000_000 - 25, 1_000_000 + 5_000):
+        metrics.batch_age("polled", oldest_ms)
+    assert sample(metrics, "logmamba_batch_age_seconds_count", when="polled") == 2
+    total = sample(metrics, "logmamba_batch_age_seconds_sum", when="polled")
+    assert total is not None
+    assert math.isclose(total, 0.025)
 
 
 def test_aborts_rebalances_brokers_and_new_kinds_of_line_are_counted() -> None:

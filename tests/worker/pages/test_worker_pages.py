@@ -293,6 +293,18 @@ def test_a_session_is_shown_event_by_event_and_its_lines_only_on_the_host_itself
         assert "disk sda failed" in other.get("/session?record=id-1", host="logs.example").text
 
 
+def test_texts_of_lines_that_records_have_are_seen_by_those_who_see_lines(site: Site) -> None:
+    top = [{"offset": 1, "template": "disk <*> failed", "surprise": 9.3, "text": f"disk sda {EVIL}"}]
+    site.publish(scored("a", "critical", top_events=top))
+    site.explained = Explanation({}, [])
+    for path in ("/", "/session?record=id-1"):
+        assert f"9.3 nats disk <*> failed disk sda {EVIL}" in site.get(path).text
+        assert EVIL not in site.get(path).html
+        page = site.get(path, host="logs.example")
+        assert "disk <*> failed" in page.text
+        assert "sda" not in page.html
+
+
 def test_a_session_that_is_not_to_be_had_says_why(site: Site) -> None:
     page = site.get("/session?record=id-1")
     assert (page.code, "No longer here" in page.text) == (404, True)

@@ -173,6 +173,7 @@ class PipelineOfObjects(Pipeline):
             retracts=retracts,
             nth=nth,
             start=start,
+            texts=opened.texts.of(session) if raised and opened.texts is not None else None,
         )
         made[kind, severity] += 1
         caused_at_ms = None if job.records is None else job.records.timestamp_at(cause)

@@ -7,7 +7,8 @@ import math
 import zlib
 from array import array
 from collections.abc import Callable, Sequence
-from itertools import islice
+from hashlib import sha256
+from itertools import accumulate, islice
 from random import Random
 from typing import Any, NamedTuple
 
@@ -31,12 +32,15 @@ from worker.observability.metrics import Metrics
 from worker.processing import record_loop as loop
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME
+from worker.processing.origins import MOST_OFFSET, Origins
 from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
+from worker.processing.record_columns import BY_BITS, NOT_CLOSED, Form, RecordColumns, Told
 from worker.processing.records import Partition, Records
-from worker.processing.score_records import DECIMALS, MOST_LINES, ScoreEncoder, Thresholds, iso_time
+from worker.processing.score_records import DECIMALS, MOST_LINES, Encoded, ScoreEncoder, Thresholds, iso_time
 from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSessions
 from worker.processing.session_state import Session
+from worker.processing.sha256_loop import DIGEST_BYTES, digests
 from worker.settings.document import Settings, load_settings
 
 VOCABULARY = Vocabulary(("<*> open", "<*> read", "<*> odd", "<*> close"))
@@ -109,6 +113,7 @@ rules = st.fixed_dictionaries(
         "scoring.warning": st.sampled_from(["0.2", "0.7"]),
         "output.include": st.sampled_from(["all", "alerts"]),
         "output.top_events": st.sampled_from(["0", "1", "3"]),
+        "output.line_text": st.sampled_from(["0", "0", "9"]),
         "output.cloud_events": st.sampled_from(["false", "false", "true"]),
     }
 )
@@ -156,14 +161,14 @@ def run(pipeline: Pipeline, stream: Sequence[list[Records]], live_from: int, reo
             for partition in PARTITIONS:
                 state = pipeline.state(partition)
                 pipeline.open(partition, pipeline.position(partition), live_from, *state)
-        found.append([told(output) for output in pipeline.process(batch)])
+        found.append([shown(output) for output in pipeline.process(batch)])
     for partition in PARTITIONS:
         found.append(pipeline.state(partition))
-        found.append([told(output) for output in pipeline.flush(partition, 10_000, "idle")])
+        found.append([shown(output) for output in pipeline.flush(partition, 10_000, "idle")])
     return found
 
 
-def told(output: Output) -> tuple[Any, ...]:
+def shown(output: Output) -> tuple[Any, ...]:
     own = [(name, value) for name, value in output.headers if name != "logmamba-scored-at"]
     return output.severity, output.key, output.value, own, output.caused_at_ms, output.alert
 
@@ -237,7 +242,7 @@ def test_real_lines_give_the_same_outputs_too(early: str) -> None:
             part = lines[begin : begin + 2_500]
             offsets = [*range(begin, begin + len(part))]
             outputs += pipeline.process([Records(INPUT, 0, offsets, part, None, offsets, None)])
-        results.append([told(output) for output in outputs])
+        results.append([shown(output) for output in outputs])
     assert results[0] == results[1]
     assert len(results[0]) > 1_000
     assert {row[0] for row in results[0]} == {"normal", "warning", "critical"}
@@ -256,7 +261,7 @@ events = st.tuples(tokens, st.integers(0, 2**63 - 1), times, surprises)
 
 
 @st.composite
-def closed_sessions(draw: st.DrawFn) -> tuple[ClosedSession, list[float], float]:
+def closed_sessions(draw: st.DrawFn) -> tuple[ClosedSession, list[float]]:
     rows = draw(st.lists(events, min_size=1, max_size=30))
     columns = (array("q", column) for column in list(zip(*rows, strict=True))[:3])
     session = Session.from_columns(
@@ -269,65 +274,143 @@ def closed_sessions(draw: st.DrawFn) -> tuple[ClosedSession, list[float], float]
     closed = ClosedSession(
         session, draw(st.integers(0, 2**63 - 1)), draw(st.sampled_from(CLOSED_BY)), 0, draw(st.integers(0, 3))
     )
-    return closed, [row[3] for row in rows], draw(st.floats(0, 0.69))
+    return closed, [row[3] for row in rows]
 
 
-@examples(max_examples=300, deadline=None)
+class Wanted(NamedTuple):
+    """A record: of which session it is, and what it says of it."""
+
+    session: int
+    events: int
+    score: float
+    closed_by: int
+    start: int
+    form: int
+    reason: int
+    retracts: int
+
+
+def told(wanted: Sequence[Wanted], closed: Sequence[ClosedSession]) -> Told:
+    sessions, events, scores, closed_by, starts, forms, reasons, retracts = map(np.array, zip(*wanted, strict=True))
+    causes, nth = (np.array(column)[sessions] for column in zip(*((each[1], each[4]) for each in closed), strict=True))
+    return Told(sessions, events, scores, causes, closed_by, nth, starts, forms, reasons, retracts)
+
+
+def many(
+    encoder: ScoreEncoder,
+    wanted: Sequence[Wanted],
+    closed: Sequence[ClosedSession],
+    scores: Any,
+    origins: Origins | None = None,
+) -> Any:
+    sessions = ClosedSessions.of(closed).sessions
+    return RecordColumns(encoder).encode(sessions, Scores.of(scores), told(wanted, closed), FORMS, REASONS, origins)
+
+
+def alone(
+    encoder: ScoreEncoder, each: Wanted, closed: ClosedSession, scores: EventScores, origins: Origins | None = None
+) -> Encoded:
+    form = FORMS[each.form]
+    return encoder.encode(
+        form.partition,
+        closed.session,
+        scores,
+        kind=form.kind,
+        closed_by=None if each.closed_by == NOT_CLOSED else CLOSED_BY[each.closed_by],
+        cause_offset=closed.cause_offset,
+        events=each.events,
+        score=each.score,
+        thresholds=form.thresholds,
+        reason=REASONS[each.reason],
+        retracts=BY_BITS[each.retracts],
+        nth=closed.nth,
+        start=each.start,
+        origins=origins,
+    )
+
+
+LOW, HIGH = Thresholds(0.7, 0.95), Thresholds(0.700001, 1.0)
+FORMS = (
+    Form(Partition('a "topic"', 3), LOW, "final", "normal"),
+    Form(Partition("other", 0), HIGH, "final", "normal"),
+    Form(Partition("other", 0), LOW, "early", "warning"),
+    Form(Partition("other", 0), LOW, "final", "critical"),
+)
+OF_SEVERITY = {"normal": st.floats(0, 0.69), "warning": st.floats(0.71, 0.94), "critical": st.floats(0.96, 1)}
+REASONS = (None, Reason('It is "so".', "F1"), Reason("é\n", "F2"))
+
+
+@examples(max_examples=200, deadline=None)
 @given(
     of=st.lists(closed_sessions(), min_size=1, max_size=8),
-    order=st.randoms(use_true_random=False),
+    data=st.data(),
     top_events=st.integers(0, 5),
     max_message_bytes=st.sampled_from([1_500, 65_536]),
+    cloud_events=st.sampled_from([None, "app"]),
+    from_tokens=st.booleans(),
 )
-def test_records_of_many_sessions_have_the_bytes_of_those_of_each_and_only_odd_ones_are_left_out(
-    of: list[tuple[ClosedSession, list[float], float]], order: Random, top_events: int, max_message_bytes: int
+def test_records_made_at_once_have_the_bytes_of_those_made_alone_and_only_odd_ones_are_left_out(
+    of: list[tuple[ClosedSession, list[float]]],
+    data: st.DataObject,
+    top_events: int,
+    max_message_bytes: int,
+    cloud_events: str | None,
+    from_tokens: bool,
 ) -> None:
-    closed, every_surprise, finals = zip(*of, strict=True)
-    scores = [
-        EventScores(np.array(each, np.float32), np.zeros(len(each), np.float32), final)
-        for each, final in zip(every_surprise, finals, strict=True)
-    ]
-    encoder, partition = encoder_of(top_events, max_message_bytes), Partition('a "topic"', 3)
-    rows = np.array(order.sample(range(len(of)), len(of)))
-    forms = [(partition, Thresholds(0.7, 0.95)), (Partition("other", 0), Thresholds(0.700001, 1.0))]
-    values = encoder.encode_normal(ClosedSessions.of(closed), Scores.of(scores), rows, forms, rows % 2)
-    for row, value in zip(rows.tolist(), values, strict=True):
-        expected = alone(encoder, *forms[row % 2], closed[row], scores[row])
+    closed, every_surprise = zip(*of, strict=True)
+    scores = [EventScores(np.array(each, np.float32), np.zeros(len(each), np.float32), 0.0) for each in every_surprise]
+    wanted = []
+    for session in data.draw(st.lists(st.integers(0, len(of) - 1), min_size=1, max_size=10)):
+        form = data.draw(st.integers(0, len(FORMS) - 1))
+        early = FORMS[form].kind == "early"
+        wanted.append(
+            Wanted(
+                session,
+                data.draw(st.integers(1, len(every_surprise[session]))),
+                data.draw(OF_SEVERITY[FORMS[form].severity]),
+                NOT_CLOSED if early else data.draw(st.integers(0, len(CLOSED_BY) - 1)),
+                0 if from_tokens else data.draw(st.sampled_from([0, 0, 7])),
+                form,
+                data.draw(st.integers(0, 0 if early else len(REASONS) - 1)),
+                data.draw(st.integers(0, 0 if early else 3)),
+            )
+        )
+    encoder = encoder_of(top_events, max_message_bytes, cloud_events=cloud_events)
+    ends, origins, own = [0, *accumulate(map(len, every_surprise))], None, None
+    if from_tokens:
+        places = data.draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, MOST_OFFSET)), min_size=1, max_size=5))
+        numbers, at = np.resize(np.array(places), (ends[-1], 2)).T
+        origins = Origins.of([Partition("raw", 10), Partition("raw", 9), Partition('"é', 0)], numbers, at)
+    values, headers = many(encoder, wanted, closed, scores, origins)
+    for row, (value, each) in enumerate(zip(values, wanted, strict=True)):
+        if origins is not None:
+            own = origins.select(slice(ends[each.session], ends[each.session] + each.events))
+        expected = alone(encoder, each, closed[each.session], scores[each.session], own)
+        assert not headers or headers[row] == expected.headers
+        assert headers or not expected.headers
         if value is None:
-            reduced = len(orjson.loads(expected)["top_events"]) < min(top_events, len(closed[row].session))
+            record = orjson.loads(expected.value)
+            reduced = len(record["top_events"]) < min(top_events, each.events)
             # Of numbers within these bounds two float64s hold every sum.
-            numbers = np.array(every_surprise[row], np.float32)
+            numbers = np.array(every_surprise[each.session][: each.events], np.float32)
             odd = not ((numbers == 0) | ((numbers >= 1e-9) & (numbers < 1e9))).all()
-            assert odd or reduced or orjson.loads(expected)["lines"] is None
+            loud = from_tokens and expected.shown is not None  # each of their events has its origin
+            assert odd or reduced or loud or record["lines"] is None
         else:
-            assert value == expected
+            assert value == expected.value
 
 
-def encoder_of(top_events: int, max_message_bytes: int, vocabulary: Vocabulary = VOCABULARY) -> ScoreEncoder:
+def encoder_of(
+    top_events: int, max_message_bytes: int, vocabulary: Vocabulary = VOCABULARY, cloud_events: str | None = None
+) -> ScoreEncoder:
     return ScoreEncoder(
         vocabulary=vocabulary,
         checkpoint="sha256:c",
         top_events=top_events,
         worker="blue",
         max_message_bytes=max_message_bytes,
+        cloud_events=cloud_events,
     )
-
-
-def alone(
-    encoder: ScoreEncoder, partition: Partition, thresholds: Thresholds, closed: ClosedSession, scores: EventScores
-) -> bytes:
-    return encoder.encode(
-        partition,
-        closed.session,
-        scores,
-        kind="final",
-        closed_by=closed.closed_by,
-        cause_offset=closed.cause_offset,
-        events=len(closed.session),
-        score=scores.final,
-        thresholds=thresholds,
-        nth=closed.nth,
-    ).value
 
 
 def closed_session(events: int, token: int) -> ClosedSession:
@@ -338,26 +421,38 @@ def closed_session(events: int, token: int) -> ClosedSession:
     return ClosedSession(session, events, "gap", 0)
 
 
+def whole(number: int, closed: ClosedSession) -> Wanted:
+    return Wanted(number, len(closed.session), 0.1, 0, 0, 0, 0, 0)
+
+
 def test_records_too_large_to_be_made_at_once_are_left_out_and_those_around_them_are_not() -> None:
     """More than the buffer holds, more than a message may be, or more events than a record lists; many buffers full."""
     vocabulary = Vocabulary(("short", "long " + "\x01" * 60_000), kind="events")
-    encoder, form = encoder_of(100, 900_000, vocabulary), (Partition("t", 0), Thresholds(0.7, 0.95))
+    encoder = encoder_of(100, 900_000, vocabulary)
     shapes = [(3, 3), (1, 4), (40, 4), (3, 3), (MOST_LINES, 3), (MOST_LINES + 1, 3), (2, 3)] * 3
     closed = [closed_session(*shape) for shape in shapes]
     scores = [EventScores(np.ones(events, np.float32), np.zeros(events, np.float32), 0.1) for events, _ in shapes]
-    rows, form_of = np.arange(len(shapes)), np.zeros(len(shapes), np.int64)
-    values = encoder.encode_normal(ClosedSessions.of(closed), Scores.of(scores), rows, [form], form_of)
-    for shape, each, score, value in zip(shapes, closed, scores, values, strict=True):
-        expected = alone(encoder, *form, each, score)
+    wanted = [whole(number, each) for number, each in enumerate(closed)]
+    values, _ = many(encoder, wanted, closed, scores)
+    for shape, each, one, score, value in zip(shapes, wanted, closed, scores, values, strict=True):
+        expected = alone(encoder, each, one, score).value
         assert (value is None) == (shape[0] > MOST_LINES or shape == (40, 4) or len(expected) > 260_000), shape
         assert value is None or value == expected
 
 
 def test_the_surprises_have_to_be_those_of_the_events() -> None:
     closed, scores = closed_session(3, 3), EventScores(np.ones(2, np.float32), np.ones(2, np.float32), 0.1)
-    row, form = np.zeros(1, np.int64), (Partition("t", 0), Thresholds(0.7, 0.95))
     with pytest.raises(ValueError, match="2 surprises of 3 events"):
-        encoder_of(1, 65_536).encode_normal(ClosedSessions.of([closed]), Scores.of([scores]), row, [form], row)
+        many(encoder_of(1, 65_536), [whole(0, closed)], [closed], [scores])
+
+
+@examples(max_examples=100, deadline=None)
+@given(st.lists(st.binary(max_size=300), max_size=6))
+def test_digests_are_those_of_hashlib(texts: list[bytes]) -> None:
+    found = np.zeros(DIGEST_BYTES * len(texts), np.uint8)
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    digests(np.frombuffer(bytearray().join(texts), np.uint8), ends, found)
+    assert found.tobytes() == b"".join(sha256(text).digest() for text in texts)
 
 
 def written(write: Callable[..., int], *values: Any) -> bytes:

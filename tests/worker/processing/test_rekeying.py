@@ -17,6 +17,7 @@ from worker.errors import RunError, SettingsError
 from worker.observability.metrics import Metrics
 from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
+from worker.processing.record_columns import RecordColumns
 from worker.processing.records import Partition, Records
 from worker.processing.rekeying import Rekeying, Tokens
 from worker.processing.token_records import decode
@@ -173,14 +174,27 @@ def test_a_record_names_the_lines_of_its_events() -> None:
                 assert line in named
 
 
-def test_records_that_are_made_at_once_are_those_that_are_made_one_by_one() -> None:
-    """A CloudEvent has the same value, and is made alone."""
+def test_records_that_are_made_at_once_are_those_that_are_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of several partitions too; and each knows when its cause came."""
     tokens, _ = rekeyed(distinct(a_log(300)), 4, 25)
-    partitions = [Partition(TOKENS, number) for number in range(TARGETS)]
-    pipelines = [pipeline_of(of_tokens(*SESSIONS, *more), partitions) for more in ((), ("output.cloud_events=true",))]
-    values = [[output.value for records in tokens for output in pipeline.process([records])] for pipeline in pipelines]
-    assert values[0] == values[1]
-    assert sum(orjson.loads(value or b"")["severity"] == "normal" for value in values[0]) > 5
+    batches: list[dict[int, Records]] = [{}]
+    for records in tokens:
+        if records.partition in batches[-1]:
+            batches.append({})
+        batches[-1][records.partition] = records
+    assert max(map(len, batches)) > 1
+
+    def outputs() -> list[Output]:
+        pipeline = pipeline_of(of_tokens(*SESSIONS), [Partition(TOKENS, number) for number in range(TARGETS)])
+        return [output for batch in batches for output in pipeline.process([*batch.values()])]
+
+    at_once = outputs()
+    monkeypatch.setattr(RecordColumns, "encode", lambda _self, _of, _scores, told, *_: ([None] * len(told.events), []))
+    one_by_one = outputs()
+    assert [each.value for each in at_once] == [each.value for each in one_by_one]
+    assert [each.alert for each in at_once] == [each.alert for each in one_by_one]
+    assert sum(each.severity == "normal" for each in at_once) > 5
+    assert {each.caused_at_ms for each in at_once} == {1000}
 
 
 @pytest.mark.parametrize("every", [1, 3])
@@ -200,30 +214,53 @@ def test_a_snapshot_at_any_place_changes_nothing(few: int, every: int, monkeypat
     for number, records in enumerate(mine):
         got += [output.value for output in pipeline.process([records])]
         if number % every == 0:
-            state, thresholds = pipeline.state(partition)
+            state, *others = pipeline.state(partition)
             assert state.origins is not None
             assert len(state.origins.events) == len(state.offsets) + len(state.clock.waiting)
             pipeline = Pipeline(use, OddScorer(), Metrics())
             position = records.last_offset + 1
-            pipeline.open(partition, position, position, state, thresholds)
+            pipeline.open(partition, position, position, state, *others)
     got += [output.value for output in pipeline.flush(partition, 10_000, "idle")]
     assert got == expected
 
 
-def test_what_was_published_before_is_not_again() -> None:
+@pytest.mark.parametrize("few", [0, 100_000])
+def test_what_comes_after_an_image_is_not_in_it(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where origins are forgotten meanwhile, and where there are partitions that were not known before."""
+    monkeypatch.setattr("worker.processing.origins._FEW", few)
+    tokens, _ = rekeyed(distinct(a_log(400, keys=40)), 3, 20)
+    partition = Partition(TOKENS, 0)
+    mine = [records for records in tokens if records.partition == 0]
+    pipeline = pipeline_of(of_tokens(*SESSIONS), [partition])
+    taken = []
+    for records in mine:
+        pipeline.process([records])
+        taken.append((pipeline.state(partition), pipeline.image(partition)))
+    assert any(len(state.offsets) for (state, *_), _ in taken)
+    for (state, *others), (image, *copied) in taken:
+        assert state.origins is not None
+        assert (image.state(), copied) == (state, others)
+
+
+@pytest.mark.parametrize("more", [(), ("scoring.adaptive={target_rate: 0.01}",)])
+def test_what_was_published_before_is_not_again(more: tuple[str, ...]) -> None:
+    """Also where it comes in one batch with what was not."""
     tokens, _ = rekeyed(distinct(a_log(300)), 3, 30)
     partition = Partition(TOKENS, 0)
     mine = [records for records in tokens if records.partition == 0]
-    use = of_tokens(*SESSIONS)
+    use = of_tokens(*SESSIONS, *more)
     whole = pipeline_of(use, [partition])
     live_from = mine[len(mine) // 2].first_offset
     expected = [
         output.value for records in mine for output in whole.process([records]) if records.first_offset >= live_from
     ]
-    again = Pipeline(use, OddScorer(), Metrics())
-    again.open(partition, 0, live_from)
-    assert [output.value for records in mine for output in again.process([records])] == expected
     assert expected
+    values = [value for records in mine for value in records.values]
+    at_once = Records(TOKENS, 0, [*range(len(values))], values, None, [1000] * len(values), None)
+    for batches in (mine, [at_once]):
+        again = Pipeline(use, OddScorer(), Metrics())
+        again.open(partition, 0, live_from)
+        assert [output.value for records in batches for output in again.process([records])] == expected
 
 
 def test_lines_of_one_partition_stay_in_their_order_and_earlier_ones_of_another_come_before() -> None:
@@ -321,7 +358,7 @@ def test_a_vocabulary_that_only_adds_reads_on_and_another_one_stops() -> None:
 def test_open_sessions_of_lines_are_not_taken_for_those_of_token_records() -> None:
     lines = pipeline_of(settings(TIMED), [Partition(RAW, 0)])
     lines.process([raw(0, enumerate(distinct(a_log(20))))])
-    state, _ = lines.state(Partition(RAW, 0))
+    state, *_ = lines.state(Partition(RAW, 0))
     with pytest.raises(RunError, match=r"its open sessions are of lines, which input\.format does not read"):
         pipeline_of(of_tokens(), []).open(Partition(RAW, 0), 20, 20, state)
 
@@ -330,6 +367,12 @@ def test_settings_of_lines_are_refused_beside_tokens() -> None:
     with pytest.raises(SettingsError, match=r"input\.max_line_bytes: is for lines, which rekey has read") as refused:
         of_tokens("input.max_line_bytes=1000", "sessions.no_key=ignore")
     assert len(refused.value.errors) == 2
+
+
+def test_texts_of_lines_are_refused_beside_tokens() -> None:
+    with pytest.raises(SettingsError, match=r"output\.line_text: is 200, and input\.format: tokens has no lines"):
+        of_tokens("output.line_text=200")
+    assert of_tokens("output.line_text=0").output.line_text == 0
 
 
 @pytest.mark.parametrize(

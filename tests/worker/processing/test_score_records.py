@@ -80,6 +80,7 @@ def encode(
     thresholds: Thresholds = THRESHOLDS,
     reason: Reason | None = None,
     retracts: Sequence[Severity] = (),
+    texts: Sequence[bytes | None] | None = None,
     origins: Origins | None = None,
 ) -> tuple[bytes, str]:
     value, severity, _, shown = encoder(top_events).encode(
@@ -94,6 +95,7 @@ def encode(
         thresholds=thresholds,
         reason=reason,
         retracts=retracts,
+        texts=texts,
         origins=origins,
     )
     assert shown == (value if severity != "normal" or retracts else None)
@@ -126,6 +128,37 @@ def test_a_final_record_has_these_bytes() -> None:
     )
 
 
+def test_events_have_the_texts_of_their_lines_at_their_ends_where_there_are_some() -> None:
+    value, _ = encode(SESSION, SURPRISES, texts=[b"a", None, b"b", "closed é\x07\n".encode()])
+    events = '[{"offset":120,"template":"<unknown>","surprise":9.3},'
+    events += r'{"offset":164,"template":"closed <*>","surprise":9.3,"text":"closed é\u0007\n"}]'
+    assert f'"top_events":{events},"lines":' in value.decode()
+    validate(value)
+    assert encode(SESSION, SURPRISES, texts=[None] * 4) == encode(SESSION, SURPRISES)
+
+
+@pytest.mark.parametrize(
+    ("characters", "lines", "with_text", "with_lines"),
+    [(3_000, 2_000, True, True), (5_000, 2_000, False, True), (5_000, 9_000, False, False)],
+)
+def test_texts_are_the_first_that_a_record_does_without_rather_than_become_too_large(
+    characters: int, lines: int, with_text: bool, with_lines: bool
+) -> None:
+    session = session_of([OPENED] * lines, [10**6 + at for at in range(lines)], [0] * lines)
+    arguments = {"closed_by": "gap", "cause_offset": 320, "events": lines, "score": 0.8, "thresholds": THRESHOLDS}
+    value, _, _, shown = encoder(2).encode(
+        *(PARTITION, session, scores_of(*[1.0] * lines)),
+        **({"kind": "final", "texts": [b"\x07" * characters] * lines} | arguments),  # type: ignore[arg-type]
+    )
+    assert len(value) < 65_536
+    record = validate(value)
+    assert [["text" in event for event in record["top_events"]], record["lines"] is not None] == [  # type: ignore[attr-defined]
+        [with_text] * 2,
+        with_lines,
+    ]
+    assert shown == value
+
+
 def test_a_record_lists_fewer_events_rather_than_become_too_large_to_be_written() -> None:
     vocabulary = Vocabulary(tuple(f"{number} " + "\x01" * 2_000 for number in range(100)), kind="events")
     key = "\x01" * MAX_KEY_CHARACTERS
@@ -154,8 +187,10 @@ def test_the_keys_are_those_of_the_schema_in_its_order() -> None:
 def test_a_final_record_names_the_early_ones_that_it_takes_back_by_their_ids() -> None:
     told = {each: validate(early(each))["id"] for each in ("warning", "critical")}
     assert len({*told.values(), validate(encode(SESSION, SURPRISES)[0])["id"]}) == 3
-    final = validate(encode(SESSION, SURPRISES, score=0.1, retracts=["warning", "critical"])[0])
-    assert final["retracts"] == [{"id": identity, "severity": each} for each, identity in told.items()]
+    origins = Origins.of([Partition("raw", 3)], np.zeros(4, np.int64), np.arange(4))
+    for of in (None, origins):  # an id is of the number of an event as it is of an offset
+        final = validate(encode(SESSION, SURPRISES, score=0.1, retracts=["warning", "critical"], origins=of)[0])
+        assert final["retracts"] == [{"id": identity, "severity": each} for each, identity in told.items()]
 
 
 def early(severity: str) -> bytes:

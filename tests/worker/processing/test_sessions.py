@@ -355,6 +355,49 @@ def test_a_state_is_a_copy_that_later_events_do_not_change() -> None:
     assert restored.state() == sessions.state()
 
 
+def test_an_image_is_the_state_of_the_moment_though_more_comes_before_somebody_looks() -> None:
+    sessions = begun(UNBOUNDED)
+    feed(sessions, ("a", 0, 0), ("b", 1, 1), ("a", 2, 2))
+    state, image = sessions.state(), sessions.image()
+    feed(sessions, ("a", 3, 3, END), ("c", 4, 4), ("b", 5, 5, -(2**62)))
+    assert image.state() == state
+    assert sessions.state() != state
+
+
+def test_keys_of_any_length_and_numbers_of_any_size_come_back_as_they_were() -> None:
+    """A key may end where a block of its session's chain does; numbers differ from those before by up to 64 bits."""
+    greatest = 2**63 - 1
+    keys = [
+        "é" * (length // 2) + "x" * (length % 2) for length in (0, 1, 7, 8, 9, *range(57, 64), *range(117, 124), 9_000)
+    ]
+    numbers = [0, -1, 63, 64, -64, -65, 2**13, -(2**34), 2**62, -(2**63), greatest, 5]
+    offsets = sorted(number for number in (*numbers, *numbers) if number >= 0)
+    times = [NO_TIME, 5, greatest, -(2**62), NO_TIME, 0, 2**41]
+    sessions = Sessions(rules(max_events=10**6, max_open=10**6))
+    events = [
+        (keys[at % len(keys)], numbers[at % len(numbers)], times[at % len(times)], offsets[at * len(offsets) // 2_000])
+        for at in range(2_000)
+    ]
+    # As a state, since the clock would order events of such times anew.
+    lists = {key: [event[1:] for event in events if event[0] == key] for key in keys}
+    columns = [array("q", (event[field] for key in keys for event in lists[key])) for field in range(3)]
+    lengths = np.array([len(lists[key]) for key in keys])
+    begun_at = np.arange(len(keys))
+    tokens, at, offset = map(np.array, columns)
+    noted = (np.zeros(len(keys), np.int64), np.array([len(lists[key]) for key in keys]))
+    state = SessionsState(sessions.clock.state(), keys, lengths, begun_at, begun_at, *noted, tokens, offset, at)
+    restored = Sessions(rules(max_events=10**6, max_open=10**6), state)
+    assert restored.state() == state
+    assert Sessions(UNBOUNDED, restored.state()).state() == state
+    for key in keys:  # found by its key
+        restored.process([key], [7], [NO_TIME], [greatest])
+    assert len(restored) == len(keys)
+    closed = restored.flush(greatest, "end_of_input")
+    assert {each.session.key: list(each.session.tokens) for each in closed} == {
+        key: [*(event[0] for event in lists[key]), 7] for key in keys
+    }
+
+
 def test_a_restored_session_keeps_what_the_scorer_noted() -> None:
     sessions = begun(UNBOUNDED)
     feed(sessions, ("a", 0, 0), ("b", 0, 1))

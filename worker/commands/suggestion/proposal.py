@@ -128,9 +128,9 @@ def propose(paths: Sequence[Path], name: str) -> Proposal:
 
 
 def _documents(sample: SampleStream, split: str | None) -> Iterator[object]:
-    reader = DocumentReader(split, "utf-8")
+    reader = DocumentReader(split, "utf-8", ())
     for records in sample.read():
-        yield from reader.read(Batch([records]), ())
+        yield from reader.read(Batch([records]), ()).whole()
 
 
 def _choice(ranked: Sequence[Candidate]) -> Candidate | None:

@@ -1,0 +1,154 @@
+"""Do thresholds keep what they promise without labels? Shares of normal sessions above each, by the counts alone.
+
+Nothing is trained, so it takes seconds a split: which normal sessions become warnings is decided by how unusual their
+counts are, but for the few whose counts are usual and whose order is not.
+
+- The test parts of the protocols that learn from normal sessions alone, seed by seed.
+- Stretches of time within their training parts: so many sessions in a row, of which a random fifth calibrates as in
+  `logmamba train`, and as many after them. A team that begins has such a stretch, wherever in the log it may lie. No
+  test part is touched, so this is also where a way to choose thresholds can be chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.accuracy.datasets import Dataset, Integers, require_data
+from benchmarks.accuracy.protocols import LAST_SHARE, PROTOCOLS, Protocol, Split
+from benchmarks.accuracy.results import markdown
+from benchmarks.accuracy.tasks import Floats, Part, Task
+from detector.scoring.calibration import CRITICAL_LEVEL, WARNING_LEVEL, Evidence
+from detector.scoring.count_profile import CountProfile
+
+STRETCHES = {
+    "hdfs-first-50-normals": (500, 1_000, 2_000, 4_000),
+    "thunderbird-normals": (500, 2_000, 5_000),
+    "bgl-last-normals": (2_000, 10_000, 30_000),
+}
+TIMES = 20
+
+
+class Kept(NamedTuple):
+    """Of one test part, all by sessions."""
+
+    warnings: float  # share of the normal ones
+    critical: float
+    found: int
+    false: int
+    anomalous: int
+
+
+def levels_by_counts(task: Task) -> Floats:
+    """Levels of the test part's sessions, as without labels, by how unusual their counts are; 0 for usual ones."""
+    learnt, held_out = task.training, task.validation
+    evidence = Evidence.fit(_unusual([learnt], held_out), held_out.counts.astype(np.float64))
+    nats = _unusual([learnt, held_out], task.test)
+    levels: Floats = np.where(nats > 0, evidence.levels(nats), 0.0)
+    return levels
+
+
+def kept(task: Task) -> Kept:
+    """What the thresholds come to on the test part."""
+    levels, part = levels_by_counts(task), task.test
+    normal, alarm = ~part.anomalous, levels >= WARNING_LEVEL
+    of_normal = part.counts[normal]
+    return Kept(
+        warnings=float(of_normal @ alarm[normal] / of_normal.sum()),
+        critical=float(of_normal @ (levels[normal] >= CRITICAL_LEVEL) / of_normal.sum()),
+        found=int(part.counts[alarm & ~normal].sum()),
+        false=int(part.counts[alarm & normal].sum()),
+        anomalous=int(part.counts[~normal].sum()),
+    )
+
+
+def stretch_of(name: str, sessions: int) -> Protocol:
+    """Of a protocol's training part `sessions` in a row and the next as many; the seed says where.
+
+    Sessions count once each. Where labels have an order of their own, nobody knows where anomalous ones belong: then
+    there are none.
+    """
+    whole = PROTOCOLS[name]
+
+    def read() -> Dataset:
+        data = whole.read()
+        return replace(data, counts=np.ones(len(data), np.int64))
+
+    def split(data: Dataset, seed: int) -> Split:
+        parts = whole.split(data, 0)
+        rows = np.sort(np.concatenate([parts.training, parts.validation]))
+        if whole.read is PROTOCOLS["bgl-last-normals"].read:
+            rows = rows[~data.anomalous[rows]]
+        return divided(rows[np.argsort(data.order[rows], kind="stable")], sessions, seed)
+
+    return Protocol(f"{whole.title}: {sessions:,} sessions to the next", read, split, labelled=False)
+
+
+def divided(rows: Integers, sessions: int, seed: int) -> Split:
+    """So many rows from somewhere on, a random fifth of them for validation, and the next as many for the test."""
+    rng = np.random.default_rng(seed)
+    start = int(rng.integers(len(rows) - 2 * sessions + 1))
+    mine = rows[start : start + sessions]
+    held_out = np.isin(np.arange(sessions), rng.choice(sessions, round(LAST_SHARE * sessions), replace=False))
+    return Split(mine[~held_out], mine[held_out], rows[start + sessions : start + 2 * sessions])
+
+
+def _unusual(known: Sequence[Part], part: Part) -> Floats:
+    sequences = [tokens for each in known for tokens in each.tokens]
+    profile = CountProfile.fit(sequences, np.concatenate([each.counts for each in known]))
+    bounds = np.append(0, np.cumsum([len(tokens) for tokens in part.tokens])).astype(np.int64)
+    return profile.judge(np.concatenate(part.tokens), bounds).final
+
+
+@dataclass(frozen=True)
+class _Row:
+    title: str
+    all: Sequence[Kept]
+
+    def cells(self) -> list[str]:
+        warnings, critical = (np.array([getattr(each, name) for each in self.all]) for name in ("warnings", "critical"))
+        found, false, anomalous = (sum(getattr(each, name) for each in self.all) for name in Kept._fields[2:])
+        f1 = f"{2 * found / (found + false + anomalous):.3f}" if anomalous else "-"
+        return [
+            self.title,
+            f"{warnings.mean():.2%} ({warnings.min():.2%} to {warnings.max():.2%})",
+            f"{int((warnings > 0.01).sum())} of {len(self.all)}",
+            f"{critical.mean():.2%} ({critical.min():.2%} to {critical.max():.2%})",
+            f"{found:,} of {anomalous:,}",
+            f1,
+        ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy.promises", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="of the protocols, 0 to N - 1")
+    parser.add_argument("--times", type=int, default=TIMES, metavar="N", help="stretches of each length")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the tables to this Markdown file, too")
+    arguments = parser.parse_args()
+    require_data()
+    rows = []
+    for name, protocol in PROTOCOLS.items():
+        if not protocol.labelled and not protocol.as_they_come:
+            seeds = 1 if name in ("hdfs-first-50-normals", "bgl-last-normals") else arguments.seeds  # split by order
+            rows.append(_row(protocol, seeds))
+    for name, lengths in STRETCHES.items():
+        rows += [_row(stretch_of(name, length), arguments.times) for length in lengths]
+    header = "sessions|normals at 0.7|above 1 %|normals at 0.95|found at 0.7|F1"
+    table = markdown(header, [row.cells() for row in rows])
+    Console().print(table, highlight=False, soft_wrap=True)
+    if arguments.report:
+        arguments.report.write_text(table + "\n", encoding="utf-8")
+
+
+def _row(protocol: Protocol, seeds: int) -> _Row:
+    return _Row(protocol.title, [kept(Task.of(protocol, seed)) for seed in range(seeds)])
+
+
+if __name__ == "__main__":
+    main()
