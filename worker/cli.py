@@ -94,20 +94,36 @@ def run(config: ConfigOption, overrides: SetOption = []) -> None:  # noqa: B006 
 
     With `worker.processes` it runs as so many processes, which it starts, watches and stops.
     """
+    _work("run", config, overrides)
+
+
+@app.command(epilog=examples("logmamba rekey --config rekey.yaml"))
+def rekey(config: ConfigOption, overrides: SetOption = []) -> None:  # noqa: B006
+    """Write lines as token records to the partition of their session key, until told to stop (SIGTERM, Ctrl-C).
+
+    For logs whose session key is spread over partitions: `logmamba run` with `input.format: tokens` reads what this
+    writes to `output.topic`. With `worker.processes` it runs as so many processes.
+    """
+    _work("rekey", config, overrides)
+
+
+def _work(name: Literal["run", "rekey"], config: Path, overrides: list[str]) -> None:
     with stopped_by_signals() as stopping:  # before everything that takes time
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         from worker.observability.log import configure_logging
 
         settings = settings_of(config, overrides)
         configure_logging(settings.observability.log_level, settings.observability.log_format)
+        from worker.commands.rekey import run_rekey
+        from worker.commands.run import run_alone, run_worker
+
+        work = {"run": run_worker, "rekey": run_rekey}[name]
         if settings.worker.processes > 1:
             from worker.commands.supervise import run_processes
 
-            run_processes(config, overrides, settings, stopping)
+            run_processes(config, overrides, settings, stopping, work)
         else:
-            from worker.commands.run import run_alone
-
-            run_alone(config, overrides, settings, stopping)
+            run_alone(config, overrides, settings, stopping, work)
 
 
 @app.command(epilog=examples("logmamba demo --lines 20000"))
@@ -158,6 +174,9 @@ def check(
         bool, typer.Option("--offline", help="Leave the network out; the checkpoint may be still to be trained.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    for_rekey: Annotated[
+        bool, typer.Option("--rekey", help="The settings are those of logmamba rekey, which scores nothing.")
+    ] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Only print all settings, with what input.format stands for spelled out.")
     ] = False,
@@ -172,7 +191,7 @@ def check(
     if offline and create_topics:
         raise typer.BadParameter("give either --offline or --create-topics")
     settings = settings_of(config, overrides)
-    rows = check_everything(settings, create_topics=create_topics, sample=sample, offline=offline)
+    rows = check_everything(settings, create_topics=create_topics, sample=sample, offline=offline, for_rekey=for_rekey)
     if as_json:
         typer.echo(to_json(rows).decode())
     else:

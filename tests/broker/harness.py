@@ -256,6 +256,15 @@ class WorkerProcess:
         return self.log.read_text(errors="replace")[-4000:]
 
 
+class RekeyProcess(WorkerProcess):
+    """`logmamba rekey` as an operator starts it."""
+
+    def __init__(self, config: Path, log: Path, overrides: Sequence[str] = ()) -> None:
+        self.log = log
+        arguments = ["worker", "rekey", "--config", str(config)]
+        self.process = ForkedProcess(arguments + [part for each in overrides for part in ("--set", each)], log)
+
+
 class SupervisedWorker(WorkerProcess):
     """`logmamba run` in a process of its own, which may have children, as that of several processes has."""
 

@@ -23,6 +23,7 @@ from worker.kafka.clients import ClientProperties
 from worker.kafka.connect import connect
 from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics
+from worker.processing.pipeline import Pipeline
 from worker.processing.records import Records
 from worker.settings.document import Settings, load_settings
 
@@ -109,7 +110,8 @@ def mock_settings(cluster: MockCluster, *overrides: str, **kafka: object) -> Set
 def in_process(settings: Settings) -> Worker:
     """A worker on real Kafka clients, with the small worker's scorer."""
     topics = Topics(ClientProperties(settings).admin(), settings)
-    worker = connect(settings, topics, OddScorer(), Metrics(), serialize=None)
+    metrics = Metrics()
+    worker = connect(settings, topics, Pipeline(settings, OddScorer(), metrics), metrics)
     _workers.append(worker)
     return worker
 

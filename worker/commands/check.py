@@ -14,6 +14,7 @@ from detector.compiled import served
 from detector.errors import DetectorError
 from detector.text.vocabulary import Vocabulary
 from worker.alerting.delivery import NotTaken, reach
+from worker.commands.rekey import rekeying
 from worker.errors import SettingsError, WorkerError
 from worker.files.sample import try_sample
 from worker.kafka.avro import score_writer
@@ -22,7 +23,8 @@ from worker.kafka.permissions import Permission, alert_permissions, permissions
 from worker.kafka.topics import Topic, Topics
 from worker.observability.metrics import Metrics
 from worker.processing.pipeline import Pipeline
-from worker.processing.scorer import load_scorer
+from worker.processing.rekeying import Tokens
+from worker.processing.scorer import Scorer, load_scorer
 from worker.settings.advice import advice
 from worker.settings.alerts import ReceiverSettings
 from worker.settings.document import Settings
@@ -55,7 +57,12 @@ def shown(settings: Settings) -> str:
 
 
 def check_everything(
-    settings: Settings, *, create_topics: bool, sample: Sequence[Path] = (), offline: bool = False
+    settings: Settings,
+    *,
+    create_topics: bool,
+    sample: Sequence[Path] = (),
+    offline: bool = False,
+    for_rekey: bool = False,
 ) -> list[Row]:
     """Check compiled loops, checkpoint, what becomes of a sample, brokers, topics, permissions and receivers of alerts.
 
@@ -68,9 +75,10 @@ def check_everything(
         create_topics: create the output topics that are missing.
         sample: files of lines or records, to see what the settings make of them.
         offline: leave the network out, and do not mind if the checkpoint is still to be trained.
+        for_rekey: the settings are those of `logmamba rekey`, which scores nothing.
     """
     rows = [Row("settings", ok=True, detail=f"application {settings.application_id}, instance {settings.instance}")]
-    rows += _doubts("settings", advice(settings))
+    rows += _doubts("settings", () if for_rekey else advice(settings))  # which is about sessions and scores
     vocabulary = None
     folder = settings.model.checkpoint
     alert_alone = bool(settings.alert.receivers) and folder is None
@@ -82,14 +90,14 @@ def check_everything(
             detail = f"model.checkpoint: {folder or 'null'}: there is none yet; logmamba train writes one"
             rows.append(Row("checkpoint", ok=True, detail=detail, doubtful=True))
         else:
-            vocabulary = _checkpoint(settings, rows)
+            vocabulary = _checkpoint(settings, rows, for_rekey=for_rekey)
     if sample:
         rows += _sample(settings, vocabulary, sample)
     if offline:
         return rows
     if settings.output.format == "avro":
         rows.append(_tried("schema registry", lambda: _registered(settings)))
-    rows += _brokers(settings, create_topics=create_topics, alert_alone=alert_alone)
+    rows += _brokers(settings, create_topics=create_topics, alert_alone=alert_alone, for_rekey=for_rekey)
     return rows + [_receiver(name, receiver) for name, receiver in settings.alert.receivers.items()]
 
 
@@ -104,11 +112,16 @@ def _compiled() -> Row:
     return Row("compiled loops", ok=True, detail=f"{found.loops} {how} {found.folder}")
 
 
-def _checkpoint(settings: Settings, rows: list[Row]) -> Vocabulary | None:
+def _checkpoint(settings: Settings, rows: list[Row], *, for_rekey: bool) -> Vocabulary | None:
     """Check the checkpoint; returns its vocabulary."""
+    scorer: Scorer | Tokens
     try:
-        scorer = load_scorer(settings)
-        misfits = Pipeline(settings, scorer, Metrics()).misfits  # refuses what cannot fit the checkpoint
+        if for_rekey:
+            stage = rekeying(settings, Metrics(), lambda: 1)
+            scorer, misfits = stage.scorer, stage.misfits
+        else:
+            scorer = load_scorer(settings)
+            misfits = Pipeline(settings, scorer, Metrics()).misfits  # refuses what cannot fit the checkpoint
     except WorkerError as error:
         rows.append(Row("checkpoint", ok=False, detail=_reason(error)))
         return None
@@ -117,7 +130,7 @@ def _checkpoint(settings: Settings, rows: list[Row]) -> Vocabulary | None:
     return scorer.vocabulary
 
 
-def _brokers(settings: Settings, *, create_topics: bool, alert_alone: bool) -> list[Row]:
+def _brokers(settings: Settings, *, create_topics: bool, alert_alone: bool, for_rekey: bool) -> list[Row]:
     properties = ClientProperties(settings)
     try:
         topics = Topics(properties.admin(), settings)
@@ -132,7 +145,7 @@ def _brokers(settings: Settings, *, create_topics: bool, alert_alone: bool) -> l
         detail = _partitions(scores, "does not exist, or may not be seen")
         rows.append(Row(f"scores topic {scores.name}", scores.partitions > 0, detail))
     else:
-        rows += _topics(topics)
+        rows += _topics(topics, "tokens" if for_rekey else "scores")
         may += permissions(properties, topics)
     if settings.alert.receivers:
         may += alert_permissions(properties)
@@ -170,7 +183,7 @@ def _reason(error: Exception) -> str:
     return "; ".join(error.errors) if isinstance(error, SettingsError) else str(error)
 
 
-def _topics(topics: Topics) -> Iterator[Row]:
+def _topics(topics: Topics, written: str) -> Iterator[Row]:
     inputs = topics.inputs()
     if not inputs:
         yield Row(
@@ -181,7 +194,8 @@ def _topics(topics: Topics) -> Iterator[Row]:
             f"input topic {topic.name}", topic.partitions > 0, _partitions(topic, "does not exist, or may not be seen")
         )
     for topic in topics.outputs():
-        yield Row(f"{topic.use} topic {topic.name}", ok=True, detail=_partitions(topic, "will be created by run"))
+        use = written if topic.use == "scores" else topic.use
+        yield Row(f"{use} topic {topic.name}", ok=True, detail=_partitions(topic, "will be created by run"))
 
 
 def _registered(settings: Settings) -> str:

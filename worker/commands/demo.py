@@ -31,6 +31,7 @@ from worker.kafka.topics import Topics
 from worker.kafka.writer import Writer
 from worker.observability.log import configure_logging
 from worker.observability.metrics import Metrics
+from worker.processing.pipeline import Pipeline
 from worker.processing.scorer import load_scorer
 from worker.settings.document import Settings, load_settings
 
@@ -73,7 +74,8 @@ def run_demo(lines: int, seed: int, console: Console) -> None:
     with console.status("loading the checkpoint"):
         scorer = load_scorer(settings)
         topics = Topics(ClientProperties(settings).admin(), settings)
-        worker = connect(settings, topics, scorer, Metrics(), serialize=None)
+        metrics = Metrics()
+        worker = connect(settings, topics, Pipeline(settings, scorer, metrics), metrics)
 
     log = GeneratedLog(lines=lines, seed=seed, anomaly_rate=ANOMALY_RATE, unseen_pool=UNSEEN_POOL)
     truths: list[Truth] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
@@ -28,11 +28,13 @@ from worker.observability.metrics import Metrics
 from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder
 from worker.processing.line_texts import TextKeeper
+from worker.processing.origins import NumberedOrigins
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
 from worker.processing.score_records import DECIMALS, iso_time
 from worker.processing.session_columns import ClosedSession
 from worker.processing.session_rules import SessionRules
+from worker.processing.session_state import SessionsState
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class ExplainedEvent:
 
     Attributes:
         offset: of its record.
+        origin: the raw partition of that, where the event comes from a token record.
         time: event time in ms, None where the input has none.
         text: its line, or its name in parsed sessions.
         token: what the tokenizer made of it; one of an unknown line is below `N_SPECIAL`.
@@ -77,6 +80,7 @@ class ExplainedEvent:
     surprise: float
     score: float
     expected: tuple[Expected, ...]
+    origin: Partition | None = None
 
     @property
     def unknown(self) -> bool:
@@ -135,6 +139,7 @@ class ExplainedSession:
                         "surprise": event.surprise,
                         "score": event.score,
                         "expected": list(map(_expected_json, event.expected)),
+                        **({} if event.origin is None else {"origin": event.origin._asdict()}),
                     }
                     for event in self.events
                 ],
@@ -226,6 +231,7 @@ class Found:
     partition: Partition
     closed: ClosedSession
     texts: list[str]
+    origins: NumberedOrigins | None = None  # of the events, where they come from token records
 
 
 def _raw(
@@ -271,7 +277,8 @@ def _parsed(vocabulary: Vocabulary, path: Path, key: str, seen: _Seen) -> Iterat
 def explained(pipeline: Pipeline, scorer: Scorer, found: Found, *, adaptive: bool) -> ExplainedSession:
     """What is known about the score of a session."""
     vocabulary, session = scorer.vocabulary, found.closed.session
-    pipeline.open(found.partition)
+    known = None if found.origins is None else replace(SessionsState.empty(), origins=found.origins)
+    pipeline.open(found.partition, sessions=known)
     [output] = pipeline.score_closed(found.partition, [found.closed])
     explanation = scorer.explain(session.tokens.tobytes())
     expected = [
@@ -282,7 +289,10 @@ def explained(pipeline: Pipeline, scorer: Scorer, found: Found, *, adaptive: boo
         for tokens, probabilities in zip(explanation.expected.tolist(), explanation.probabilities.tolist(), strict=True)
     ]
     *surprises, end_surprise = (round(surprise, DECIMALS) for surprise in explanation.surprises.tolist())
-    columns = session.offsets, session.times, found.texts, session.tokens, surprises, explanation.scores.tolist()
+    places: list[tuple[Partition | None, int]] = [(None, offset) for offset in session.offsets]
+    if found.origins is not None:
+        places = [*found.origins.origins.each()]
+    columns = places, session.times, found.texts, session.tokens, surprises, explanation.scores.tolist()
     return ExplainedSession(
         record=orjson.loads(output.value or b""),
         events=tuple(
@@ -295,8 +305,11 @@ def explained(pipeline: Pipeline, scorer: Scorer, found: Found, *, adaptive: boo
                 surprise=surprise,
                 score=round(score, DECIMALS),
                 expected=instead,
+                origin=origin,
             )
-            for offset, time, text, token, surprise, score, instead in zip(*columns, expected[:-1], strict=True)
+            for (origin, offset), time, text, token, surprise, score, instead in zip(
+                *columns, expected[:-1], strict=True
+            )
         ),
         end_surprise=end_surprise,
         end_expected=expected[-1],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import orjson
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from detector.text.tokenizer import Tokenizer
 from worker.commands.explain import ExplainedSession, Found, explained, explaining_pipeline
+from worker.commands.explain_tokens import read_tokens, texts_of
 from worker.delivery.deadline import Deadline
 from worker.delivery.outage import PATIENCE_S, outage_of_a_command
 from worker.errors import RunError
@@ -26,12 +28,14 @@ from worker.kafka.topics import Topics
 from worker.pages.explanations import Explanation
 from worker.processing.decoder import Decoder
 from worker.processing.line_texts import TextKeeper
+from worker.processing.origins import EVENT_BITS, NumberedOrigins
 from worker.processing.outputs import RAISED
 from worker.processing.records import Partition
 from worker.processing.score_records import ReadScoreRecord, Retracted
 from worker.processing.scorer import load_scorer
 from worker.processing.session_columns import RANK_EXPIRED, ClosedBy, ClosedSession
 from worker.processing.session_state import Session
+from worker.processing.token_decoder import TokenDecoder
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
@@ -52,6 +56,14 @@ class _Source(BaseModel):
     cause_offset: _Offset
 
 
+class _Origin(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    topic: str
+    partition: _Offset
+    offsets: tuple[_Offset, ...]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -65,6 +77,7 @@ class ScoreRecord(ReadScoreRecord):
     closed_by: ClosedBy | None
     source: _Source
     model: _Model
+    origins: tuple[_Origin, ...] | None = None
 
 
 def read_score_record(settings: Settings, value: bytes) -> ScoreRecord:
@@ -152,10 +165,6 @@ def _found(settings: Settings, scorer: Scorer, record: ScoreRecord, deadline: De
     batch, headers = settings.worker.batch_records, settings.headers_needed
     outage = outage_of_a_command(min(PATIENCE_S, deadline.left_s))
     reader = KafkaReader(properties.reader(), outage, batch_records=batch, with_headers=headers)
-    keeper = TextKeeper(Tokenizer(scorer.vocabulary, unknown=settings.tokenizer.unknown))
-    decoder = Decoder(settings.input, settings.sessions, keeper)
-    tokens, times, offsets = array("q"), array("q"), array("q")
-    texts: list[str] = []
     try:
         if source.partition not in reader.partitions(source.topic):
             raise RunError(f"{partition}: there is none at {settings.kafka['bootstrap.servers']}")
@@ -165,36 +174,79 @@ def _found(settings: Settings, scorer: Scorer, record: ScoreRecord, deadline: De
                 f"{partition}: the session's lines, offsets {first} to {last}, are not in the topic, which holds "
                 f"{oldest} to {end - 1}"
             )
-        for records in reader.read(partition, first, last + 1):
-            (events,) = decoder.decode([records])
-            for row, (key, token, at, offset) in enumerate(events.rows()):
-                if key == record.session:
-                    tokens.append(token)
-                    times.append(at)
-                    offsets.append(offset)
-                    texts.append(keeper.lines[row].as_py())
-            if deadline.passed and records.last_offset < last:
-                raise RunError(
-                    f"{partition}: the {last + 1 - first:,} records from the session's first to its last take too long "
-                    f"to read; those up to {records.last_offset} were read in time"
-                )
+        offsets, read = range(first, last + 1), _read_tokens if settings.input.tokens else _read_lines
+        events = read(settings, scorer, record, reader, offsets, deadline)
     finally:
         reader.close()
-    if len(texts) != record.events:
+    if len(events.texts) != record.events:
         raise RunError(
-            f"{partition}, offsets {first} to {last}: {len(texts)} events of session {record.session!r}, and the "
-            f"record says {record.events}; are input and sessions as they were, and is nothing of it deleted?"
+            f"{partition}, offsets {first} to {last}: {len(events.texts)} events of session {record.session!r}, and "
+            f"the record says {record.events}; are input and sessions as they were, and is nothing of it deleted?"
         )
     session = Session.from_columns(
         record.session,
-        tokens=tokens,
-        offsets=offsets,
-        times=times,
-        opened_at=times[0],
-        last_at=times[-1],
+        tokens=events.tokens,
+        offsets=events.offsets,
+        times=events.times,
+        opened_at=events.times[0],
+        last_at=events.times[-1],
         order=0,
         alerted=sum(RAISED[each.severity] for each in record.retracts),
     )
     closed_by = record.closed_by or "end_of_input"
     cause, within = source.cause_offset, int(source.first_offset == source.cause_offset)
-    return Found(partition, ClosedSession(session, cause, closed_by, RANK_EXPIRED, within), texts)
+    if events.origins is not None:
+        # Numbers of events: of those that the cause holds, the last one may have been the session's own.
+        at_once = source.last_offset == cause and closed_by in ("end_event", "max_events")
+        cause = events.offsets[-1] if at_once else cause << EVENT_BITS
+        within = int(at_once and len(events.offsets) == 1)
+    return Found(
+        partition, ClosedSession(session, cause, closed_by, RANK_EXPIRED, within), events.texts, events.origins
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Events:
+    """The session's events."""
+
+    tokens: array[int]
+    times: array[int]
+    offsets: array[int]
+    texts: list[str]
+    origins: NumberedOrigins | None = None
+
+
+def _read_lines(
+    settings: Settings, scorer: Scorer, record: ScoreRecord, reader: KafkaReader, offsets: range, deadline: Deadline
+) -> _Events:
+    partition = Partition(record.source.topic, record.source.partition)
+    keeper = TextKeeper(Tokenizer(scorer.vocabulary, unknown=settings.tokenizer.unknown))
+    decoder = Decoder(settings.input, settings.sessions, keeper)
+    found = _Events(array("q"), array("q"), array("q"), [])
+    for records in reader.read(partition, offsets.start, offsets.stop):
+        (events,) = decoder.decode([records])
+        for row, (key, token, at, offset) in enumerate(events.rows()):
+            if key == record.session:
+                found.tokens.append(token)
+                found.times.append(at)
+                found.offsets.append(offset)
+                found.texts.append(keeper.lines[row].as_py())
+        if deadline.passed and records.last_offset < offsets.stop - 1:
+            raise RunError(
+                f"{partition}: the {len(offsets):,} records from the session's first to its last take too long to "
+                f"read; those up to {records.last_offset} were read in time"
+            )
+    return found
+
+
+def _read_tokens(
+    settings: Settings, scorer: Scorer, record: ScoreRecord, reader: KafkaReader, offsets: range, deadline: Deadline
+) -> _Events:
+    partition = Partition(record.source.topic, record.source.partition)
+    lines = None
+    if record.origins is not None:
+        lines = frozenset((Partition(each.topic, each.partition), at) for each in record.origins for at in each.offsets)
+    decoder = TokenDecoder(scorer.vocabulary, settings.tokenizer.unknown)
+    found = read_tokens(reader, decoder, partition, offsets, record.session, lines, deadline)
+    tokens, times, events = (array("q", each.tobytes()) for each in (found.tokens, found.times, found.origins.events))
+    return _Events(tokens, times, events, [*texts_of(reader, found.origins.origins, deadline)], found.origins)

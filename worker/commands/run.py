@@ -26,7 +26,9 @@ from worker.observability.recent_alerts import PublishedAlerts
 from worker.observability.status import WorkerStatus
 from worker.options import settings_of
 from worker.pages.worker_pages import worker_pages
-from worker.processing.scorer import checkpoint_stamp, load_scorer
+from worker.processing.pipeline import Pipeline
+from worker.processing.rekeying import Tokens
+from worker.processing.scorer import Scorer, checkpoint_stamp, load_scorer
 from worker.settings.advice import advice
 from worker.settings.document import Settings
 
@@ -35,11 +37,14 @@ _log = structlog.get_logger(__name__)
 Shown = Callable[[Worker, Metrics], AbstractContextManager[None]]
 """Shows a worker and its metrics to others within a `with` block."""
 
+Work = Callable[[Settings, Callable[[], bool], Reload, Shown], None]
+"""What a process does until it is told to stop, such as `run_worker`."""
 
-def run_alone(config: Path, overrides: list[str], settings: Settings, stopping: Callable[[], bool]) -> None:
+
+def run_alone(config: Path, overrides: list[str], settings: Settings, stopping: Callable[[], bool], work: Work) -> None:
     """Run a worker of these settings until `stopping()`, with an endpoint of its own.
 
-    SIGHUP reads settings and checkpoint again. As for `run_worker`.
+    SIGHUP reads settings and checkpoint again. As for `work`.
     """
     reload = reload_of(config, overrides, settings)
 
@@ -53,7 +58,7 @@ def run_alone(config: Path, overrides: list[str], settings: Settings, stopping: 
         ):
             yield
 
-    run_worker(settings, stopping, reload, shown)
+    work(settings, stopping, reload, shown)
 
 
 def reload_of(config: Path, overrides: list[str], settings: Settings) -> Reload:
@@ -103,8 +108,23 @@ def run_worker(settings: Settings, stopping: Callable[[], bool], reload: Reload,
     if not stopping():  # its producer would fence one of its name that goes on working
         metrics = Metrics()
         serialize = score_writer(settings)
-        worker = connect(settings, topics, scorer, metrics, serialize, reload)
+        pipeline = Pipeline(settings, scorer, metrics, serialize=serialize)
+        worker = connect(settings, topics, pipeline, metrics, reload)
+        _watch(worker, metrics)
         with reload.watching(scorer, stamp, metrics, serialize), freed_memory_given_back(), shown(worker, metrics):
-            del scorer  # the worker has it, as long as it needs it
+            del scorer, pipeline  # the worker has it, as long as it needs it
             worker.run(stopping)
     _log.info("stopped")
+
+
+def _watch(worker: Worker, metrics: Metrics) -> None:
+    """Show what the scorer counts: the one of that time, so totals begin anew with another one, as with a process."""
+
+    def scorer() -> Scorer:
+        found = worker.scorer()
+        assert not isinstance(found, Tokens)
+        return found
+
+    metrics.watch_score_cache(lambda: scorer().cache_hits, lambda: scorer().cache_misses)
+    metrics.watch_batches_split(lambda: scorer().batches_split)
+    metrics.watch_gpu(lambda: scorer().gpu_usage())

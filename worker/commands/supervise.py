@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from detector.errors import DetectorError
-from worker.commands.run import pages_of, reload_of, run_worker
+from worker.commands.run import Work, pages_of, reload_of
 from worker.delivery.deadline import Deadline
 from worker.delivery.loop import Worker
 from worker.errors import RunError, SettingsError, WorkerError
@@ -65,7 +65,9 @@ Start = Callable[[int, Connection], BaseProcess]
 """Starts a process by its number, which tells `ProcessReport`s and an `Ended` through the pipe."""
 
 
-def run_processes(config: Path, overrides: list[str], settings: Settings, stopping: Callable[[], bool]) -> None:
+def run_processes(
+    config: Path, overrides: list[str], settings: Settings, stopping: Callable[[], bool], work: Work
+) -> None:
     """Run as many processes as the settings say until `stopping()`, with one endpoint; SIGHUP is for all of them.
 
     Args:
@@ -73,6 +75,7 @@ def run_processes(config: Path, overrides: list[str], settings: Settings, stoppi
         overrides: of single ones, `path=value`.
         settings: what both come to.
         stopping: asked all the time.
+        work: what each of them does.
 
     Raises:
         RunError: the endpoint cannot be used, no process could be kept up, or one did not end well.
@@ -92,7 +95,9 @@ def run_processes(config: Path, overrides: list[str], settings: Settings, stoppi
     context = get_context("spawn")  # a fork would share PyTorch's and the Kafka client's threads
 
     def start(number: int, pipe: Connection) -> BaseProcess:
-        process = context.Process(target=_work, args=(config, [*overrides, *own[number]], pipe), name=names[number])
+        process = context.Process(
+            target=_work, args=(config, [*overrides, *own[number]], pipe, work), name=names[number]
+        )
         process.start()
         return process
 
@@ -134,7 +139,7 @@ def _cuda_devices() -> int:
     return cuda_devices()
 
 
-def _work(config: Path, overrides: list[str], pipe: Connection) -> None:
+def _work(config: Path, overrides: list[str], pipe: Connection, work: Work) -> None:
     """One process: a worker that shows itself to whoever started it."""
     with stopped_by_signals(twice_at_once=False) as stopping:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -142,7 +147,7 @@ def _work(config: Path, overrides: list[str], pipe: Connection) -> None:
             settings = settings_of(config, overrides)
             observed = settings.observability
             configure_logging(observed.log_level, observed.log_format, worker=settings.instance)
-            run_worker(settings, stopping, reload_of(config, overrides, settings), partial(_shown, pipe))
+            work(settings, stopping, reload_of(config, overrides, settings), partial(_shown, pipe))
         except SettingsError as error:
             pipe.send(Ended(error.errors, wrong_settings=True))
             sys.exit(1)

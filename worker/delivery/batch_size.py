@@ -11,13 +11,15 @@ class BatchSize:
 
     Args:
         most: `worker.batch_records`.
+        many_events: a record holds so many that the first batch has to be small.
 
     Attributes:
         records: of the next batch at most.
     """
 
-    def __init__(self, most: int) -> None:
-        self.records = self._most = most
+    def __init__(self, most: int, *, many_events: bool = False) -> None:
+        self._most = most
+        self.records = min(most, _LEAST) if many_events else most
 
     def adapt(self, records: int, took_s: float) -> None:
         """So many records took so long: smaller batches when that was much, larger ones when it was little."""

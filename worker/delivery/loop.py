@@ -5,10 +5,9 @@ callbacks run inside `Source.poll`, at the top of the loop, where every record p
 outputs are in the open transaction: so a revoke can commit at once.
 
 The group never takes a busy worker for a dead one. When the scorer is behind, batches shrink until one takes about a
-second. While sessions are scored, after each forward pass of the model, and while the broker is slow to take
-the outputs, `_keep_alive` is called: partitions are paused and polling goes on. Partitions that go away in such a poll
-do so in the middle of a batch, some of whose outputs are sent and some not, so everything since the last commit is
-given up.
+second. While sessions are scored, after each forward pass of the model, and while the broker is slow to take the
+outputs, `_keep_alive` is called: partitions are paused and polling goes on. Partitions that go away in such a poll do
+so amid a batch, some of whose outputs are sent and some not, so everything since the last commit is given up.
 
 Outputs do not wait for a batch that takes long to score, nor does their transaction grow old: what is in it is of the
 records before that batch, so it is committed, with the positions from before the batch and the snapshots that those
@@ -50,8 +49,8 @@ from worker.errors import AbortCause, SnapshotError, TransactionAborted
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
 from worker.processing.outputs import Output
-from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
+from worker.processing.rekeying import AnyPipeline, Tokens
 from worker.processing.scorer import Scorer
 from worker.settings.document import Settings
 
@@ -104,7 +103,7 @@ class Worker:
         source: Source,
         sink: Sink,
         store: StateStore,
-        pipeline: Pipeline,
+        pipeline: AnyPipeline,
         metrics: Metrics,
         status: WorkerStatus,
         outage: Outage,
@@ -141,14 +140,14 @@ class Worker:
         self._stop = self._batch_by = self._commit_by = self._abort_by = Deadline()
         # Up to where every output is in the open transaction, as of before what is being scored.
         self._sent: dict[Partition, int] = {}
-        self._batch_size = BatchSize(settings.worker.batch_records)
+        self._batch_size = BatchSize(settings.worker.batch_records, many_events=settings.input.tokens)
         self._commit_pace = CommitPace(settings.worker.commit_interval_ms / 1000, clock)
         sink.while_waiting = self._keep_alive
         outage.while_away, outage.changed = self._while_away, self._report.publish
         self._outage = outage
         self._use(pipeline)
 
-    def scorer(self) -> Scorer:
+    def scorer(self) -> Scorer | Tokens:
         """What scores now; only for the thread that works."""
         return self._pipeline.scorer
 
@@ -219,11 +218,13 @@ class Worker:
         self._commit_pace.fullness = polled / asked
         # A rebalance within the poll may leave records behind of a partition that is another worker's now.
         batch = [records for records in batch if Partition(records.topic, records.partition) in self._progress]
+        began = self._clock()
         if batch:
-            began = self._clock()
             self._report.polled(batch)
+        if batch or self._pipeline.holds:
             self._sent = self._positions()
             self._send(self._pipeline.process(batch))
+        if batch:
             self._batch_size.adapt(polled, self._clock() - began)
             for records in batch:
                 progress = self._progress[Partition(records.topic, records.partition)]
@@ -316,7 +317,7 @@ class Worker:
     def _send(self, outputs: Sequence[Output]) -> None:
         topics = self._settings.output
         messages = [
-            Message(topics.dead_letter_topic if out.severity is None else topics.topic, out.key, out.value, out.headers)
+            Message(topics.dead_letter_topic if out.severity is None else topics.topic, *out[1:4], out.partition)
             for out in outputs
         ]
         if messages:
@@ -384,12 +385,12 @@ class Worker:
 
     # -- another checkpoint, other settings ------------------------------------------------------------------------
 
-    def _use(self, pipeline: Pipeline) -> None:
+    def _use(self, pipeline: AnyPipeline) -> None:
         pipeline.while_scoring = self._while_scoring
         pipeline.time_moved = log_move
         self._pipeline = self._report.pipeline = pipeline
 
-    def _go_over_to(self, pipeline: Pipeline) -> None:
+    def _go_over_to(self, pipeline: AnyPipeline) -> None:
         """Commit what was made so far, with snapshots, and go on with another pipeline from there.
 
         Each partition's snapshot is then as of its committed position: whoever restores it replays nothing that another

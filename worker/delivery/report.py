@@ -17,8 +17,8 @@ from worker.observability.recent_alerts import RecentAlerts
 from worker.observability.status import PartitionStatus, WorkerStatus
 from worker.processing.clock import Move
 from worker.processing.outputs import Output
-from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
+from worker.processing.rekeying import AnyPipeline
 from worker.processing.score_records import iso_time
 
 _log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ class Report:
         *,
         partitions: Collection[Partition],
         source: Source,
-        pipeline: Pipeline,
+        pipeline: AnyPipeline,
         outage: Outage,
         metrics: Metrics,
         clock: Callable[[], float],

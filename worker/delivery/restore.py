@@ -24,10 +24,10 @@ from worker.delivery.snapshots import Snapshot, SnapshotPointer, decode, encode,
 from worker.errors import RunError, SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import Event
-from worker.processing.decoder import Decoder
-from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
+from worker.processing.rekeying import AnyPipeline
 from worker.processing.session_state import SessionsState
+from worker.processing.token_decoder import AnyDecoder, TokenDecoder
 from worker.settings.document import Settings
 
 # What a record's key, headers and batch take of message.max.bytes, generously.
@@ -80,7 +80,7 @@ class StateStore:
         reader: reads the state topic and the raw topics.
     """
 
-    def __init__(self, settings: Settings, *, vocabulary: Vocabulary, decoder: Decoder, reader: TopicReader) -> None:
+    def __init__(self, settings: Settings, *, vocabulary: Vocabulary, decoder: AnyDecoder, reader: TopicReader) -> None:
         self._application_id = settings.application_id
         self._topic = settings.state_topic
         self._max_part_bytes = settings.message_max_bytes - _RECORD_OVERHEAD_BYTES
@@ -128,7 +128,7 @@ class StateStore:
         return SnapshotPointer(position, self._state_partition(partition), first_offset, parts)
 
     def hand_over(
-        self, old: Pipeline, new: Pipeline, partitions: Sequence[Partition], between: Callable[[], None]
+        self, old: AnyPipeline, new: AnyPipeline, partitions: Sequence[Partition], between: Callable[[], None]
     ) -> None:
         """Open in a new pipeline what is open in the one so far, where it stands, with the tokens of its vocabulary.
 
@@ -254,7 +254,7 @@ class StateStore:
 
 def _with_tokens_of(
     vocabulary: Vocabulary,
-    decoder: Decoder,
+    decoder: AnyDecoder,
     partition: Partition,
     snapshot: Snapshot,
     reader: TopicReader,
@@ -270,6 +270,8 @@ def _with_tokens_of(
     state, waiting = snapshot.sessions, snapshot.sessions.clock.waiting
     if vocabulary.begins_with(snapshot.n_templates, snapshot.vocabulary) or not (len(state.keys) or waiting):
         return state
+    if isinstance(decoder, TokenDecoder):
+        raise SnapshotError("its tokens are of another vocabulary, and token records have no lines to make them anew")
     ends, was = state.ends(), snapshot.vocabulary
     begun: dict[str, int] = {}  # offset of the first record of each key that is needed
     keys = state.keys.to_pylist()

@@ -16,8 +16,8 @@ from worker.delivery.protocols import Message, Sink
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshots import SnapshotPointer
 from worker.observability.metrics import Metrics
-from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
+from worker.processing.rekeying import AnyPipeline
 
 _SHARE = 0.05  # of the worker's time; snapshots that would take more come less often than asked
 
@@ -64,7 +64,7 @@ class SnapshotWriter:
         cost_s = sum(min(self._took.get(each, (0.0,))) for each in partitions)
         return max(self._interval_s, cost_s / _SHARE)
 
-    def begin(self, pipeline: Pipeline, partition: Partition, position: int) -> None:
+    def begin(self, pipeline: AnyPipeline, partition: Partition, position: int) -> None:
         """Begin a snapshot of where a partition is, unless one of it is being made.
 
         The position has to be committed: nothing that an abort could take back may be in a snapshot of a later commit.
@@ -85,7 +85,7 @@ class SnapshotWriter:
 
     def write(
         self,
-        pipeline: Pipeline,
+        pipeline: AnyPipeline,
         partitions: Collection[Partition],
         positions: Mapping[Partition, int],
         deadline: Deadline,

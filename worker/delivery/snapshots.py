@@ -11,9 +11,11 @@ Integers are big-endian. What is not a column (position, stream time, how many e
 greatest of their times, vocabulary, and what adaptive thresholds have learnt, where the partition has some) is metadata
 of the schema. Where events wait, a second Arrow IPC stream follows the first, with one row a waiting event.
 
-That is format 3. Where texts of lines are kept (`output.line_text`), the format is 5: the second stream is always
-there, and a third one has a row for each session key with texts (`worker.processing.line_texts`). Format 2 is read as
-well: it knew no waiting events, so nothing was behind and nothing waited.
+That is format 3. Where the events come from token records, the format is 4: the second stream is always there, and a
+third one has a row for each event: its offset, and where it came from before it was keyed. Where texts of lines are
+kept (`output.line_text`), the format is 5: the second stream is always there, and a third one has a row for each
+session key with texts (`worker.processing.line_texts`). Token records have no lines, so there is never both. Format 2
+is read as well: it knew no waiting events, so nothing was behind and nothing waited.
 """
 
 from __future__ import annotations
@@ -33,12 +35,15 @@ from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME, ClockState, Event
 from worker.processing.line_texts import SCHEMA as TEXTS
+from worker.processing.origins import NumberedOrigins, Origins
+from worker.processing.records import Partition
 from worker.processing.session_state import EVENT_COLUMNS, SESSION_COLUMNS, Column, SessionsState
 
 FORMAT_VERSION: Final = 3
+WITH_ORIGINS: Final = 4  # the format of events from token records
 _WITHOUT_WAITING: Final = 2  # the format before waiting events, which is still read
 _WITH_TEXTS: Final = 5
-_READ: Final = (_WITHOUT_WAITING, FORMAT_VERSION, _WITH_TEXTS)
+_READ: Final = (_WITHOUT_WAITING, FORMAT_VERSION, WITH_ORIGINS, _WITH_TEXTS)
 POINTER_VERSION: Final = 2  # version 1 did not name the worker
 
 _MAGIC: Final = b"logmamba"
@@ -51,11 +56,13 @@ _COLUMNS: Final = {  # with the types that each may have
     **dict.fromkeys(EVENT_COLUMNS, tuple(map(pa.large_list, _INTEGERS))),
 }
 _LEAST: Final = b"least"  # in a field's metadata: what is to be added to its integers
+_ORIGINS: Final = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in ("event", "place")])
 _WAITING: Final = pa.schema(
     [pa.field(name, pa.large_string() if name == "key" else pa.int64(), nullable=False) for name in Event._fields]
 )
 _METADATA: Final = ("position", "stream_time", "vocabulary", "n_templates")
 _BEHIND: Final = ("behind", "behind_time")  # in the metadata from format 3 on
+_SOURCES: Final = b"sources"  # in the metadata of origins
 _THRESHOLDS: Final = "thresholds"  # in the metadata of a partition with adaptive thresholds
 
 
@@ -142,10 +149,15 @@ def encode(snapshot: Snapshot, max_part_bytes: int) -> list[bytes]:
     room = max_part_bytes - _HEADER.size
     if room < 1:
         raise ValueError(f"max_part_bytes is {max_part_bytes}; allowed: {_HEADER.size + 1} and more")
+    version = FORMAT_VERSION
+    if snapshot.sessions.origins is not None:
+        version = WITH_ORIGINS
+        assert snapshot.texts is None, "token records have no lines"
+    elif snapshot.texts is not None:
+        version = _WITH_TEXTS
     stream = memoryview(_to_stream(snapshot))
     digest = hashlib.sha256(stream).digest()
     parts = -(-len(stream) // room)
-    version = FORMAT_VERSION if snapshot.texts is None else _WITH_TEXTS
     return [
         _HEADER.pack(_MAGIC, version, part, parts, digest) + stream[part * room : (part + 1) * room]
         for part in range(parts)
@@ -214,9 +226,13 @@ def _to_stream(snapshot: Snapshot) -> pa.Buffer:
     batch = pa.record_batch(columns, schema=pa.schema(fields, metadata))
     sink = pa.BufferOutputStream()
     _write(sink, batch)
-    if state.clock.waiting or snapshot.texts is not None:
+    if state.clock.waiting or state.origins is not None or snapshot.texts is not None:
         rows = [event._asdict() for event in state.clock.waiting]
         _write(sink, pa.RecordBatch.from_pylist(rows, schema=_WAITING))
+    if state.origins is not None:
+        events, origins = state.origins.events, state.origins.origins
+        sources = {_SOURCES: orjson.dumps([*map(tuple, origins.partitions)])}
+        _write(sink, pa.record_batch([events, origins.places], schema=_ORIGINS.with_metadata(sources)))
     if snapshot.texts is not None:
         _write(sink, snapshot.texts)
     return sink.getvalue()
@@ -269,6 +285,7 @@ def _from_stream(stream: bytes, version: int) -> Snapshot:
         keys=batch["keys"],
         lengths=lengths[0],
         **{name: integers(name) for name in (*SESSION_COLUMNS, *EVENT_COLUMNS)},
+        origins=_origins(source) if version == WITH_ORIGINS else None,
     )
     return Snapshot(
         position=int(metadata["position"]),
@@ -292,6 +309,13 @@ def _with_schema(source: pa.BufferReader, schema: pa.Schema, what: str) -> pa.Re
         raise ValueError(f"the columns of its {what} are {', '.join(map(str, batch.schema))}")
     batch.validate(full=True)
     return batch
+
+
+def _origins(source: pa.BufferReader) -> NumberedOrigins:
+    batch = _with_schema(source, _ORIGINS, "origins")
+    partitions = [Partition(*each) for each in orjson.loads((batch.schema.metadata or {}).get(_SOURCES, b"[]"))]
+    events, places = (np.array(column, np.int64) for column in batch.columns)
+    return NumberedOrigins(events, Origins(partitions, places))
 
 
 def _thresholds(written: str | None) -> AdaptiveState | None:

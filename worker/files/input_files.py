@@ -71,7 +71,7 @@ def open_inputs(settings: Settings, paths: Sequence[Path]) -> InputFiles:
     Raises:
         InputFileError: a file is missing, not a file, or of a kind that is not read; two have the same name; or kinds
             are mixed.
-        SettingsError: the session's key is one that lines of a file do not have.
+        SettingsError: the session's key is one that lines of a file do not have, or the settings are for token records.
     """
     seen: dict[str, Path] = {}
     for path in paths:
@@ -84,6 +84,13 @@ def open_inputs(settings: Settings, paths: Sequence[Path]) -> InputFiles:
         seen[path.name] = path
     if _one_kind("raw logs and parsed sessions (TSV)", [is_sessions_file(path) for path in paths]):
         return InputFiles(tuple(paths), parsed=True, times=False, notes=(), _settings=settings.input, _records=False)
+    if settings.input.tokens:
+        raise SettingsError(
+            [
+                f"input.format: tokens, but {paths[0]} is to be read as lines; allowed: the settings with which "
+                "logmamba rekey reads them"
+            ]
+        )
     records = _one_kind("raw logs and files of records", [is_record_file(path) for path in paths])
     if records:
         _one_kind("records with and without their places in Kafka", [has_places(path) for path in paths])

@@ -29,12 +29,13 @@ from worker.files.open_files import lines_of
 from worker.files.record_files import has_places, read_record_file
 from worker.formats.times.years import FileYears
 from worker.processing.clock import NO_TIME
-from worker.processing.decoder import Decoder, Events
+from worker.processing.decoder import Events
 from worker.processing.records import Partition, Records
 from worker.processing.session_columns import RANK_EXPIRED, ClosedSession
 from worker.processing.session_rules import SessionRules
 from worker.processing.session_state import Session
 from worker.processing.sessions import Sessions
+from worker.processing.token_decoder import AnyDecoder
 from worker.settings.sections import InputSettings
 
 _BATCH_LINES = 20_000
@@ -169,7 +170,7 @@ class Step(NamedTuple):
 
 
 def closed_sessions(
-    stream: LogStream, decoder: Decoder, rules: SessionRules, progress: Callable[[int], object] = lambda _bytes: None
+    stream: LogStream, decoder: AnyDecoder, rules: SessionRules, progress: Callable[[int], object] = lambda _bytes: None
 ) -> Iterator[Step]:
     """The sessions of a stream by batches; at last, for each partition, what its end closes: it ends every wait.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-Base = Literal["text", "json"]
+Base = Literal["text", "json", "tokens"]
 Format = Literal[
     "text",
     "json",
@@ -24,6 +24,7 @@ Format = Literal[
     "gelf",
     "azure",
     "windows_event",
+    "tokens",
 ]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
@@ -53,6 +54,8 @@ def _first(*pointers: str) -> dict[str, object]:
 PRESETS: Final[Mapping[str, Preset]] = {
     "text": Preset("text", {}),
     "json": Preset("json", {}),
+    # What `logmamba rekey` has made of records of the others.
+    "tokens": Preset("tokens", {}),
     # Vector's sinks with the JSON codec, from kubernetes_logs, file, journald, docker_logs or syslog.
     # https://vector.dev/docs/reference/configuration/sources/kubernetes_logs/
     "vector": Preset(

@@ -16,9 +16,8 @@ from worker.kafka.statistics import BrokerStates
 from worker.kafka.topics import Topics
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus, versions
-from worker.processing.pipeline import Pipeline
-from worker.processing.score_records import Serialize, iso_now
-from worker.processing.scorer import Scorer
+from worker.processing.rekeying import AnyPipeline
+from worker.processing.score_records import iso_now
 from worker.settings.document import Settings
 
 # A revoke may take a fifth of the poll interval: the group waits for it, and the rest is needed to come back.
@@ -30,9 +29,8 @@ _log = structlog.get_logger(__name__)
 def connect(
     settings: Settings,
     topics: Topics,
-    scorer: Scorer,
+    pipeline: AnyPipeline,
     metrics: Metrics,
-    serialize: Serialize | None,
     reloads: Reloads = NO_RELOADS,
 ) -> Worker:
     """A worker on real Kafka clients, ready to run; missing output topics are created when the broker allows.
@@ -41,7 +39,6 @@ def connect(
 
     Raises:
         RunError: an output topic is missing and cannot be created, or none of the named input topics exists.
-        SettingsError: settings that do not fit the checkpoint.
     """
     properties = ClientProperties(settings)
     topics.require_inputs(one_is_enough=True)
@@ -49,10 +46,9 @@ def connect(
     if told:
         _create_outputs(topics)
     headers = settings.headers_needed
-    pipeline = Pipeline(settings, scorer, metrics, serialize=serialize)
     for difference in pipeline.misfits:
         _log.warning("checkpoint_trained_otherwise", difference=difference)
-    outage = Outage()
+    scorer, outage = pipeline.scorer, Outage()
     exactly_once = settings.worker.delivery == "exactly_once"
     states = BrokerStates(metrics.brokers, settings.kafka.whole("fetch.wait.max.ms", 500))
     source = KafkaSource(
@@ -76,7 +72,7 @@ def connect(
         if exactly_once
         else AtLeastOnceSink(properties.producer(), source.commit, outage)
     )
-    worker = Worker(
+    return Worker(
         settings,
         source=source,
         sink=sink,
@@ -96,11 +92,6 @@ def connect(
         revoke_budget_s=settings.max_poll_interval_ms / 1000 * _REVOKE_SHARE,
         reloads=reloads,
     )
-    # Of the scorer at that time: totals begin anew with another one, as with another process.
-    metrics.watch_score_cache(lambda: worker.scorer().cache_hits, lambda: worker.scorer().cache_misses)
-    metrics.watch_batches_split(lambda: worker.scorer().batches_split)
-    metrics.watch_gpu(lambda: worker.scorer().gpu_usage())
-    return worker
 
 
 def _create_outputs(topics: Topics) -> None:

@@ -22,6 +22,7 @@ from worker.processing.keys import SessionKeys, key_pointers
 from worker.processing.line_events import LineEvents
 from worker.processing.lines import Batch, DeadLetter, Lines, Rows, nearest_line
 from worker.processing.messages import Messages
+from worker.processing.origins import Origins
 from worker.processing.owners import Owners
 from worker.processing.records import Records
 from worker.processing.values import valid_texts
@@ -42,6 +43,7 @@ class Events:
         cut: lines that were longer than `input.max_line_bytes`.
         ignored: lines without a session key, where `sessions.no_key` is `ignore`.
         skipped: records, and events within one, that are another application's (`input.only`).
+        origins: of events from token records, whose offsets are numbers of events (`worker.processing.origins`).
     """
 
     keys: pa.StringArray
@@ -52,6 +54,7 @@ class Events:
     cut: int
     ignored: int
     skipped: int = 0
+    origins: Origins | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

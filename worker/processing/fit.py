@@ -27,6 +27,8 @@ _WITHOUT_A_PART = frozenset(
         *("sessions.no_key", "sessions.max_open", "sessions.idle_flush"),
     ]
 )
+# What reads lines and finds their keys. Of token records that was done before, by rekey, which compares just these.
+_OF_LINES = ("input.", "tokenizer.", "sessions.key")
 _BY_TIME = ("sessions.gap", "sessions.max_age")
 _OF_TIMES = frozenset([*_BY_TIME, "sessions.max_future_skew"])
 _NAMED: Mapping[Kind, str] = {"lines": "raw log lines", "events": "parsed sessions"}
@@ -38,7 +40,13 @@ def reading_record(settings: Settings, *, times: bool) -> ReadingRecord:
 
 
 def check_fit(
-    settings: Settings, vocabulary: Vocabulary, trained: ReadingRecord | None, *, parsed: bool, times: bool
+    settings: Settings,
+    vocabulary: Vocabulary,
+    trained: ReadingRecord | None,
+    *,
+    parsed: bool,
+    times: bool,
+    sessions: bool = True,
 ) -> tuple[str, ...]:
     """Compare a checkpoint with the settings and the kind of input.
 
@@ -48,6 +56,7 @@ def check_fit(
         trained: how its sessions came about; None where that is not known.
         parsed: the input holds parsed sessions rather than raw lines.
         times: its events have times.
+        sessions: they form sessions here; where they do not, only what reads lines counts.
 
     Returns:
         A line for each difference that shifts scores, with both values and the setting's path.
@@ -74,10 +83,16 @@ def check_fit(
         ]
     else:
         here = _reading(settings)
+        if settings.input.tokens:
+            here = {path: value for path, value in here.items() if not path.startswith(_OF_LINES)}
+        elif not sessions:
+            here = {path: value for path, value in here.items() if path.startswith(_OF_LINES)}
         # What a training by an older version did not record, it did as the default says.
         there = _reading(Settings()) | trained.settings
-        refused += _other_keys(here, there)
-        refused += _other_times(here, there, times=times, trained_with_times=trained.times)
+        if "sessions.key" in here:
+            refused += _other_keys(here, there)
+        if sessions:
+            refused += _other_times(here, there, times=times, trained_with_times=trained.times)
         differences = list(_differences(here, there, times=times))
     if refused:
         raise SettingsError(refused)

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from worker.processing.documents import Documents
 
 Reason = Literal[
-    "not_utf8", "empty", "null", "no_key", "bad_key", "long_key", "bad_json", "no_message", "bad_timestamp"
+    "not_utf8",
+    "empty",
+    "null",
+    "no_key",
+    "bad_key",
+    "long_key",
+    "bad_json",
+    "no_message",
+    "bad_timestamp",
+    "bad_tokens",
 ]
 
 Rows = NDArray[np.int64]

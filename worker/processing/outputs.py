@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from worker.observability.metrics import Metrics
 from worker.processing import severity_loop as loop
 from worker.processing.adaptive import LOWEST, AdaptiveThresholds
 from worker.processing.line_texts import LineTexts
+from worker.processing.origins import EVENT_BITS, Origins, OriginsOfOpen
 from worker.processing.record_columns import BY_BITS, KINDS, NOT_CLOSED, Form, RecordColumns, Told
 from worker.processing.record_loop import round_all
 from worker.processing.records import Partition, Records
@@ -51,10 +52,11 @@ class SessionAlert(NamedTuple):
 
 
 class Output(NamedTuple):
-    """A score record, or a dead letter (which has no severity), before it has a topic.
+    """A score record or a token record, or a dead letter (which has no severity), before it has a topic.
 
     `caused_at_ms` is the Kafka timestamp of the record that caused a score; None where a quiet partition did, or where
-    the time is not known. `alert` is there where a record alerts, or takes an alert back.
+    the time is not known. `alert` is there where a record alerts, or takes an alert back. `partition` is the one that a
+    token record has to go to; None lets the producer choose by key.
     """
 
     severity: Severity | None
@@ -63,6 +65,7 @@ class Output(NamedTuple):
     headers: Sequence[tuple[str, bytes | None]]
     caused_at_ms: int | None = None
     alert: SessionAlert | None = None
+    partition: int | None = None
 
 
 @dataclass(slots=True)
@@ -79,6 +82,22 @@ class OpenPartition:
     newest_ms: int | None = None  # Kafka timestamp of the latest record
     late_events: int = 0  # of those of the sessions, what is counted already
     skewed_events: int = 0
+    origins: OriginsOfOpen | None = None  # of events of token records, whose offsets and causes are numbers of events
+
+    @property
+    def event_bits(self) -> int:
+        """By how many bits an event's offset, and a cause's, is greater than the record's."""
+        return 0 if self.origins is None else EVENT_BITS
+
+    @property
+    def live_cause(self) -> int:
+        """The least cause whose outputs are not published already."""
+        return self.live_from << self.event_bits
+
+    @property
+    def replay_cause(self) -> int:
+        """The least cause that is not from before the snapshot."""
+        return self.replay_from << self.event_bits
 
 
 @dataclass(slots=True)
@@ -199,7 +218,7 @@ class OutputMaker:
         judged = loop.Judged(*(np.empty(len(which), np.int64) for _ in loop.Judged._fields))
         loop.judge(loop.Scored(rows.subjects, shown, warnings, criticals, early.astype(np.int64)), alerted, judged)
 
-        live = rows.causes >= np.array([job.opened.live_from for job in jobs], np.int64)[rows.jobs]
+        live = rows.causes >= np.array([job.opened.live_cause for job in jobs], np.int64)[rows.jobs]
         self._metrics.final_scores(rows.scores[live & ~early])
         wanted = live & (judged.told != 0)
         if self._alerts_only:
@@ -289,7 +308,7 @@ class OutputMaker:
             opened, thresholds = jobs[number].opened, self.fixed
             if opened.adaptive is not None:
                 # What was not looked at before the snapshot comes from a time without adaptive thresholds.
-                if cause >= opened.replay_from:
+                if cause >= opened.replay_cause:
                     thresholds = opened.adaptive.in_force
                 if closed_by != NOT_CLOSED:
                     opened.adaptive.learn(score)
@@ -327,7 +346,8 @@ class OutputMaker:
     ) -> list[Output]:
         """The outputs of rows, of which each becomes a record."""
         sessions, shared = subjects.sessions, self._encoder.headers()
-        values, own = self._columns.encode(sessions, subjects.scores, told, forms, reasons)
+        origins, begins = _origins(jobs, subjects), sessions.ends - sessions.lengths
+        values, own = self._columns.encode(sessions, subjects.scores, told, forms, reasons, origins)
         headers = [shared + each for each in own] if own else [shared] * len(values)
         keys, form_of = sessions.keys_as_bytes(), told.forms.tolist()
 
@@ -339,6 +359,7 @@ class OutputMaker:
         left_out = [at for at, value in enumerate(values) if value is None or alone[at]]
         for at, session in zip(left_out, sessions.select(told.sessions[left_out]) if left_out else (), strict=True):
             form, closed_by, own_texts = forms[form_of[at]], int(told.closed_by[at]), texts[rows.jobs[at]]
+            begin, events = int(begins[told.sessions[at]]), int(told.events[at])
             made = self._encoder.encode(
                 form.partition,
                 session,
@@ -346,13 +367,14 @@ class OutputMaker:
                 kind=form.kind,
                 closed_by=None if closed_by == NOT_CLOSED else CLOSED_BY[closed_by],
                 cause_offset=int(told.causes[at]),
-                events=int(told.events[at]),
+                events=events,
                 score=float(told.scores[at]),
                 thresholds=form.thresholds,
                 reason=reasons[told.reasons[at]],
                 retracts=BY_BITS[told.retracts[at]],
                 nth=int(told.nth[at]),
                 start=int(told.starts[at]),
+                origins=None if origins is None else origins.select(slice(begin, begin + events)),
                 texts=own_texts.of(session) if own_texts is not None and is_loud[at] else None,
             )
             values[at] = made.value
@@ -378,6 +400,7 @@ class OutputMaker:
             headers,
             _caused_at(jobs, rows),
             alerts,
+            repeat(None, len(values)),
             strict=True,
         )
         return list(map(tuple.__new__, repeat(Output), outputs))  # as `Output._make`, without a call of Python's
@@ -399,6 +422,19 @@ def _places(
     return list(found), np.array(which, np.int64), np.array(starts, np.int64)
 
 
+def _origins(jobs: Sequence[Job], subjects: _Subjects) -> Origins | None:
+    """Of all events of the subjects; None where they come from no token records."""
+    if any(job.opened.origins is None for job in jobs):
+        return None
+    sessions = subjects.sessions
+    of_events, parts = np.repeat(subjects.jobs, sessions.lengths), []
+    for begin, end in pairwise([0, *(np.flatnonzero(np.diff(of_events)) + 1).tolist(), len(of_events)]):
+        known = jobs[of_events[begin]].opened.origins if begin < end else None
+        if known is not None:
+            parts.append(known.of(sessions.events[1, begin:end]).origins)
+    return Origins.joined(parts)
+
+
 def _caused_at(jobs: Sequence[Job], rows: _Rows) -> list[int | None]:
     """Kafka's timestamp of the cause of each row; rows come job by job and cause by cause."""
     changes = np.append(True, (np.diff(rows.causes) != 0) | (np.diff(rows.jobs) != 0))[: len(rows.jobs)]
@@ -406,7 +442,7 @@ def _caused_at(jobs: Sequence[Job], rows: _Rows) -> list[int | None]:
     causes, ends = rows.causes[changes], np.searchsorted(rows.jobs[changes], np.arange(len(jobs)), side="right")
     begin = 0
     for job, end in zip(jobs, ends.tolist(), strict=True):
-        found += _timestamps(job.records, causes[begin:end])
+        found += _timestamps(job.records, causes[begin:end] >> job.opened.event_bits)
         begin = end
     return list(map(found.__getitem__, (np.cumsum(changes) - 1).tolist()))
 

@@ -8,8 +8,8 @@ outputs: with adaptive thresholds, each final score has its part in what the nex
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,15 +18,18 @@ import structlog
 
 from detector.scoring.scores import Sequences
 from detector.text.tokenizer import Tokenizer
+from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import AdaptiveState, AdaptiveThresholds
 from worker.processing.clock import Move
+from worker.processing.counted_decoder import CountedDecoder
 from worker.processing.dead_letters import dead_letter
-from worker.processing.decoder import Decoder, Events
+from worker.processing.decoder import Decoder, Events, LineEncoder
 from worker.processing.fit import check_fit
 from worker.processing.line_texts import LineTexts, TextKeeper, shown_texts
 from worker.processing.lines import Reason
+from worker.processing.origins import OriginsOfOpen
 from worker.processing.outputs import ALARMED, Job, OpenPartition, Origin, Output, OutputMaker
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Serialize, Severity
@@ -35,7 +38,7 @@ from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSe
 from worker.processing.session_rules import SessionRules
 from worker.processing.session_state import SessionsState
 from worker.processing.sessions import Sessions
-from worker.processing.unknown_events import UnknownEvents
+from worker.processing.token_decoder import AnyDecoder, TokenDecoder
 from worker.settings.document import Settings
 
 Stage = Literal["decode", "sessions", "score", "encode"]
@@ -91,11 +94,11 @@ class Pipeline:
             severities=get_args(Severity),
             dead_letters=get_args(Reason),
         )
-        self._tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
-        self._unknown = UnknownEvents()
-        self._keeper, self._most_text = TextKeeper(self._tokenizer), settings.output.line_text
-        encoder = self._keeper if self._most_text else self._tokenizer
-        self.decoder = Decoder(settings.input, settings.sessions, encoder)
+        self._tokens = settings.input.tokens
+        self._most_text = settings.output.line_text
+        self._keeper = TextKeeper(Tokenizer(vocabulary, unknown=settings.tokenizer.unknown))
+        self.decoder = decoder_of(settings, vocabulary, self._keeper if self._most_text else None)
+        self._counted = CountedDecoder(self.decoder, metrics)
         self._rules = SessionRules.of(settings.sessions, vocabulary)
         self._early = settings.scoring.early
         self._adaptive = settings.scoring.adaptive
@@ -131,7 +134,15 @@ class Pipeline:
 
         `sessions` were open at `position`, `thresholds` is what its adaptive thresholds had learnt by then, and `texts`
         are those of the sessions' lines.
+
+        Raises:
+            RunError: the sessions are of lines, and token records are read, or the reverse.
         """
+        if sessions is not None and len(sessions.event_offsets()) and (sessions.origins is not None) != self._tokens:
+            raise RunError(
+                f"{partition}: its open sessions are of {'lines' if self._tokens else 'token records'}, which "
+                "input.format does not read; allowed: a format that does, or another application_id"
+            )
         adaptive = None
         if self._adaptive is not None:
             fixed, rate = self._outputs.fixed, self._adaptive.target_rate
@@ -139,6 +150,8 @@ class Pipeline:
         now = time.monotonic()
         kept = LineTexts(texts) if self._most_text else None
         opened = OpenPartition(Sessions(self._rules, sessions), position, live_from, position, now, adaptive, kept)
+        if self._tokens:
+            opened.origins = OriginsOfOpen(None if sessions is None else sessions.origins)
         self._open[partition] = opened
         self._count(partition, opened, None)
 
@@ -166,8 +179,8 @@ class Pipeline:
 
     @property
     def unknown_share(self) -> float | None:
-        """Share of unknown ones among the latest thousand events or more; None before the first thousand."""
-        return self._unknown.share
+        """As of `CountedDecoder`."""
+        return self._counted.unknown_share
 
     def unfinished(self, partition: Partition) -> bool:
         """Whether `flush` would have anything to close: an open session, or an event that waits."""
@@ -176,11 +189,14 @@ class Pipeline:
 
     def state(self, partition: Partition) -> tuple[SessionsState, AdaptiveState | None, pa.RecordBatch | None]:
         """What a snapshot of the partition at its position holds: `open` goes on from it."""
-        return self._open[partition].sessions.state(), *self._beside_sessions(partition)
+        opened = self._open[partition]
+        return opened.sessions.state().with_origins(opened.origins), *self._beside_sessions(partition)
 
     def image(self, partition: Partition) -> tuple[Image, AdaptiveState | None, pa.RecordBatch | None]:
         """A copy of what `state` is made of, in a fraction of its time; `Image.state` makes the rest of it anywhere."""
-        return self._open[partition].sessions.image(), *self._beside_sessions(partition)
+        opened = self._open[partition]
+        origins = None if opened.origins is None else opened.origins.image()
+        return replace(opened.sessions.image(), origins=origins), *self._beside_sessions(partition)
 
     def _beside_sessions(self, partition: Partition) -> tuple[AdaptiveState | None, pa.RecordBatch | None]:
         opened = self._open[partition]
@@ -198,6 +214,11 @@ class Pipeline:
         if self._early:
             told = self._scored([Job(partition, opened, ClosedSessions.of(()), touched=opened.sessions.behind())])
             assert not told, f"{partition}: only what is replayed is left to look at"
+
+    @property
+    def holds(self) -> bool:
+        """Whether `process` may have outputs without new records: never."""
+        return False
 
     def reached_end(self, partition: Partition, end: int) -> None:
         """Nothing is left before `end`: a replay whose last records no longer exist is over."""
@@ -217,7 +238,7 @@ class Pipeline:
             RunError: records that do not; scoring them again would break what was promised.
         """
         with self._metrics.stage("decode"):
-            decoded = self._decoder_events(batch)
+            decoded = self._counted.decode(batch)
         outputs: list[Output] = []
         jobs = []
         with self._metrics.stage("sessions"):
@@ -228,6 +249,8 @@ class Pipeline:
                 opened = self._open[partition]
                 if records.first_offset < opened.position:
                     raise RunError(f"{partition}: offset {records.first_offset} came again after {opened.position - 1}")
+                if opened.origins is not None:
+                    self._take_origins(opened.origins, opened.sessions, events)
                 closed = opened.sessions.process(events.keys, events.tokens, events.times, events.offsets)
                 if opened.texts is not None:
                     opened.texts.add(events, next(texts))
@@ -248,7 +271,7 @@ class Pipeline:
         """Close every session of a fully consumed partition; the end offset is their cause and the new position."""
         opened = self._open[partition]
         opened.position = max(opened.position, end)
-        closed = opened.sessions.flush(end, closed_by)
+        closed = opened.sessions.flush(end << opened.event_bits, closed_by)
         if opened.texts is not None:
             opened.texts.take(closed)
         self._count(partition, opened, closed)
@@ -259,6 +282,13 @@ class Pipeline:
         return self._scored([Job(partition, self._open[partition], ClosedSessions.of(closed))])
 
     @staticmethod
+    def _take_origins(origins: OriginsOfOpen, sessions: Sessions, events: Events) -> None:
+        if origins.many:
+            origins.keep(sessions.state().event_offsets())
+        if events.origins is not None:
+            origins.add(events.offsets, events.origins)
+
+    @staticmethod
     def _advance(partition: Partition, opened: OpenPartition, position: int) -> None:
         if opened.position < opened.live_from <= position:
             took = round(time.monotonic() - opened.opened_at, 3)
@@ -266,26 +296,6 @@ class Pipeline:
                 "partition_live", partition=str(partition), replayed=opened.live_from - opened.replay_from, seconds=took
             )
         opened.position = position
-
-    def _decoder_events(self, batch: Sequence[Records]) -> list[Events]:
-        unknown = self._tokenizer.unknown_lines
-        decoded: list[Events] = self.decoder.decode(batch)
-        lines, unknown = sum(len(events.keys) for events in decoded), self._tokenizer.unknown_lines - unknown
-        self._unknown.count(lines, unknown)
-        if unknown:
-            self._metrics.new_templates(self._unknown.new_kinds(events.tokens for events in decoded))
-        if self._unknown.share is not None:
-            self._metrics.unknown_share(self._unknown.share)
-        self._metrics.decoded(
-            records=sum(len(records.offsets) for records in batch),
-            events=lines,
-            unknown=unknown,
-            cut=sum(events.cut for events in decoded),
-            ignored=sum(events.ignored for events in decoded),
-            skipped=sum(events.skipped for events in decoded),
-            dead_letters=Counter(letter.reason for events in decoded for letter in events.dead_letters),
-        )
-        return decoded
 
     def _texts_of(self, decoded: Sequence[Events]) -> Iterator[pa.StringArray]:
         """What records show of the lines of these events, which the tokenizer has just seen in this order."""
@@ -297,7 +307,7 @@ class Pipeline:
 
     def _count(self, partition: Partition, opened: OpenPartition, closed: ClosedSessions | None) -> None:
         sessions, clock = opened.sessions, opened.sessions.clock
-        moves = [move for move in clock.moves if move.cause_offset >= opened.live_from]
+        moves = [move for move in clock.moves if move.cause_offset >= opened.live_cause]
         for move in moves:
             self.time_moved(partition, move)
         self._metrics.sessions(
@@ -316,7 +326,7 @@ class Pipeline:
         self, partition: Partition, opened: OpenPartition, closed: ClosedSessions, records: Records | None = None
     ) -> Job:
         all_closed = len(closed)
-        live = closed.causes >= opened.live_from
+        live = closed.causes >= opened.live_cause
         if opened.adaptive is None and not live.all():  # else what is already published counts too
             closed = closed.select(np.flatnonzero(live))
         job = Job(partition, opened, closed, records)
@@ -362,3 +372,11 @@ class Pipeline:
                 called = time.monotonic()
 
         return passed
+
+
+def decoder_of(settings: Settings, vocabulary: Vocabulary, encoder: LineEncoder | None = None) -> AnyDecoder:
+    """What reads the records of `input`; `encoder` makes tokens of lines, as a tokenizer does unless it is given."""
+    if settings.input.tokens:
+        return TokenDecoder(vocabulary, settings.tokenizer.unknown)
+    encoder = encoder or Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
+    return Decoder(settings.input, settings.sessions, encoder)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from detector.scoring.scores import Scores
 from detector.text.vocabulary import N_SPECIAL, UNK
 from worker.processing import record_loop as loop
+from worker.processing.origins import EVENT_BITS, Origins
 from worker.processing.records import Partition
 from worker.processing.score_records import (
     MOST_LINES,
@@ -92,6 +93,7 @@ class RecordColumns:
         told: Told,
         forms: Sequence[Form],
         reasons: Sequence[Reason | None],
+        origins: Origins | None = None,
     ) -> tuple[list[bytes | None], list[Headers]]:
         """Values of records, and the headers that each has of its own; no headers at all where none has any.
 
@@ -101,9 +103,12 @@ class RecordColumns:
             told: the records.
             forms: of them.
             reasons: of them.
+            origins: of the events of all sessions; then their offsets and the causes are numbers of events of token
+                records.
 
         Returns:
-            The value is None of a record that has to be made by the encoder: it is too large, or is not JSON.
+            The value is None of a record that has to be made by the encoder: it is too large, or is not JSON, or it
+            alerts or takes an alert back, and its events have origins.
         """
         n = len(told.sessions)
         if not n or not self._encoder.is_json:
@@ -133,7 +138,10 @@ class RecordColumns:
             forms=told.forms,
             extras=extra_of,
         )
-        ids = _ids(frame, events, rows)
+        ids = _ids(frame, events, rows)  # which have the numbers of events
+        if origins is not None:
+            events = events._replace(offsets=offsets >> EVENT_BITS)
+            rows = rows._replace(causes=told.causes >> EVENT_BITS)
         values: list[bytes | None] = []
         ends = np.empty(n, np.int64)
         while (first := len(values)) < n:
@@ -141,6 +149,8 @@ class RecordColumns:
             bounds = [0, *ends[first:stop].tolist()]
             data = self._buffer[: bounds[-1]].tobytes()
             values += [data[begin:end] or None for begin, end in pairwise(bounds)]
+        if origins is not None:
+            self._add_origins(values, sessions, told, forms, origins)
         return values, self._headers(sessions, told, forms, ids)
 
     @cached_property
@@ -186,6 +196,18 @@ class RecordColumns:
             numbers[row] = len(extras)
             extras.append(extras[told.reasons[row]] + _members(retracts))
         return numbers, extras
+
+    def _add_origins(
+        self, values: list[bytes | None], sessions: SessionColumns, told: Told, forms: Sequence[Form], origins: Origins
+    ) -> None:
+        """Say where events came from; those that are told of one by one are left to the encoder."""
+        loud = np.array([form.severity != "normal" for form in forms], np.bool_)[told.forms] | (told.retracts != 0)
+        for row in np.flatnonzero(loud).tolist():
+            values[row] = None
+        begins = (sessions.ends - sessions.lengths)[told.sessions]
+        key_bytes = np.diff(sessions.key_ends, prepend=0)[told.sessions]
+        most_bytes = (self._encoder.most_bytes - self._encoder.key_copies * key_bytes).tolist()
+        origins.add_to(values, begins, begins + told.events, most_bytes, MOST_LINES)
 
     def _headers(
         self, sessions: SessionColumns, told: Told, forms: Sequence[Form], ids: NDArray[np.uint8]

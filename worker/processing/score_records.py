@@ -20,11 +20,13 @@ from hashlib import sha256
 from math import fsum
 from typing import Any, Final, Literal, NamedTuple, get_args
 
+import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from worker.processing.clock import NO_TIME
+from worker.processing.origins import EVENT_BITS, Origins
 from worker.processing.records import Partition
 from worker.processing.scorer import EventScores, Reason
 from worker.processing.session_columns import ClosedBy
@@ -216,6 +218,7 @@ class ScoreEncoder:
         nth: int = 0,
         start: int = 0,
         texts: Sequence[bytes | None] | None = None,
+        origins: Origins | None = None,
     ) -> Encoded:
         """A score record.
 
@@ -234,6 +237,7 @@ class ScoreEncoder:
             nth: of the session (`worker.processing.sessions.ClosedSession`); 0 while it is open.
             start: what every offset is less in the record.
             texts: in UTF-8, of the session's events, at least the first `events`, those that have one; None: none has.
+            origins: of the events; then their offsets and the cause are numbers of events of token records.
         """
         surprise = scores.surprises[:events].tolist()
         key, first, last = session.key, FIELDS - 1, FIELDS * events - 1  # of the event times
@@ -241,13 +245,15 @@ class ScoreEncoder:
         if start:
             offsets = [offset - start for offset in offsets]
         top = sorted(range(events), key=surprise.__getitem__, reverse=True)[: self.top_events]
+        severity, begun = thresholds.severity(score), offsets[0]
+        identity = record_id(partition, begun, nth, key, kind, severity)
+        if origins is not None:
+            offsets, cause_offset = [each >> EVENT_BITS for each in offsets], cause_offset >> EVENT_BITS
         listed = [_event(offsets[at], self.vocabulary.text(tokens[at]), round(surprise[at], DECIMALS)) for at in top]
         if texts is not None:
             for event, at in zip(listed, top, strict=True):
                 if text := texts[at]:
                     event["text"] = text.decode()
-        severity = thresholds.severity(score)
-        identity = record_id(partition, offsets[0], nth, key, kind, severity)
         last_event_time = event_time(session.events[last])
         record = self._record(
             partition,
@@ -263,11 +269,16 @@ class ScoreEncoder:
             unknown_events=sum(map(N_SPECIAL.__gt__, tokens)),
             times=(event_time(session.events[first]), last_event_time),
             closed_by=closed_by,
-            extras=reason_member(reason) | retracts_member(partition, offsets[0], nth, key, retracts),
+            extras=reason_member(reason) | retracts_member(partition, begun, nth, key, retracts),
             top_events=listed,
             lines=offsets if events <= MOST_LINES else None,
             offsets=(offsets[0], offsets[events - 1], cause_offset - start),
         )
+        if origins is not None:
+            if kind == "early" or severity != "normal" or retracts:
+                origins.select(np.array(top, np.int64)).tell(listed)
+            if events <= MOST_LINES:
+                record["origins"] = origins.grouped()
         value = self._serialize(record)
         key_bytes = key.encode()
         room = self.most_bytes - self.key_copies * len(key_bytes)
@@ -276,6 +287,7 @@ class ScoreEncoder:
             value = self._serialize(record)
         if len(value) > room:
             record["lines"] = None
+            record.pop("origins", None)
             value = self._serialize(record)
         while len(value) > room and record["top_events"]:
             record["top_events"] = record["top_events"][: len(record["top_events"]) // 2]

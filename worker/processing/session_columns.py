@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detector.scoring.scores import Sequences
 from worker.processing import session_loop as loop
 from worker.processing.clock import ClockState
+from worker.processing.origins import OriginsOfOpen
 from worker.processing.session_state import FIELDS, SESSION_COLUMNS, Column, Session, SessionsState
 
 ClosedBy = Literal["gap", "max_age", "end_event", "max_events", "max_open", "idle", "end_of_input"]
@@ -183,10 +184,11 @@ class SessionColumns(Rows[Session]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Image:
-    """The open sessions of a partition, and its clock: what `SessionsState` is made of."""
+    """The open sessions of a partition, its clock, and origins of the events: what `SessionsState` is made of."""
 
     columns: loop.Columns
     clock: ClockState
+    origins: OriginsOfOpen | None = None
 
     def state(self) -> SessionsState:
         """What a snapshot holds; the columns must not change meanwhile."""
@@ -194,7 +196,7 @@ class Image:
         loop.in_order(self.columns, slots)
         sessions = SessionColumns.gathered(self.columns, slots)
         tokens, offsets, times = sessions.events
-        return SessionsState(
+        state = SessionsState(
             self.clock,
             keys=sessions.key_texts,
             lengths=sessions.lengths,
@@ -203,6 +205,7 @@ class Image:
             offsets=offsets,
             times=times,
         )
+        return state.with_origins(self.origins)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

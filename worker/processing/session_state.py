@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final, final
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from worker.processing.clock import ClockState
+from worker.processing.origins import NumberedOrigins, OriginsOfOpen
 
 Column = NDArray[np.int64]
 
@@ -90,6 +91,7 @@ class SessionsState:
 
     `tokens`, `offsets` and `times` have one item an event, session after session; the other columns have one a
     session. `keys` become an Arrow array, whatever they are given as. Event times are NO_TIME where the input has none.
+    `origins` are those of all events, of waiting ones too, where they come from token records.
     """
 
     clock: ClockState
@@ -102,6 +104,7 @@ class SessionsState:
     tokens: Column
     offsets: Column
     times: Column
+    origins: NumberedOrigins | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keys", pa.array(self.keys, pa.large_string()))
@@ -109,12 +112,22 @@ class SessionsState:
     @classmethod
     def empty(cls, stream_time: int | None = None) -> SessionsState:
         """No open session, and nothing that waits."""
-        return cls(ClockState(stream_time), [], *(np.empty(0, np.int64) for _ in range(8)))
+        columns = {name: np.empty(0, np.int64) for name in ("lengths", *SESSION_COLUMNS, *EVENT_COLUMNS)}
+        return cls(ClockState(stream_time), [], **columns, origins=None)
 
     @property
     def stream_time(self) -> int | None:
         """The partition's stream time in ms; None while it is not set."""
         return self.clock.stream_time
+
+    def event_offsets(self) -> Column:
+        """The offset of each event, of those that wait, too."""
+        waiting = np.array([event.offset for event in self.clock.waiting], np.int64)
+        return np.concatenate([self.offsets, waiting])
+
+    def with_origins(self, known: OriginsOfOpen | None) -> SessionsState:
+        """The same with the origins of its events, which are among those that are known; None: it has none."""
+        return self if known is None else replace(self, origins=known.of(self.event_offsets(), ordered=True))
 
     def ends(self) -> Column:
         """Where the events of each session end in the columns of events; those of the first begin at 0."""

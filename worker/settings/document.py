@@ -37,6 +37,7 @@ from worker.settings.shapes import LinePart
 from worker.settings.tree import SettingsTree, read_settings_tree, steps_of
 from worker.settings.values import Name
 
+_SOURCE, _SESSIONS = InputSettings(), SessionsSettings()
 _LEAST_MESSAGE_BYTES = 65_536  # a score record, a part of a snapshot and a dead letter's headers fit with room to spare
 
 
@@ -208,12 +209,23 @@ def _conflicts(settings: Settings) -> Iterator[_Conflict]:
         yield ("kafka.max.poll.interval.ms", "kafka.transaction.timeout.ms"), text
     if output.format == "avro" and output.schema_registry is None:
         yield ("output.format", "output.schema_registry"), "is avro, which needs output.schema_registry"
+    if source.tokens and output.line_text:
+        text = f"is {output.line_text}, and input.format: tokens has no lines; allowed: 0, or a format of lines"
+        yield ("output.line_text", "input.format"), text
     yield from _topic_conflicts(source, output, settings.state_topic)
 
 
 def _shape_conflicts(source: InputSettings, sessions: SessionsSettings) -> Iterator[_Conflict]:
     """Settings of documents beside lines of text, and the other way round."""
     time = source.timestamp
+    if source.tokens:
+        for path, given, default in _of_lines(source, sessions):
+            if given != default:
+                yield (
+                    (path, "input.format"),
+                    "is for lines, which rekey has read; leave it out with input.format: tokens",
+                )
+        return
     if source.documents:
         if isinstance(source.message, LinePart):
             text = "is a pattern, which needs input.format: text; allowed with json: JSON pointers"
@@ -233,6 +245,15 @@ def _shape_conflicts(source: InputSettings, sessions: SessionsSettings) -> Itera
     for path, is_pointer in pointers.items():
         if is_pointer:
             yield (path, "input.format"), "is a JSON pointer, which needs input.format: json"
+
+
+def _of_lines(source: InputSettings, sessions: SessionsSettings) -> Iterator[tuple[str, object, object]]:
+    """What has no part in reading token records: the path of each setting, what it is, and its default."""
+    of_source = ("only", "split", "message", "severity", "timestamp", "multiline", "partial_lines", "encoding")
+    for name in (*of_source, "max_line_bytes"):
+        yield f"input.{name}", getattr(source, name), getattr(_SOURCE, name)
+    for name in ("key", "no_key"):
+        yield f"sessions.{name}", getattr(sessions, name), getattr(_SESSIONS, name)
 
 
 def _topic_conflicts(source: InputSettings, output: OutputSettings, state_topic: str) -> Iterator[_Conflict]:

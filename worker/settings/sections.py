@@ -69,6 +69,11 @@ class InputSettings(Section):
         return PRESETS[self.format].base == "json"
 
     @property
+    def tokens(self) -> bool:
+        """Whether values are token records rather than lines."""
+        return PRESETS[self.format].base == "tokens"
+
+    @property
     def topics_are_pattern(self) -> bool:
         """Whether `topics` is one pattern (it starts with ^) instead of names."""
         return self.topics[0].startswith("^")

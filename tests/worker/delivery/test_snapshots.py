@@ -18,6 +18,8 @@ from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME, ClockState, Event
 from worker.processing.line_texts import SCHEMA as TEXTS
+from worker.processing.origins import MOST_OFFSET, NumberedOrigins, Origins
+from worker.processing.records import Partition
 from worker.processing.session_state import Column, SessionsState
 
 HEADER_BYTES = 50
@@ -38,6 +40,20 @@ clocks = st.builds(
     ).map(tuple),
     behind=st.integers(0, 999),
     behind_time=int64,
+)
+
+
+origins = st.builds(
+    lambda partitions, events: NumberedOrigins(
+        column(*(event for event, _, _ in events)),
+        Origins.of(
+            partitions,
+            column(*(number % len(partitions) for _, number, _ in events)),
+            column(*(offset for _, _, offset in events)),
+        ),
+    ),
+    st.lists(st.builds(Partition, st.text("abc", min_size=1), st.integers(0, 9)), min_size=1, max_size=3, unique=True),
+    st.lists(st.tuples(int64, st.integers(0, 5), st.integers(0, MOST_OFFSET)), max_size=9),
 )
 
 
@@ -62,6 +78,7 @@ def states(draw: st.DrawFn) -> SessionsState:
         tokens=drawn(sum(lengths)),
         offsets=drawn(sum(lengths)),
         times=drawn(sum(lengths)),
+        origins=draw(st.none() | origins),
     )
 
 
@@ -125,6 +142,7 @@ def test_a_snapshot_in_parts_of_any_size_comes_back_as_it_was(
     texts: pa.RecordBatch | None,
     max_part_bytes: int,
 ) -> None:
+    texts = texts if sessions.origins is None else None  # token records have no lines
     snapshot = Snapshot(position, VOCABULARY, n_templates, sessions, thresholds, texts)
     parts = encode(snapshot, max_part_bytes)
     assert all(len(part) <= max_part_bytes for part in parts)
@@ -210,7 +228,7 @@ def test_what_is_no_snapshot_at_all_is_refused(value: bytes) -> None:
 def test_a_snapshot_of_another_format_version_is_refused() -> None:
     (whole,) = encode(example(), 1_000_000)
     older = whole[:8] + (1).to_bytes(2) + whole[10:]
-    with pytest.raises(SnapshotError, match="has format version 1, this worker reads 2, 3, 5"):
+    with pytest.raises(SnapshotError, match="has format version 1, this worker reads 2, 3, 4, 5"):
         decode([older])
 
 

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from detector.scoring.reasons import Reason
@@ -23,6 +24,8 @@ from tests.worker.processing.test_score_records import (
 from worker.commands.explain_record import read_score_record
 from worker.errors import RunError
 from worker.kafka.avro import score_reader, score_writer
+from worker.processing.origins import Origins
+from worker.processing.records import Partition
 from worker.processing.score_records import ScoreEncoder
 from worker.settings.document import Settings, load_settings
 
@@ -53,7 +56,9 @@ def test_a_record_reads_as_the_same_json_that_it_would_be(registry: SchemaRegist
     )
     values = []
     told = {"reason": Reason("Twice.", "F1"), "retracts": ["warning", "critical"]}
-    for more in ({}, told, told | {"texts": [None, b"a line", b"", None]}):
+    origins = Origins.of([Partition("raw", 0), Partition("raw", 2)], np.array([0, 1, 0, 0]), np.array([7, 3, 8, 9]))
+    with_texts = told | {"texts": [None, b"a line", b"", None]}
+    for more in ({}, told, with_texts, told | {"origins": origins}):
         arguments = {"kind": "final", "closed_by": "gap", "score": 0.1, "thresholds": THRESHOLDS, **more}
         value, _, headers, shown = made.encode(PARTITION, SESSION, SURPRISES, cause_offset=320, events=4, **arguments)
         values.append((value, encode(SESSION, SURPRISES, score=0.1, **more)[0]))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from itertools import islice
+from itertools import accumulate, islice
 from random import Random
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from worker.observability.metrics import Metrics
 from worker.processing import record_loop as loop
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME
+from worker.processing.origins import MOST_OFFSET, Origins
 from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
 from worker.processing.record_columns import BY_BITS, NOT_CLOSED, Form, RecordColumns, Told
@@ -295,12 +296,20 @@ def told(wanted: Sequence[Wanted], closed: Sequence[ClosedSession]) -> Told:
     return Told(sessions, events, scores, causes, closed_by, nth, starts, forms, reasons, retracts)
 
 
-def many(encoder: ScoreEncoder, wanted: Sequence[Wanted], closed: Sequence[ClosedSession], scores: Any) -> Any:
+def many(
+    encoder: ScoreEncoder,
+    wanted: Sequence[Wanted],
+    closed: Sequence[ClosedSession],
+    scores: Any,
+    origins: Origins | None = None,
+) -> Any:
     sessions = ClosedSessions.of(closed).sessions
-    return RecordColumns(encoder).encode(sessions, Scores.of(scores), told(wanted, closed), FORMS, REASONS)
+    return RecordColumns(encoder).encode(sessions, Scores.of(scores), told(wanted, closed), FORMS, REASONS, origins)
 
 
-def alone(encoder: ScoreEncoder, each: Wanted, closed: ClosedSession, scores: EventScores) -> Encoded:
+def alone(
+    encoder: ScoreEncoder, each: Wanted, closed: ClosedSession, scores: EventScores, origins: Origins | None = None
+) -> Encoded:
     form = FORMS[each.form]
     return encoder.encode(
         form.partition,
@@ -316,6 +325,7 @@ def alone(encoder: ScoreEncoder, each: Wanted, closed: ClosedSession, scores: Ev
         retracts=BY_BITS[each.retracts],
         nth=closed.nth,
         start=each.start,
+        origins=origins,
     )
 
 
@@ -337,6 +347,7 @@ REASONS = (None, Reason('It is "so".', "F1"), Reason("é\n", "F2"))
     top_events=st.integers(0, 5),
     max_message_bytes=st.sampled_from([1_500, 65_536]),
     cloud_events=st.sampled_from([None, "app"]),
+    from_tokens=st.booleans(),
 )
 def test_records_made_at_once_have_the_bytes_of_those_made_alone_and_only_odd_ones_are_left_out(
     of: list[tuple[ClosedSession, list[float]]],
@@ -344,6 +355,7 @@ def test_records_made_at_once_have_the_bytes_of_those_made_alone_and_only_odd_on
     top_events: int,
     max_message_bytes: int,
     cloud_events: str | None,
+    from_tokens: bool,
 ) -> None:
     closed, every_surprise = zip(*of, strict=True)
     scores = [EventScores(np.array(each, np.float32), np.zeros(len(each), np.float32), 0.0) for each in every_surprise]
@@ -357,16 +369,23 @@ def test_records_made_at_once_have_the_bytes_of_those_made_alone_and_only_odd_on
                 data.draw(st.integers(1, len(every_surprise[session]))),
                 data.draw(OF_SEVERITY[FORMS[form].severity]),
                 NOT_CLOSED if early else data.draw(st.integers(0, len(CLOSED_BY) - 1)),
-                data.draw(st.sampled_from([0, 0, 7])),
+                0 if from_tokens else data.draw(st.sampled_from([0, 0, 7])),
                 form,
                 data.draw(st.integers(0, 0 if early else len(REASONS) - 1)),
                 data.draw(st.integers(0, 0 if early else 3)),
             )
         )
     encoder = encoder_of(top_events, max_message_bytes, cloud_events=cloud_events)
-    values, headers = many(encoder, wanted, closed, scores)
+    ends, origins, own = [0, *accumulate(map(len, every_surprise))], None, None
+    if from_tokens:
+        places = data.draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, MOST_OFFSET)), min_size=1, max_size=5))
+        numbers, at = np.resize(np.array(places), (ends[-1], 2)).T
+        origins = Origins.of([Partition("raw", 10), Partition("raw", 9), Partition('"é', 0)], numbers, at)
+    values, headers = many(encoder, wanted, closed, scores, origins)
     for row, (value, each) in enumerate(zip(values, wanted, strict=True)):
-        expected = alone(encoder, each, closed[each.session], scores[each.session])
+        if origins is not None:
+            own = origins.select(slice(ends[each.session], ends[each.session] + each.events))
+        expected = alone(encoder, each, closed[each.session], scores[each.session], own)
         assert not headers or headers[row] == expected.headers
         assert headers or not expected.headers
         if value is None:
@@ -375,7 +394,8 @@ def test_records_made_at_once_have_the_bytes_of_those_made_alone_and_only_odd_on
             # Of numbers within these bounds two float64s hold every sum.
             numbers = np.array(every_surprise[each.session][: each.events], np.float32)
             odd = not ((numbers == 0) | ((numbers >= 1e-9) & (numbers < 1e9))).all()
-            assert odd or reduced or record["lines"] is None
+            loud = from_tokens and expected.shown is not None  # each of their events has its origin
+            assert odd or reduced or loud or record["lines"] is None
         else:
             assert value == expected.value
 

@@ -20,6 +20,7 @@ from worker.processing.clock import NO_TIME
 from worker.processing.dead_letters import dead_letter
 from worker.processing.keys import MAX_KEY_CHARACTERS
 from worker.processing.lines import DeadLetter
+from worker.processing.origins import Origins
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Severity, Thresholds, iso_time
 from worker.processing.session_columns import ClosedBy
@@ -80,6 +81,7 @@ def encode(
     reason: Reason | None = None,
     retracts: Sequence[Severity] = (),
     texts: Sequence[bytes | None] | None = None,
+    origins: Origins | None = None,
 ) -> tuple[bytes, str]:
     value, severity, _, shown = encoder(top_events).encode(
         PARTITION,
@@ -94,6 +96,7 @@ def encode(
         reason=reason,
         retracts=retracts,
         texts=texts,
+        origins=origins,
     )
     assert shown == (value if severity != "normal" or retracts else None)
     return value, severity
@@ -172,9 +175,11 @@ def test_a_record_lists_fewer_events_rather_than_become_too_large_to_be_written(
 
 def test_the_keys_are_those_of_the_schema_in_its_order() -> None:
     record = validate(encode(SESSION, SURPRISES)[0])
-    optional = {"reason", "retracts"}
+    optional = {"reason", "retracts", "origins"}
     assert list(record) == SCHEMA["required"] == [name for name in SCHEMA["properties"] if name not in optional]
-    record = validate(encode(SESSION, SURPRISES, reason=Reason("Closed twice.", "F1"), retracts=["critical"])[0])
+    origins = Origins.of([Partition("raw", 3)], np.zeros(4, np.int64), np.arange(4))
+    told = {"reason": Reason("Closed twice.", "F1"), "retracts": ["critical"], "origins": origins}
+    record = validate(encode(SESSION, SURPRISES, **told)[0])  # type: ignore[arg-type]
     assert list(record) == list(SCHEMA["properties"])
     assert record["reason"] == {"text": "Closed twice.", "family": "F1"}
 
@@ -182,8 +187,10 @@ def test_the_keys_are_those_of_the_schema_in_its_order() -> None:
 def test_a_final_record_names_the_early_ones_that_it_takes_back_by_their_ids() -> None:
     told = {each: validate(early(each))["id"] for each in ("warning", "critical")}
     assert len({*told.values(), validate(encode(SESSION, SURPRISES)[0])["id"]}) == 3
-    final = validate(encode(SESSION, SURPRISES, score=0.1, retracts=["warning", "critical"])[0])
-    assert final["retracts"] == [{"id": identity, "severity": each} for each, identity in told.items()]
+    origins = Origins.of([Partition("raw", 3)], np.zeros(4, np.int64), np.arange(4))
+    for of in (None, origins):  # an id is of the number of an event as it is of an offset
+        final = validate(encode(SESSION, SURPRISES, score=0.1, retracts=["warning", "critical"], origins=of)[0])
+        assert final["retracts"] == [{"id": identity, "severity": each} for each, identity in told.items()]
 
 
 def early(severity: str) -> bytes:

@@ -39,7 +39,7 @@ def explanation_table(explained: ExplainedSession) -> Group:
         table.add_column(name, ratio=share, no_wrap=True, overflow="ellipsis")
     for event in explained.events:
         table.add_row(
-            str(event.offset),
+            str(event.offset) if event.origin is None else f"{event.origin} {event.offset}",
             _surprise(event.surprise, event.class_, event.expected),
             _score(event.score, thresholds.severity(event.score)),
             _LINES.join(_event(event)),
