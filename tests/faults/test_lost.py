@@ -14,6 +14,7 @@ from tests.broker.kafka import KafkaBroker
 from tests.faults.mock import in_process, mock_cluster, mock_settings, run_script, totals
 from tests.faults.report import FaultReport
 from tests.worker.small_worker import INPUT
+from worker.delivery.commit_pace import CommitPace
 from worker.processing.records import Partition
 from worker.settings.document import load_settings
 
@@ -40,7 +41,7 @@ def test_partitions_lost_to_a_late_poll_are_dropped_and_nothing_is_committed_for
         def script() -> Iterator[Callable[[], bool]]:
             yield lambda: totals(worker)["scores"] == 1 and totals(worker)["commits"] > 0
             assert worker._pipeline.open_sessions(partition) == 1
-            worker._committed_at = float("inf")  # what comes now stays uncommitted
+            worker._commit_pace = CommitPace(float("inf"))  # what comes now stays uncommitted
             cluster.produce([b"c open", b"c close", b"d open"])
             yield lambda: totals(worker)["scores"] == 2
             committed = totals(worker)["commits"]
