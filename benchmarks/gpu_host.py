@@ -15,6 +15,7 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +37,10 @@ PARTITIONS = 16
 
 @dataclass
 class Result:
-    """One run; the share of time that the GPU is busy is by its own clock, summed over the processes."""
+    """One run; the share of time that the GPU is busy is by its own clock, summed over the processes.
+
+    The microseconds of a line that the loops spend in each stage are of wall time, of all processes together.
+    """
 
     processes: int
     score_cache: int
@@ -45,6 +49,7 @@ class Result:
     cpu_us_per_line: float
     gpu_busy: float | None
     resident_mb: float
+    stages_us_per_line: dict[str, float]
 
 
 @dataclass
@@ -56,6 +61,7 @@ class _Mark:
     cpu_s: float
     gpu_s: float | None
     resident: int
+    stages_s: dict[str, float]
 
 
 def run(application: Application, total: int, processes: int, cache: int, consume: float) -> Result:
@@ -84,7 +90,8 @@ def run(application: Application, total: int, processes: int, cache: int, consum
     rate = lines / seconds
     busy = None if first.gpu_s is None or last.gpu_s is None else (last.gpu_s - first.gpu_s) / seconds
     cpu_us = (last.cpu_s - first.cpu_s) / lines * 1e6
-    return Result(processes, cache, rate, rate / consume, cpu_us, busy, last.resident / 1e6)
+    stages = {stage: (seconds - first.stages_s[stage]) / lines * 1e6 for stage, seconds in last.stages_s.items()}
+    return Result(processes, cache, rate, rate / consume, cpu_us, busy, last.resident / 1e6, stages)
 
 
 def _mark(worker: SupervisedWorker, committed: int) -> _Mark:
@@ -93,18 +100,30 @@ def _mark(worker: SupervisedWorker, committed: int) -> _Mark:
     family = [process, *process.children(recursive=True)]
     times = [each.cpu_times() for each in family]
     resident = sum(each.memory_info().rss for each in family)
-    gpu = [
-        sample.value
-        for metric in text_string_to_metric_families(worker.get("/metrics")[1])
-        for sample in metric.samples
-        if metric.name == "logmamba_gpu_busy_seconds" and not sample.name.endswith("_created")
-    ]
-    return _Mark(at, committed, sum(each.user + each.system for each in times), sum(gpu) if gpu else None, resident)
+    metrics = text_string_to_metric_families(worker.get("/metrics")[1])
+    samples = [sample for metric in metrics for sample in metric.samples]
+    gpu = [sample.value for sample in samples if sample.name == "logmamba_gpu_busy_seconds_total"]
+    stages: Counter[str] = Counter()
+    for sample in samples:
+        if sample.name == "logmamba_stage_seconds_sum":
+            stages[sample.labels["stage"]] += sample.value
+    cpu_s = sum(each.user + each.system for each in times)
+    return _Mark(at, committed, cpu_s, sum(gpu) if gpu else None, resident, dict(stages))
 
 
 def show(results: Iterable[Result], title: str) -> None:
     """Print the table."""
-    table = Table("processes", "score cache", "lines/s", "of a consume", "CPU us/line", "GPU busy", "MB", title=title)
+    table = Table(
+        "processes",
+        "score cache",
+        "lines/s",
+        "of a consume",
+        "CPU us/line",
+        "GPU busy",
+        "MB",
+        "us of a line by stage",
+        title=title,
+    )
     for each in results:
         table.add_row(
             str(each.processes),
@@ -114,6 +133,7 @@ def show(results: Iterable[Result], title: str) -> None:
             f"{each.cpu_us_per_line:.2f}",
             "" if each.gpu_busy is None else f"{each.gpu_busy:.0%}",
             f"{each.resident_mb:,.0f}",
+            ", ".join(f"{stage} {us:.2f}" for stage, us in each.stages_us_per_line.items()),
         )
     Console().print(table)
 
