@@ -2,9 +2,10 @@
 
 A real broker on this machine, HDFS lines in 16 partitions, the reference model, `worker.processes: N` that share the
 GPU. The lines are repeated with new block ids, each repetition later in time than the one before: so with a score cache
-nearly every sequence has been scored before, and without one each goes through the model. Rates are taken between a
-tenth of the lines and the last committed position, so start-up is in none of them; the CPU of a line is that of all
-worker processes. A plain consumer of the same topic is beside them. Without a GPU the CPU scores (`--size tiny`).
+nearly every sequence has been scored before, and without one each goes through the model. Rates are taken from where a
+tenth of the lines is committed and every process has its partitions, to the last committed position, so start-up is in
+none of them where there are enough `--passes`. The CPU of a line is that of all worker processes. A plain consumer of
+the same topic is beside them. Without a GPU the CPU scores (`--size tiny`).
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def run(application: Application, total: int, processes: int, cache: int, consum
 
         def done() -> bool:
             committed = sum(max(0, each.offset) for each in watcher.committed(partitions, timeout=30))
-            if not begun and committed >= total // 10:
+            if not begun and committed >= total // 10 and _all_work(worker, processes):
                 begun.append(_mark(worker, committed))
             if committed >= total:
                 ended.append(_mark(worker, committed))
@@ -92,6 +93,14 @@ def run(application: Application, total: int, processes: int, cache: int, consum
     cpu_us = (last.cpu_s - first.cpu_s) / lines * 1e6
     stages = {stage: (seconds - first.stages_s[stage]) / lines * 1e6 for stage, seconds in last.stages_s.items()}
     return Result(processes, cache, rate, rate / consume, cpu_us, busy, last.resident / 1e6, stages)
+
+
+def _all_work(worker: SupervisedWorker, processes: int) -> bool:
+    """Whether each process has joined the group and has its share of the partitions."""
+    if processes == 1:
+        return True
+    held = [each["partitions"] for each in json.loads(worker.get("/status")[1])["processes"]]
+    return len(held) == processes and all(held)
 
 
 def _mark(worker: SupervisedWorker, committed: int) -> _Mark:
