@@ -56,8 +56,7 @@ from worker.settings.document import Settings
 
 _LONGEST_BACKOFF_S = 2.0
 _COMMIT_SHARE = 0.7  # of a revoke's time: the rest is for aborting when there is no commit
-# Shares of a stop's time by which it has to be through with a batch that was polled before, with the last commit, and
-# with aborting when there was none. What is left then is for leaving the group and closing.
+# Shares of a stop's time for a batch polled before, the last commit, and an abort without one; then it closes.
 _BATCH_BY, _COMMIT_BY, _ABORT_BY = 0.3, 0.6, 0.8
 _LEAVE_SHARE = 0.7  # of what is then left of a stop; the rest is for closing the producer
 
@@ -203,6 +202,7 @@ class Worker:
         with self._while_doing("polling"):
             self._source.close(self._stop.part(_LEAVE_SHARE))
         self._sink.close(self._stop)
+        self._snapshots.close()
 
     # -- one turn of the loop --------------------------------------------------------------------------------------
 

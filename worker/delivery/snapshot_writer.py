@@ -55,6 +55,10 @@ class SnapshotWriter:
         self._took: dict[Partition, tuple[float, float]] = {}  # seconds, the two latest
         self._begun: dict[Partition, Future[_Made]] = {}
 
+    def close(self) -> None:
+        """End the thread that makes snapshots."""
+        self._background.shutdown(cancel_futures=True)
+
     def interval_s(self, partitions: Iterable[Partition]) -> float:
         """How often each of these is saved: as often as asked, unless all together would then cost too much.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -105,6 +105,13 @@ def test_a_stop_writes_where_it_ends_and_not_what_was_being_made() -> None:
     finish(broker)
     assert len(broker.visible(STATE)) > written
     assert scores(broker) == undisturbed()
+
+
+def test_a_worker_that_stopped_leaves_no_thread_behind() -> None:
+    background = ThreadPoolExecutor(1)
+    SmallWorker(filled(), small_settings(*RULES), background=background).run([None] * 6)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        background.submit(print)
 
 
 @pytest.mark.parametrize("lost", [False, True])
