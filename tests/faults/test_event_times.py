@@ -92,5 +92,5 @@ def work(records: list[Stamped]) -> tuple[list[dict[str, Any]], ClockState, Metr
 
 
 def content(record: dict[str, Any]) -> dict[str, Any]:
-    """All but the offsets, which the strange records shift."""
-    return {key: value for key, value in record.items() if key not in ("source", "top_events")}
+    """All but the offsets, which the strange records shift, and what is made of them."""
+    return {key: value for key, value in record.items() if key not in ("source", "top_events", "lines", "id")}
