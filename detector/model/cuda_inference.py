@@ -90,8 +90,7 @@ class PreparedModel:
 
         Returns:
             What waits for it and returns (2, T), the surprise of the next token in nats (it means nothing at a
-            session's last) and the class logit, and the seconds that the device took. To be called before the next
-            but one pass begins.
+            session's last) and the class logit, and the seconds that the device took.
         """
         lengths = np.diff(bounds)
         # Triton launches on the current device, which need not be the model's.

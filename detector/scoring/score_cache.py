@@ -54,15 +54,10 @@ class ScoreCache:
 
     def distinct(self, sequences: Sequences) -> Distinct:
         """The sequences, equal ones once, in the order in which they first come."""
-        n, bounds = len(sequences.ends), sequences.bounds
+        n = len(sequences.ends)
         of, first, hashes = np.empty((3, n), np.int64)
-        m = loop.distinct(sequences.tokens, bounds, self._seed, _table(n), of, first, hashes)
-        tokens, ends = sequences
-        if m < n:
-            first = first[:m]
-            ends = np.cumsum(np.diff(bounds)[first])
-            tokens = np.empty(ends[-1], np.int64)
-            loop.gather_tokens(bounds, sequences.tokens, first, tokens)
+        m = loop.distinct(sequences.tokens, sequences.bounds, self._seed, _table(n), of, first, hashes)
+        tokens, ends = sequences if m == n else sequences.select(first[:m])
         finals, highest, logits = np.empty((3, m))
         surprises, scores = np.empty((2, len(tokens)), np.float32)
         no_table = np.zeros(0, np.int64)

@@ -17,7 +17,7 @@ from detector.scoring import scored_sequences_loop as loop
 from detector.scoring.count_profile import Judged
 from detector.scoring.count_vectors import CountVectors
 from detector.scoring.reasons import Reason
-from detector.scoring.score_cache import ScoreCache
+from detector.scoring.score_cache import Distinct, ScoreCache
 from detector.scoring.scored_sequences_loop import Remembered
 from detector.scoring.scores import Scores, Sequences
 
@@ -167,15 +167,15 @@ class Scorer:
         if self.vocabulary.learned < len(self.vocabulary):
             sequences = sequences._replace(tokens=self.vocabulary.as_learned(sequences.tokens))
         asked = self._cache.distinct(sequences)
-        known, n = asked.known, len(asked.known.ends)
+        known, n = asked.known, len(asked.sequences.ends)
         is_complete = np.zeros(n, np.bool_)
         is_complete[asked.of[:complete]] = True
         found = self._cache.recall(known)
         lacking = np.flatnonzero(found & is_complete & np.isnan(known.finals))
         if len(lacking):
-            self._complete(known, lacking)
+            self._complete(asked, lacking)
         if not found.all():
-            self._run(known, np.flatnonzero(~found), is_complete, after_pass)
+            self._run(asked, np.flatnonzero(~found), is_complete, after_pass)
         self.cache_hits += len(asked.of) - n + int(found.sum())
         if n == len(asked.of):
             return Scores(known.ends, known.surprises, known.scores, known.finals)
@@ -228,36 +228,26 @@ class Scorer:
             raise ValueError(f"a token is beyond the vocabulary of {size} tokens")
 
     def _run(
-        self, known: Remembered, absent: Integers, complete: npt.NDArray[np.bool_], after_pass: Callable[[], None]
+        self, asked: Distinct, absent: Integers, complete: npt.NDArray[np.bool_], after_pass: Callable[[], None]
     ) -> None:
         """Fill in the scores of these of distinct sequences, through the model, and remember those of each pass."""
-        if len(absent) == len(known.ends):
-            tokens, ends = known.tokens, known.ends
-        else:
-            bounds = np.append(0, known.ends)
-            ends = np.cumsum(np.diff(bounds)[absent])
-            tokens = np.empty(ends[-1], np.int64)
-            loop.gather_tokens(bounds, known.tokens, absent, tokens)
-        bounds = np.append(0, ends)
-        for measured in self._inference.measure(tokens, ends):
-            n_events = int(measured.bounds[-1]) - len(measured.indices)
-            events = np.empty(n_events, np.int64)
-            loop.gather_tokens(bounds, tokens, measured.indices, events)
-            numbers = absent[measured.indices]
-            self._calibrate(measured, events, numbers, complete[numbers], known)
-            self._cache.remember(known, numbers)
+        sequences = asked.sequences
+        if len(absent) < len(sequences.ends):
+            sequences = sequences.select(absent)
+        for measured in self._inference.measure(*sequences):
+            events, numbers = sequences.select(measured.indices).tokens, absent[measured.indices]
+            self._calibrate(measured, events, numbers, complete[numbers], asked.known)
+            self._cache.remember(asked.known, numbers)
             self.cache_misses += len(numbers)
-            self.events_scored += n_events
+            self.events_scored += len(events)
             after_pass()
 
-    def _complete(self, known: Remembered, numbers: Integers) -> None:
+    def _complete(self, asked: Distinct, numbers: Integers) -> None:
         """Fill in the final scores of these of distinct sequences, whose other scores are known."""
-        bounds = np.append(0, known.ends)
-        starts = np.cumsum(np.append(0, np.diff(bounds)[numbers]))
-        events = np.empty(starts[-1], np.int64)
-        loop.gather_tokens(bounds, known.tokens, numbers, events)
-        self._fill_finals(known, numbers, events, starts, self._profile.judge(events, starts))
-        self._cache.complete(known, numbers)
+        complete = asked.sequences.select(numbers)
+        events, bounds = complete.tokens, complete.bounds
+        self._fill_finals(asked.known, numbers, events, bounds, self._profile.judge(events, bounds))
+        self._cache.complete(asked.known, numbers)
 
     def _calibrate(
         self,
@@ -312,8 +302,8 @@ class Scorer:
             return
         standings, broken = self._judge.standings(CountVectors.of(events, bounds))
         levels = self._calibration.levels(highest, judged.final, np.zeros_like(judged.seen))
-        last = known.ends[numbers] - 1
-        so_far = np.where(np.diff(bounds) > 0, np.append(known.scores, np.float32(0))[last], 0.0)
+        so_far, has_events = np.zeros(len(numbers)), np.diff(bounds) > 0
+        so_far[has_events] = known.scores[known.ends[numbers[has_events]] - 1]
         known.finals[numbers] = np.maximum(judge.scores(levels, standings, broken), so_far)
 
     def _early(self, highest: Floats, logits: Floats, unusual: Floats, events: Tokens, bounds: Integers) -> Floats:

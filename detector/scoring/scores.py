@@ -8,7 +8,7 @@ from typing import NamedTuple, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from detector.scoring.scored_sequences_loop import gather
+from detector.scoring.scored_sequences_loop import gather, gather_tokens
 
 Integers = npt.NDArray[np.int64]
 
@@ -42,6 +42,13 @@ class Sequences(NamedTuple):
         begins = np.cumsum([0, *(len(part.tokens) for part in parts)])
         ends = [begin + part.ends for begin, part in zip(begins.tolist(), parts, strict=False)]
         return cls(np.concatenate([part.tokens for part in parts]), np.concatenate(ends))
+
+    def select(self, rows: Integers) -> Self:
+        """These sessions, in this order."""
+        ends = np.cumsum(np.diff(self.ends, prepend=0)[rows])
+        tokens = np.empty(ends[-1] if len(rows) else 0, np.int64)
+        gather_tokens(self.bounds, self.tokens, rows, tokens)
+        return type(self)(tokens, ends)
 
     @property
     def bounds(self) -> Integers:
