@@ -2,9 +2,9 @@
 
 The loop stands still while it commits. With little to do that costs nothing, so a commit follows each batch that has
 outputs, as far as `worker.commit_interval` lets it. The more a worker has to do, the fuller are its batches, which they
-also become where commits take long: then it gains from longer transactions what each commit would cost. A full batch leaves
-records behind, which wait far longer than that: until they are worked off, commits are rare. Positions alone are in no
-hurry.
+also become where commits take long: then it gains from longer transactions what each commit would cost. A full batch
+leaves records behind, which wait for far longer than that: until they are worked off, commits are rare. Positions alone
+are in no hurry.
 """
 
 from __future__ import annotations

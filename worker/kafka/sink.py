@@ -141,10 +141,10 @@ class _KafkaSink:
         limit, produce = None, self._producer.produce
         for topic, key, value, headers, partition, timestamp_ms in messages:
             limit = limit or self._begin()
-            number, time_ms, fields = -1 if partition is None else partition, timestamp_ms or 0, list(headers)
+            number, time_ms = -1 if partition is None else partition, timestamp_ms or 0
             while True:
                 try:
-                    produce(topic, value, key, number, delivered, timestamp=time_ms, headers=fields)
+                    produce(topic, value, key, number, delivered, timestamp=time_ms, headers=list(headers))
                     break
                 except BufferError:
                     self._make_room(Deadline(self._timeout_s, within=(limit, deadline)))

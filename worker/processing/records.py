@@ -73,16 +73,18 @@ class Records:
         return oldest if oldest > 0 else None
 
     @property
+    def newest_ms(self) -> int | None:
+        """Kafka's timestamp of the last record, in ms; None where it has none."""
+        newest = 0 if self.timestamps is None else int(self.timestamps[-1])
+        return newest if newest > 0 else None
+
+    @property
     def lines(self) -> int:
         """How many lines of a file these are."""
         return len(self.offsets) if self.line_counts is None else sum(self.line_counts)
 
-    def timestamp_at(self, offset: int) -> int | None:
-        """Kafka's timestamp of the record at an offset, in ms; None where there is no such record, or it has none."""
-        return self.timestamps_at([offset])[0]
-
     def timestamps_at(self, offsets: Numbers) -> list[int | None]:
-        """Likewise of the records at some offsets."""
+        """Kafka's timestamps of the records at some offsets, in ms; None where there is no such record or time."""
         if self.timestamps is None or not len(self.offsets):
             return [None] * len(offsets)
         own, asked = np.asarray(self.offsets, np.int64), np.asarray(offsets, np.int64)
