@@ -166,8 +166,9 @@ class Run:
                 ages[at] = (ages[at] + 1) % case.events_per_session
             first = self._ends[number]
             self._ends[number] = first + len(values)
-            offsets = range(first, first + len(values))
-            batch.append(Records(TOPIC, number, [*offsets], values, None, [STREAM_TIME] * len(values), None))
+            # As arrays, as the Kafka source has them.
+            offsets, timestamps = np.arange(first, first + len(values)), np.full(len(values), STREAM_TIME)
+            batch.append(Records(TOPIC, number, offsets, values, None, timestamps, None))
         return batch
 
     def image(self) -> Image:

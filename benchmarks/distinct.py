@@ -1,10 +1,10 @@
-"""Does memory stay flat under a million distinct lines, session keys and event sequences?
+"""Do memory and CPU time stay flat under a million distinct lines, session keys and event sequences?
 
 Each kind goes through `Pipeline.process` in a process of its own: lines that no template matches, each with words that
 no other has; keys of sessions of one event; sequences of events, each of a session that ends after as many. Nothing
 comes twice, which is the worst for whatever remembers what it has seen. Resident memory is what the process holds after
 what is free was given back to the system, as a worker does. It may grow until every cache is full, and no further:
-`growth` is that of the second half.
+`growth` is that of the second half. What one of them costs may not grow either; of sequences that is the model's work.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import ctypes
 import json
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -39,11 +40,12 @@ LOOKS: Final = 10
 
 @dataclass(frozen=True)
 class Held:
-    """Resident MB (10^6 bytes) after each tenth of the distinct ones, the first after none."""
+    """Resident MB (10^6 bytes) after each tenth of the distinct ones, the first after none, and us of CPU for one."""
 
     kind: str
     distinct: int
     resident_mb: list[float]
+    cpu_us: list[float]
 
     @property
     def growth_mb(self) -> float:
@@ -94,17 +96,21 @@ def measure(kind: str, distinct: int, score_cache: int) -> Held:
     pipeline, partition = Pipeline(settings, scorer, Metrics()), Partition(TOPIC, 0)
     pipeline.open(partition)
     stream, process, offset = make(Lines(scorer)), psutil.Process(), 0
-    resident = []
+    resident, cpu_us = [], []
     for look in range(LOOKS + 1):
-        until = distinct * events * look // LOOKS
+        begin, until, spent = offset, distinct * events * look // LOOKS, 0.0
         while offset < until:
             values: list[bytes | None] = [*islice(stream, min(BATCH, until - offset))]
             offsets = [*range(offset, offset + len(values))]
+            begun = time.process_time()
             pipeline.process([Records(TOPIC, 0, offsets, values, None, [STREAM_TIME] * len(values), None)])
+            spent += time.process_time() - begun
             offset += len(values)
+        if look:
+            cpu_us.append(1e6 * spent * events / (until - begin))
         ctypes.CDLL(None).malloc_trim(0)
         resident.append(process.memory_info().rss / 1e6)
-    return Held(kind, distinct, resident)
+    return Held(kind, distinct, resident, cpu_us)
 
 
 def main() -> None:
@@ -123,6 +129,12 @@ def main() -> None:
     for each in held:
         row = (f"{resident:.0f}" for resident in each.resident_mb)
         table.add_row(each.kind, f"{each.distinct:,}", *row, f"{each.growth_mb:+.0f}")
+    Console().print(table)
+    table = Table(
+        "distinct", "how many", *(f"{look}/{LOOKS}" for look in range(1, LOOKS + 1)), title="us of CPU for one"
+    )
+    for each in held:
+        table.add_row(each.kind, f"{each.distinct:,}", *(f"{us:.1f}" for us in each.cpu_us))
     Console().print(table)
     if arguments.output:
         written = [{**asdict(each), "growth_mb": each.growth_mb} for each in held]

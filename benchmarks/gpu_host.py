@@ -65,8 +65,8 @@ class _Mark:
     stages_s: dict[str, float]
 
 
-def run(application: Application, total: int, processes: int, cache: int, consume: float) -> Result:
-    """One run over all lines."""
+def run(application: Application, total: int, processes: int, cache: int, consume: float) -> Result | None:
+    """One run over all lines; None where all were committed before every process had partitions."""
     overrides = (f"worker.processes={processes}", f"model.score_cache={cache}", "state.snapshot_interval=10s")
     partitions = [TopicPartition(application.input_topic, number) for number in range(PARTITIONS)]
     watcher = Consumer({"bootstrap.servers": application.bootstrap, "group.id": application.settings["application_id"]})
@@ -86,6 +86,8 @@ def run(application: Application, total: int, processes: int, cache: int, consum
         worker.wait_until(done, timeout_s=900)
         assert worker.stop() == 0, worker.tail()
     watcher.close()
+    if not begun:
+        return None
     (first,), (last,) = begun, ended
     lines, seconds = last.committed - first.committed, last.at - first.at
     rate = lines / seconds
@@ -173,8 +175,12 @@ def main() -> None:
             consume = plain_consume(broker.bootstrap, application.input_topic, total, PARTITIONS)
             for processes in arguments.processes:
                 for cache in arguments.cache:
-                    results.append(run(application, total, processes, cache, consume))
-                    show(results[-1:], "")
+                    result = run(application, total, processes, cache, consume)
+                    if result is None:
+                        Console().print(f"{processes} processes were too slow to start for so few --passes")
+                    else:
+                        results.append(result)
+                        show([result], "")
                     application = application.again()
         finally:
             broker.stop()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from detector.compiled import Bytes, Column, compiled
+
+TOGETHER: Final = 256  # bytes of a text that are looked at before they are moved
 
 
 @compiled
 def collapse_digits(data: Bytes, bounds: Column, texts: Bytes, text_bounds: Column) -> None:
     """Fill in n texts in which each run of ASCII digits of the given ones is one `0`.
+
+    What becomes of a byte is found out of many at the same time, and only where it goes of one after the other.
 
     Args:
         data: of n texts.
@@ -17,16 +23,24 @@ def collapse_digits(data: Bytes, bounds: Column, texts: Bytes, text_bounds: Colu
         texts: with as much room as `data`.
         text_bounds: (n + 1,) to be filled in.
     """
-    to = 0
+    shown, moves = np.empty(TOGETHER + 1, np.uint8), np.empty(TOGETHER, np.uint8)
+    zero, to = np.uint8(48), np.uint64(0)
     for number in range(len(bounds) - 1):
         text_bounds[number] = to
-        before = 0  # whether the byte before is a digit of the same text
-        for at in range(bounds[number], bounds[number + 1]):
-            byte = data[np.uint64(at)]
-            digit = int(48 <= byte <= 57)
-            # A further digit of a run is written where the first one was.
-            to -= before & digit
-            texts[np.uint64(to)] = np.uint8(48) if digit else byte
-            to += 1
-            before = digit
+        at, end = np.uint64(bounds[number]), np.uint64(bounds[number + 1])
+        while at < end:
+            left = end - at
+            n = min(left, np.uint64(TOGETHER))
+            for place in range(min(left, n + np.uint64(1))):
+                byte = data[at + place]
+                shown[place] = zero if np.uint8(byte - zero) < np.uint8(10) else byte
+            if n == left:
+                shown[n] = np.uint8(0)  # behind the text
+            for place in range(n):
+                # Of a run all digits are written to where its last one stays.
+                moves[place] = np.uint8((shown[place] != zero) | (shown[place + np.uint64(1)] != zero))
+            for place in range(n):
+                texts[to] = shown[place]
+                to += np.uint64(moves[place])
+            at += n
     text_bounds[len(bounds) - 1] = to

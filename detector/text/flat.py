@@ -20,7 +20,7 @@ def flat(texts: Texts) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     places = np.frombuffer(bounds, width)[texts.offset : texts.offset + len(texts) + 1]
     used = np.frombuffer(data, np.uint8)[places[0] : places[-1]] if places[0] < places[-1] else np.empty(0, np.uint8)
     # A loop is compiled for arrays that may be written to, as nearly all of Arrow's may.
-    return np.require(used, requirements=("W",)), places.astype(np.int64) - places[0]
+    return used if used.flags.writeable else used.copy(), places.astype(np.int64) - places[0]
 
 
 def strings_of(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> pa.StringArray:

@@ -72,7 +72,7 @@ def test_a_fenced_sink_names_the_cause_wherever_it_hears_of_it(broker: KafkaBrok
 
     def produce() -> None:
         while not deadline.passed:  # it begins a transaction, of which its client hears by and by that it must not
-            fenced._produce(message, fenced._delivered, deadline)
+            fenced._produce([message], fenced._delivered, deadline)
             time.sleep(0.01)
 
     with pytest.raises(Fenced, match=re.escape(CAUSE)):

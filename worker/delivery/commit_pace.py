@@ -2,7 +2,8 @@
 
 The loop stands still while it commits. With little to do that costs nothing, so a commit follows each batch that has
 outputs, as far as `worker.commit_interval` lets it. The more a worker has to do, the fuller are its batches, which they
-also become where commits take long: then it gains from longer transactions what each commit would cost. Positions alone
+also become where commits take long: then it gains from longer transactions what each commit would cost. A full batch
+leaves records behind, which wait for far longer than that: until they are worked off, commits are rare. Positions alone
 are in no hurry.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 _APART_S = 0.1  # from the end of a commit to the next one, where nothing hurries
 _BUSY = 0.5  # how full the batches are from which on nothing does; below that, in proportion
+_BEHIND_S = 0.4  # likewise, while batches are full
 
 
 class CommitPace:
@@ -36,6 +38,8 @@ class CommitPace:
         if self._interval_s <= 0.0:
             return True
         spared_s = _APART_S * (min(1.0, self.fullness / _BUSY) if outputs else 1.0)
+        if self.fullness >= 1.0:
+            spared_s = _BEHIND_S
         return self._clock() - self._ended_at >= max(self._interval_s, spared_s)
 
     def committed(self) -> None:

@@ -76,7 +76,7 @@ class Report:
         self._published_at = clock()
         self._caught_up_at: dict[Partition, float] = {}  # when nothing was left to read, in seconds since 1970
         self._causes_ms: list[int] = []  # of the scores in the open transaction
-        self._batch_ms: int | None = None  # when the oldest record came of the latest batch
+        self._batch_ms: int | None = None  # when the first records came of the latest batch
         self._uncommitted_ms: list[int] = []  # likewise, of each batch with outputs in the open transaction
         metrics.expect(stages=get_args(Stage), causes=get_args(AbortCause), ages=get_args(Age))
         metrics.show(self.status)
@@ -90,7 +90,7 @@ class Report:
     def polled(self, batch: Sequence[Records]) -> None:
         """Records were polled."""
         self.totals["records"] += sum(len(records.offsets) for records in batch)
-        self._batch_ms = min((each for records in batch if (each := records.oldest_ms) is not None), default=None)
+        self._batch_ms = min((each for records in batch if (each := records.first_ms) is not None), default=None)
         if self._batch_ms is not None:
             self._metrics.batch_age("polled", self._batch_ms)
 

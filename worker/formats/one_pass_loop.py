@@ -83,8 +83,12 @@ def match_at(a: Automaton, data: Bytes, begin: int, end: int, first: int, found:
                 group_begin, group_end = at, ABSENT
             if step & GROUP_ENDS:
                 group_end = at
-        state = step >> STATE
         at += 1
+        if step == state << STATE and (matches == NO_STEP or matches & CONDITIONS == 0):
+            # As in a number: whatever comes, only the last of these bytes decides.
+            while at < end and a.steps[np.uint64(state + a.kinds[data[np.uint64(at)]])] == step:
+                at += 1
+        state = step >> STATE
     # A group that has no part in the match is empty.
     found[0], found[1] = (found_begin, found_end) if found_end != ABSENT else (match_end, match_end)
     return at - first
@@ -142,9 +146,10 @@ def find_all(a: Automaton, data: Bytes, bounds: Column, begins: Column, ends: Co
 @compiled
 def cut_out(data: Bytes, begins: Column, ends: Column, texts: Bytes, bounds: Column) -> None:
     """Fill in the bytes from each begin to its end, one after the other, and the bounds of each."""
-    at = 0
+    to = np.uint64(0)
     for number in range(len(begins)):
-        for place in range(begins[number], ends[number]):
-            texts[at] = data[place]
-            at += 1
-        bounds[number + 1] = at
+        begin, length = np.uint64(begins[number]), np.uint64(ends[number] - begins[number])
+        for place in range(length):
+            texts[to + place] = data[begin + place]
+        to += length
+        bounds[number + 1] = to

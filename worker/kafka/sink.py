@@ -91,25 +91,23 @@ class _KafkaSink:
         self.while_waiting: Callable[[], None] = lambda: None
 
     def send(self, messages: Iterable[Message], deadline: Deadline) -> None:
-        for message in messages:
-            self._produce(message, self._delivered, deadline)
+        self._produce(messages, self._delivered, deadline)
         self._serve(0)
 
     def send_snapshots(self, snapshots: Iterable[Sequence[Message]], deadline: Deadline) -> list[int]:
         firsts: list[int | None] = []
 
-        def produce(part: Message, number: int) -> None:
+        def produce(parts: Iterable[Message], number: int) -> None:
             def delivered(error: KafkaError | None, record: KafkaMessage) -> None:
                 self._delivered(error, record)
                 if error is None and firsts[number] is None:
                     firsts[number] = record.offset()
 
-            self._produce(part, delivered, deadline)
+            self._produce(parts, delivered, deadline)
 
         for number, parts in enumerate(snapshots):
             firsts.append(None)
-            for part in parts:
-                produce(part, number)
+            produce(parts, number)
             if deadline.passed:
                 raise TransactionAborted(f"no time was left after {number + 1} snapshots", "no_answer")
         self._flush(deadline)
@@ -123,7 +121,7 @@ class _KafkaSink:
             self._serve(min(_LAST_FLUSH_S, deadline.left_s), self._producer.flush)
 
     def _begin(self) -> Deadline:
-        """Called before each message; returns what ends every wait."""
+        """Called before messages; returns what ends every wait."""
         return Deadline()
 
     def _said_in_full(self, exception: KafkaException) -> KafkaException:
@@ -135,29 +133,26 @@ class _KafkaSink:
         return None
 
     def _produce(
-        self, message: Message, delivered: Callable[[KafkaError | None, KafkaMessage], None], deadline: Deadline
+        self,
+        messages: Iterable[Message],
+        delivered: Callable[[KafkaError | None, KafkaMessage], None],
+        deadline: Deadline,
     ) -> None:
-        limit = self._begin()
-        while True:
-            try:
-                self._producer.produce(
-                    message.topic,
-                    message.value,
-                    message.key,
-                    -1 if message.partition is None else message.partition,
-                    delivered,
-                    timestamp=message.timestamp_ms or 0,
-                    headers=list(message.headers),
-                )
-            except BufferError:
-                self._make_room(Deadline(self._timeout_s, within=(limit, deadline)))
-            except KafkaException as error:
-                if error_of(error).code() == KafkaError._STATE:
-                    # What the reason was comes with the abort.
-                    raise TransactionAborted("the client gave the transaction up") from error
-                raise translated(self._said_in_full(error), message.topic) from error
-            else:
-                return
+        limit, produce = None, self._producer.produce
+        for topic, key, value, headers, partition, timestamp_ms in messages:
+            limit = limit or self._begin()
+            number, time_ms = -1 if partition is None else partition, timestamp_ms or 0
+            while True:
+                try:
+                    produce(topic, value, key, number, delivered, timestamp=time_ms, headers=list(headers))
+                    break
+                except BufferError:
+                    self._make_room(Deadline(self._timeout_s, within=(limit, deadline)))
+                except KafkaException as error:
+                    if error_of(error).code() == KafkaError._STATE:
+                        # What the reason was comes with the abort.
+                        raise TransactionAborted("the client gave the transaction up") from error
+                    raise translated(self._said_in_full(error), topic) from error
 
     def _make_room(self, deadline: Deadline) -> None:
         """Wait until the broker has taken something: it is slower than the scorer."""

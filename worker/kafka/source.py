@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
 import structlog
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -28,6 +26,7 @@ from worker.kafka.calls import Hung, within
 from worker.kafka.client_log import ClientErrorLog
 from worker.kafka.dead_workers import DeadWorkers
 from worker.kafka.errors import AWAY, UNKNOWN, error_of, not_committed
+from worker.kafka.messages import by_partition
 from worker.kafka.missing_topics import MissingTopics
 from worker.processing.records import Partition, Records
 
@@ -461,40 +460,3 @@ class KafkaReader:
         if isolation not in self._consumers:
             self._consumers[isolation] = Consumer({**self._properties, "isolation.level": isolation})
         return self._consumers[isolation]
-
-
-def by_partition(messages: Iterable[Message], with_headers: bool) -> list[Records]:
-    """The messages as columns, one `Records` a partition, order kept.
-
-    `consume` returns runs of one partition's messages, so whole runs are moved rather than single messages.
-    """
-    runs: dict[tuple[str, int], list[Message]] = {}
-    # Methods of the type are called twice as fast as those looked up for each message.
-    for number, run in itertools.groupby(messages, Message.partition):
-        for topic, part in itertools.groupby(run, Message.topic):
-            runs.setdefault((topic, number), []).extend(part)  # type: ignore[arg-type]  # only an error has none
-    return [
-        Records(
-            topic=topic,
-            partition=partition,
-            offsets=np.fromiter(map(Message.offset, run), np.int64, len(run)),
-            values=[*map(Message.value, run)],
-            keys=[*map(Message.key, run)],
-            timestamps=np.fromiter((time_ms for _, time_ms in map(Message.timestamp, run)), np.int64, len(run)),
-            headers=[_pairs(m) for m in run] if with_headers else None,
-            headers_of=partial(_pairs_at, run),
-        )
-        for (topic, partition), run in runs.items()
-    ]
-
-
-def _pairs_at(messages: Sequence[Message], row: int) -> list[tuple[str, bytes | None]] | None:
-    return _pairs(messages[row])
-
-
-def _pairs(message: Message) -> list[tuple[str, bytes | None]] | None:
-    """A record's headers; the client's type also allows the forms in which they can be produced."""
-    headers = message.headers()
-    if not isinstance(headers, list):
-        return None
-    return [(name, value.encode() if isinstance(value, str) else value) for name, value in headers]

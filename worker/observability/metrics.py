@@ -286,10 +286,9 @@ class Metrics:
         self._waiting.labels(topic, partition).set(waiting)
         for closed_by, count in closed.items():
             self._closed.labels(closed_by).inc(count)
-        self._late.inc(late)
-        self._skewed.inc(skewed)
-        self._jumps.inc(jumps)
-        self._falls.inc(falls)
+        for counter, count in ((self._late, late), (self._skewed, skewed), (self._jumps, jumps), (self._falls, falls)):
+            if count:  # hardly ever, and there may be many partitions
+                counter.inc(count)
 
     def scored(self, records: Mapping[tuple[str, str], int]) -> None:
         """So many score records were made of each kind and severity."""

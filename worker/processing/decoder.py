@@ -143,7 +143,7 @@ class Decoder:
             texts, items = self._messages.of(documents, state)
         else:
             state.skipped = others
-            texts, items = valid_texts(state.values(), self._input.encoding, state, others)
+            texts, items = valid_texts(state, self._input.encoding, others)
         texts, items = self._line_events.divide(tidied(texts), items)
         texts, items = _without_blank(texts, items, state)
 

@@ -97,7 +97,7 @@ class EventTimes:
         return utc[source]
 
     def _in_documents(self, pointer: FirstPointer, batch: Batch, lines: Lines) -> Rows:
-        items = np.unique(lines.items)
+        items = lines.items if (np.diff(lines.items) > 0).all() else np.unique(lines.items)
         told = f"the timestamp at {pointer.pointer}"
         assert lines.documents is not None
         values = lines.documents.at(pointer, _NO_TIMES).take(items)
@@ -118,14 +118,16 @@ class EventTimes:
         times = TextTimes.none(len(items))
         for kind in (False, True):
             of_kind = np.flatnonzero(numbers == kind)
-            if len(of_kind):
+            if len(of_kind) == len(items):
+                times = self._reader.read(column, numbers=kind)
+            elif len(of_kind):
                 times.put(of_kind, self._reader.read(column.take(pa.array(of_kind)), numbers=kind))
         utc, yearless = self._utc(batch, batch.item_rows[items], times)
         for index in np.flatnonzero(~times.read).tolist():
             text = column[index].as_py()
             why = _no_year(text) if yearless[index] else self._reader.why_not(text)
             _fault(batch, int(items[index]), f"{told} cannot be read: {why}")
-        return utc[np.searchsorted(items, lines.items)]
+        return utc if items is lines.items else utc[np.searchsorted(items, lines.items)]
 
     def _utc(self, batch: Batch, rows: Rows, times: TextTimes) -> tuple[Rows, Flags]:
         """Milliseconds since 1970 UTC, and which times lack a year that nothing tells; `rows` ascend."""

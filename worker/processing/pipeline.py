@@ -256,7 +256,7 @@ class Pipeline:
                     opened.texts.add(events, next(texts))
                     opened.texts.take(closed)
                 self._advance(partition, opened, records.last_offset + 1)
-                opened.newest_ms = records.timestamp_at(records.last_offset)
+                opened.newest_ms = records.last_ms
                 if opened.position <= opened.live_from:
                     self._metrics.replayed(len(records.offsets))
                     if opened.adaptive is None:

@@ -32,7 +32,7 @@ class Records:
         offsets: increasing.
         values: None for a tombstone.
         keys: None where no record has one.
-        timestamps: Kafka's, in ms; None where there are none.
+        timestamps: Kafka's, in ms; None where there are none. They may be looked up only where somebody asks.
         headers: None where no record has one, or no setting reads them.
         line_counts: how many lines of a file each record is made of; None: one each.
         headers_of: of a row, where `headers` is None since no setting reads them.
@@ -67,27 +67,29 @@ class Records:
         return [] if self.headers_of is None else self.headers_of(row) or []
 
     @property
-    def oldest_ms(self) -> int | None:
-        """The least of Kafka's timestamps, in ms; None where a record has none."""
-        oldest = 0 if self.timestamps is None else int(np.min(self.timestamps))
-        return oldest if oldest > 0 else None
+    def first_ms(self) -> int | None:
+        """Kafka's timestamp of the first record, in ms; None where it has none."""
+        first = 0 if self.timestamps is None else int(self.timestamps[0])
+        return first if first > 0 else None
+
+    @property
+    def last_ms(self) -> int | None:
+        """Kafka's timestamp of the last record, in ms; None where it has none."""
+        last = 0 if self.timestamps is None else int(self.timestamps[-1])
+        return last if last > 0 else None
 
     @property
     def lines(self) -> int:
         """How many lines of a file these are."""
         return len(self.offsets) if self.line_counts is None else sum(self.line_counts)
 
-    def timestamp_at(self, offset: int) -> int | None:
-        """Kafka's timestamp of the record at an offset, in ms; None where there is no such record, or it has none."""
-        return self.timestamps_at([offset])[0]
-
     def timestamps_at(self, offsets: Numbers) -> list[int | None]:
-        """Likewise of the records at some offsets."""
+        """Kafka's timestamps of the records at some offsets, in ms; None where there is no such record or time."""
         if self.timestamps is None or not len(self.offsets):
             return [None] * len(offsets)
         own, asked = np.asarray(self.offsets, np.int64), np.asarray(offsets, np.int64)
         rows = np.minimum(np.searchsorted(own, asked), len(own) - 1)
-        times = np.asarray(self.timestamps, np.int64)[rows]
+        times = np.array([self.timestamps[row] for row in rows.tolist()], np.int64)
         found: list[int | None] = times.tolist()
         for at in np.flatnonzero((own[rows] != asked) | (times <= 0)).tolist():
             found[at] = None

@@ -229,7 +229,7 @@ class Rekeying:
         opened = self._open[partition]
         if records.first_offset < (read_to := self._merging.read_to(partition)):
             raise RunError(f"{partition}: offset {records.first_offset} came again after {read_to - 1}")
-        opened.newest_ms = records.timestamp_at(records.last_offset)
+        opened.newest_ms = records.last_ms
         if records.first_offset >= opened.live_from:
             return records
         written = int(np.searchsorted(np.asarray(records.offsets), opened.live_from))

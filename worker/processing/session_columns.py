@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final, Literal, NamedTuple, Self, TypeVar, get_args, overload
 
 import numpy as np
@@ -112,15 +112,12 @@ class SessionColumns(Rows[Session]):
         if len(parts) == 1:
             return parts[0]
 
-        def ends(of: Callable[[Self], Column]) -> Column:
-            return np.cumsum(np.concatenate([np.diff(of(part), prepend=0) for part in parts]))
-
         noted = ([getattr(part, name) for part in parts] for name in _NOTED)
         return cls(
             np.concatenate([part.keys for part in parts]),
-            ends(lambda part: part.key_ends),
+            _joined_ends([part.key_ends for part in parts]),
             np.concatenate([part.events for part in parts], axis=1),
-            ends(lambda part: part.ends),
+            _joined_ends([part.ends for part in parts]),
             *map(np.concatenate, noted),
         )
 
@@ -159,7 +156,7 @@ class SessionColumns(Rows[Session]):
     @property
     def lengths(self) -> Column:
         """How many events each has."""
-        return np.diff(self.ends, prepend=0)
+        return _lengths(self.ends)
 
     @property
     def first_offsets(self) -> Column:
@@ -273,6 +270,19 @@ def _pieces(data: bytes, ends: Column) -> list[bytes]:
 
 def _runs(ends: Column, rows: Column) -> tuple[Column, Column]:
     """Where the items of these rows are, of rows whose items end at `ends`; and where they end among them."""
-    lengths = np.diff(ends, prepend=0)[rows]
+    lengths = _lengths(ends)[rows]
     new_ends = np.cumsum(lengths)
     return np.repeat(ends[rows] - new_ends, lengths) + np.arange(lengths.sum()), new_ends
+
+
+def _lengths(ends: Column) -> Column:
+    """Of items by where each ends; `np.diff` takes five times as long for the few of one partition."""
+    lengths = ends.copy()
+    lengths[1:] -= ends[:-1]
+    return lengths
+
+
+def _joined_ends(parts: Sequence[Column]) -> Column:
+    """Where the items of all parts end, one part after the other."""
+    begins = accumulate((int(ends[-1]) if len(ends) else 0 for ends in parts), initial=0)
+    return np.concatenate([ends + begin for ends, begin in zip(parts, begins, strict=False)])

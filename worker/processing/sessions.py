@@ -150,9 +150,8 @@ class Sessions:
         self._within, self._opened_before, cause = {}, loop.NEVER, None
         # What a call closes keeps its rows until it ends, so a call of many events needs more rows than stay open.
         more, counts = sum(len(step.keys) for step in steps), self._columns.counts
-        used = counts[[loop.USED_ROWS, loop.USED_BLOCKS]]
-        held = np.array([len(self), used[1] - counts[loop.FREE_BLOCKS]])
-        if (2 * (held + more) + _FEW < used).any():
+        rows, blocks, free = counts[[loop.USED_ROWS, loop.USED_BLOCKS, loop.FREE_BLOCKS]].tolist()
+        if 2 * (len(self) + more) + _FEW < rows or 2 * (blocks - free + more) + _FEW < blocks:
             self._restore(self.state())
         closed: list[ClosedSessions] = []
         number = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 import structlog
 
@@ -49,8 +50,9 @@ class UnknownEvents:
         for tokens in columns:
             kinds.update(dict.fromkeys(tokens[tokens <= UNK].tolist()))
         new = len(kinds) - before
-        while len(kinds) > _KINDS:
-            del kinds[next(iter(kinds))]
+        # All at once: to find the first key, a dictionary passes over all that were deleted before it.
+        for kind in [*islice(kinds, max(0, len(kinds) - _KINDS))]:
+            del kinds[kind]
         return new
 
     def count(self, events: int, unknown: int) -> None:

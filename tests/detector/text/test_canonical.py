@@ -43,6 +43,12 @@ def test_a_run_of_digits_does_not_reach_over_from_the_line_before() -> None:
     assert canonical(["a1", "", "22", "", "", "3b", "44"]) == ["a0", "", "0", "", "", "0b", "0"]
 
 
+@pytest.mark.parametrize("before", [0, 1, 254, 255, 256, 257, 511, 512])
+def test_a_run_of_digits_is_one_wherever_it_lies_in_a_long_line(before: int) -> None:
+    lines = ["x" * before + "7" * digits + end for digits in (1, 2, 3, 256, 257, 600) for end in ("", "y")]
+    assert canonical(lines) == ["x" * before + "0", "x" * before + "0y"] * 6
+
+
 def test_an_empty_array_and_arrays_of_empty_lines_stay_what_they_are() -> None:
     assert canonical([]) == []
     assert canonicalise(pa.array(["12"]).slice(1)).to_pylist() == []

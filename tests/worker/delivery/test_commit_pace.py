@@ -39,7 +39,12 @@ def test_outputs_of_small_batches_wait_for_the_interval() -> None:
 def test_the_fuller_the_batches_the_longer_they_wait_up_to_a_tenth_of_a_second() -> None:
     assert waits_s(*after_a_commit(0.025, fullness=0.25), outputs=True) == 0.05
     assert waits_s(*after_a_commit(0.025, fullness=0.5), outputs=True) == 0.1
-    assert waits_s(*after_a_commit(0.025, fullness=1.0), outputs=True) == 0.1
+    assert waits_s(*after_a_commit(0.025, fullness=0.99), outputs=True) == 0.1
+
+
+def test_full_batches_leave_records_behind_that_are_worked_off_first() -> None:
+    assert waits_s(*after_a_commit(0.025, fullness=1.0), outputs=True) == 0.4
+    assert waits_s(*after_a_commit(0.025, fullness=1.0), outputs=False) == 0.4
 
 
 def test_positions_alone_are_in_no_hurry() -> None:

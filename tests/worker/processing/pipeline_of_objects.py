@@ -176,7 +176,7 @@ class PipelineOfObjects(Pipeline):
             texts=opened.texts.of(session) if raised and opened.texts is not None else None,
         )
         made[kind, severity] += 1
-        caused_at_ms = None if job.records is None else job.records.timestamp_at(cause)
+        caused_at_ms = None if job.records is None else job.records.timestamps_at([cause])[0]
         alert = None
         if shown is not None:
             alert = SessionAlert((place, session.first_offset - start, nth, session.key), shown)
