@@ -9,7 +9,7 @@
 import gc
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
@@ -20,13 +20,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from detector.model.carried import CarriedPass, StatePool
 from detector.model.model import Block, DetectorModel
 from detector.text.vocabulary import BOS, UNK
 from detector.text.word_hashes import TEXT_FEATURES
+from kernels.carried import Pieces, put_back
 from kernels.packing import SEGMENT, Packing
+from kernels.state import Mamba3State
 from kernels.triton import INTERPRETED
 from kernels.triton.inference.embedding_and_heads import Embedding, Heads
-from kernels.triton.inference.layer import LayerWeights, layer_forward
+from kernels.triton.inference.layer import LayerWeights, layer_carried_on, layer_forward
 from kernels.triton.inference.projections import Stream
 
 # Running a model of the reference size on so many tokens takes longer than launching its kernels one by one.
@@ -112,6 +115,43 @@ class PreparedModel:
                 return fetched.numpy(), seconds
 
             return fetch
+
+    @torch.inference_mode()
+    def carry_on(self, going: CarriedPass, pool: StatePool) -> Fetch:
+        """Have the device work out what the model says of sessions that go on, and go on meanwhile.
+
+        Returns:
+            As `begin`, of each row the surprise of its follower.
+        """
+        with torch.cuda.device_of(self._heads.matrix):  # type: ignore[no-untyped-call]
+            timer = _Timer(self.device)
+            out = torch.empty(2, len(going.tokens), dtype=torch.float32, device=self.device)
+            # What a row is asked about is what the heads find one place further.
+            tokens = self._on_device(np.stack((going.tokens, np.roll(going.followers, 1))))
+            self._carry_on(tokens, going.pieces(self.device), pool.layers, out)
+            fetched = torch.empty(out.shape, dtype=out.dtype, pin_memory=self.device.type == "cuda")
+            fetched.copy_(out, non_blocking=True)
+            stop = timer.stop()
+
+            def fetch() -> tuple[npt.NDArray[np.float32], float]:
+                seconds = stop()
+                return fetched.numpy(), seconds
+
+            return fetch
+
+    def _carry_on(self, tokens: Tensor, pieces: Pieces, layers: Sequence[Mamba3State], out: Tensor) -> None:
+        """Launch the model on rows of tokens and, one place further each, followers, (2, T)."""
+        stream = Stream.empty(tokens.shape[1], self._d_model, self._dtype, self.device)
+        self._embedding(tokens[0], stream)
+        after = [
+            layer_carried_on(stream, weights, pieces, states)
+            for weights, states in zip(self._layers, layers, strict=True)
+        ]
+        self._heads(stream, tokens[1], out)
+        # Once all is launched: what does not fit the device's memory leaves the states as they are.
+        for states, left in zip(layers, after, strict=True):
+            if left is not None:
+                put_back(pieces, states, left)
 
     def _on_device(self, tokens: npt.NDArray[np.int64]) -> Tensor:
         if self.device.type != "cuda":
