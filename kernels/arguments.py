@@ -43,9 +43,7 @@ class Operands(NamedTuple):
         sections = [H * P, H * P, R * N, R * N, H, H, H, n_angles]
         parts = torch.split(projected, [*sections, projected.shape[1] - sum(sections)], 1)
         z, x, B, C, step, A, trap, angles, _ = parts
-        return cls(
-            C.view(T, R, N), B.view(T, R, N), x.view(T, H, P), z.view(T, H, P), A, step, trap, angles, *weights
-        )
+        return cls(C.view(T, R, N), B.view(T, R, N), x.view(T, H, P), z.view(T, H, P), A, step, trap, angles, *weights)
 
     def with_contiguous_tokens(self) -> "Operands":
         """Copies what the Triton kernels do not read as it lies: weights as a whole, else each token's numbers."""

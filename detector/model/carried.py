@@ -1,8 +1,8 @@
 """Model states of sessions that go on: a pool of slots on the device, and passes that start from them.
 
 A session's state is that after whole segments of its tokens (`kernels.carried`), BOS the first of them; the tokens
-since, and at least the last one, are run again with the new ones. So what the model says of an event is the same bits as
-in a pass over the whole session, and a pool is never needed to know it.
+since, and at least the last one, are run again with the new ones. So what the model says of an event is the same bits
+as in a pass over the whole session, and a pool is never needed to know it.
 """
 
 from __future__ import annotations
@@ -167,9 +167,9 @@ class CarriedPass:
     def pieces(self, device: torch.device) -> Pieces:
         """Where the rows lie."""
         continued = np.flatnonzero(self._whole)
-        whole = np.append(0, np.cumsum(self._whole[continued])).astype(np.int32)
-        tables = map(torch.from_numpy, (whole, self.rest_bounds, self._slots, continued))
-        return Pieces.of(*tables, device)
+        bounds = np.append(0, np.cumsum(self._whole[continued])).astype(np.int32)
+        whole, rest, slots, at = map(torch.from_numpy, (bounds, self.rest_bounds, self._slots, continued))
+        return Pieces.of(whole, rest, slots, at, device)
 
     def has_run(self) -> None:
         """The pool's states are those after the whole segments from now on."""

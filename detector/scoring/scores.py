@@ -56,6 +56,24 @@ class Sequences(NamedTuple):
         return np.append(0, self.ends)
 
 
+class Growth(NamedTuple):
+    """Sessions that go on, n of them.
+
+    Attributes:
+        numbers: that tell the sessions apart, above 0; no other session ever has the same, int64 (n,).
+        begins: how many events of each came before those given, int64 (n,).
+        sequences: the events from there on.
+    """
+
+    numbers: Integers
+    begins: Integers
+    sequences: Sequences
+
+    def select(self, rows: Integers) -> Self:
+        """These sessions, in this order."""
+        return type(self)(self.numbers[rows], self.begins[rows], self.sequences.select(rows))
+
+
 class EventScores(NamedTuple):
     """Scores of one session; the arrays are read-only.
 

@@ -101,9 +101,7 @@ def layer_forward(stream: Stream, weights: LayerWeights, packing: Packing) -> No
     weights.out_projection(mamba3_mimo_forward(_entering(stream, weights), packing).y, stream)
 
 
-def layer_carried_on(
-    stream: Stream, weights: LayerWeights, pieces: Pieces, states: Mamba3State
-) -> Mamba3State | None:
+def layer_carried_on(stream: Stream, weights: LayerWeights, pieces: Pieces, states: Mamba3State) -> Mamba3State | None:
     """Run one block over sequences that go on, as `layer_forward`.
 
     Args:
