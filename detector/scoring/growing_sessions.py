@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +20,12 @@ from detector.model.inference import Inference
 from detector.scoring import scored_sequences_loop as loop
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.judge import Judge, SoFar
-from detector.scoring.scores import Growth, Integers
+from detector.scoring.scores import LONG, Growth, Integers
 from detector.text.vocabulary import BOS, UNK
-from kernels.packing import SEGMENT
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Singles = npt.NDArray[np.float32]
-
-LONG: Final = SEGMENT
-"""Events from beyond which a session that goes on is scored as it grows. The kernels have nothing to carry of shorter
-ones, whose scores are remembered by their events, and often known of another session."""
 
 
 class EarlyScores(Protocol):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple, Self, overload
+from typing import Final, NamedTuple, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,10 @@ import numpy.typing as npt
 from detector.scoring.scored_sequences_loop import gather, gather_tokens
 
 Integers = npt.NDArray[np.int64]
+
+LONG: Final = 128
+"""Events from beyond which a session that goes on is scored as it grows. Kernels have nothing to carry of shorter ones,
+whose scores are remembered by their events and often known of another session."""
 
 
 class Sequences(NamedTuple):
@@ -68,6 +72,12 @@ class Growth(NamedTuple):
     numbers: Integers
     begins: Integers
     sequences: Sequences
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The sessions of all parts, which is at least one."""
+        numbers, begins, sequences = zip(*parts, strict=True)
+        return cls(np.concatenate(numbers), np.concatenate(begins), Sequences.joined(sequences))
 
     def select(self, rows: Integers) -> Self:
         """These sessions, in this order."""
