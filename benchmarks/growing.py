@@ -113,9 +113,7 @@ class Run:
         return 1e6 * taken / len(values)
 
 
-def curve(
-    scorers: tuple[Scorer, Scorer], lengths: list[int], sessions: int, events: int, rounds: int
-) -> list[Cost]:
+def curve(scorers: tuple[Scorer, Scorer], lengths: list[int], sessions: int, events: int, rounds: int) -> list[Cost]:
     """The lengths in turns, and both scorers."""
     on_gpu = scorers[0].gpu_usage() is not None
     clock = time.perf_counter if on_gpu else time.process_time
@@ -164,12 +162,20 @@ def main() -> None:
                 for cost in curve((first, second), arguments.lengths, sessions, events, arguments.rounds):
                     costs.setdefault(precision, []).append(cost)
                     figures = cost.grown_us, cost.grown_ratio, cost.from_start_us, cost.from_start_ratio
-                    row = precision, str(sessions), str(events), f"{cost.length:,}", *(f"{each:.2f}" for each in figures)
+                    row = (
+                        precision,
+                        str(sessions),
+                        str(events),
+                        f"{cost.length:,}",
+                        *(f"{each:.2f}" for each in figures),
+                    )
                     table.add_row(*row)
     Console().print(table)
     if arguments.output is not None:
         figures = {precision: [asdict(cost) for cost in of] for precision, of in costs.items()}
-        arguments.output.write_text(json.dumps({"size": arguments.size, "device": arguments.device, **figures}, indent=1))
+        arguments.output.write_text(
+            json.dumps({"size": arguments.size, "device": arguments.device, **figures}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -51,11 +51,8 @@ class Growing:
         for told in self._inference.carry_on(given, self.pool):
             for at, index in enumerate(told.indices.tolist()):
                 events = slice(told.bounds[at], told.bounds[at + 1])
-                said = [*zip(told.surprises[events].tobytes(), told.logits[events].tobytes(), strict=True)]
-                number = numbers[index]
-                said_of = np.stack((told.surprises[events], told.logits[events]), 1)
-                assert len(said) == 4 * steps[number]
-                self.said[number] += [each.tobytes() for each in said_of]
+                number, said = numbers[index], np.stack((told.surprises[events], told.logits[events]), 1)
+                self.said[number] += [each.tobytes() for each in said]
                 if number in complete:
                     end = np.array([told.end_surprises[at], told.end_logits[at]])
                     self.said[number].append(end.tobytes())
@@ -97,20 +94,18 @@ def test_on_the_cpu_any_pieces_in_any_company_say_the_same_bits(dtype: torch.dty
     assert growing.said == whole
 
 
-def test_a_session_that_grows_by_single_events_costs_no_more_for_being_long() -> None:
-    sessions = random_sessions([300], 0)
-    growing = Growing(inference_on(torch.device("cpu"), "reference", torch.float32), sessions)
-    costs = []
-    for _ in range(300):
+def test_of_a_long_session_no_more_than_a_segment_is_run_again() -> None:
+    growing = Growing(inference_on(torch.device("cpu"), "reference", torch.float32), random_sessions([300], 0))
+    growing.on({0: 250})
+    for _ in range(35):
         before = growing.rows
         growing.on({0: 1})
-        costs.append(growing.rows - before)
-    assert max(costs) <= growing.pool.segment + 1
+        assert growing.rows - before <= growing.pool.segment + 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *([torch.float32] if ON_GPU else [])], ids=str)
 def test_the_kernels_say_the_same_bits_of_pieces(dtype: torch.dtype, device: torch.device) -> None:
-    lengths = [300, 129, 128, 127, 20, *([5_000, 1_000, 256, 255] if ON_GPU else [])]
+    lengths = [260, 129, 128, 127, 20, *([5_000, 1_000, 256, 255] if ON_GPU else [])]
     sessions = random_sessions(lengths, 1)
     whole = said_of_whole(inference_on(device, "triton", dtype, batch_tokens=20_000), sessions)
     growing = Growing(inference_on(device, "triton", dtype, batch_tokens=2_000), sessions)
@@ -118,8 +113,8 @@ def test_the_kernels_say_the_same_bits_of_pieces(dtype: torch.dtype, device: tor
         if length == 20:
             growing.on({number: 20}, complete=[number])
     growing.on({0: 130, 1: 127, 2: 100})
-    growing.on({1: 1, 0: 1, 3: 126})
-    growing.on({0: 125, 2: 28, 3: 1, 1: 1}, complete=[1, 2, 3])
+    growing.on({0: 1, 1: 1, 3: 126})
+    growing.on({0: 125, 1: 1, 2: 28, 3: 1}, complete=[1, 2, 3])
     if ON_GPU:
         random = Random(2)
         others = range(5, len(lengths))
@@ -127,5 +122,5 @@ def test_the_kernels_say_the_same_bits_of_pieces(dtype: torch.dtype, device: tor
             some = random.sample(left, random.randint(1, len(left)))
             growing.on({number: random.choice([1, 1, 1, 50, 127, 128, 200]) for number in some})
         growing.on({number: lengths[number] - growing.upto[number] for number in others}, complete=list(others))
-    growing.on({0: 44}, complete=[0])
+    growing.on({0: 4}, complete=[0])
     assert growing.said == whole
