@@ -207,8 +207,8 @@ class _Shapes:
     def __init__(self, model: PreparedModel) -> None:
         self._model = model
         device, on_gpu = model.device, model.device.type == "cuda"
-        # A session has at least two tokens, BOS and EOS, and of each session there is a row of four int32. Those that go
-        # on have followers, too, and slots.
+        # A session has at least two tokens, BOS and EOS, and of each session there is a row of four int32. Those that
+        # go on have followers, too, and slots.
         room = 2 * MOST_SHAPED_TOKENS + 4 * _MOST_SHAPED_SLOTS
         self._staged = torch.empty(room, dtype=torch.int64, pin_memory=on_gpu)
         self._inputs = torch.empty(room, dtype=torch.int64, device=device)
