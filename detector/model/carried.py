@@ -52,13 +52,17 @@ class StatePool:
         return len(self.tokens)
 
     def grow(self) -> bool:
-        """Make more slots, twice as many if memory and the most there may be allow it; whether there are more now."""
+        """Make more slots, twice as many if the most there may be allows it; whether there are more now.
+
+        Where the device's memory does not hold them, those that there are are all there will be.
+        """
         slots = min(max(2 * len(self), _FEWEST_SLOTS), self._most)
         if slots <= len(self):
             return False
         try:
             layers = [self._larger(states, slots) for states in self.layers]
         except torch.OutOfMemoryError:
+            self._most = len(self)
             return False
         self.layers = layers
         self.tokens = np.append(self.tokens, np.zeros(slots - len(self), np.int64))

@@ -79,7 +79,6 @@ class GrowingSessions:
         self._profile = profile
         self._judge = judge
         self._early = early
-        self._vocabulary = vocabulary
         self._pool: StatePool | None = inference.pool(most) if most else None
         self._slots: OrderedDict[int, int] = OrderedDict()  # of sessions by number, the one asked for last at the end
         self._free: list[int] = []

@@ -124,3 +124,25 @@ def test_the_kernels_say_the_same_bits_of_pieces(dtype: torch.dtype, device: tor
         growing.on({number: lengths[number] - growing.upto[number] for number in others}, complete=list(others))
     growing.on({0: 4}, complete=[0])
     assert growing.said == whole
+
+
+def test_a_pool_grows_to_what_is_allowed_and_to_what_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = StatePool(random_model(), most=40, segment=32)
+    sizes = []
+    while pool.grow():
+        sizes.append(len(pool))
+        pool.layers[0].ssm[len(pool) - 1] = len(pool)
+    assert sizes == [16, 32, 40]
+    assert [float(pool.layers[0].ssm[size - 1].max()) for size in sizes] == sizes, "states move with the pool"
+
+    cramped = StatePool(random_model(), most=40, segment=32)
+    assert cramped.grow()
+
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(StatePool, "_larger", no_memory)
+    assert not cramped.grow()
+    monkeypatch.undo()
+    assert not cramped.grow()
+    assert len(cramped) == len(cramped.tokens) == 16
