@@ -148,14 +148,28 @@ class CountProfile:
         _, those, which = np.unique(codes[rows], return_index=True, return_inverse=True)
         final[rows] = self._totals(vectors.take(rows[those]))[which]
 
-        most = self._most[np.minimum(numbered, size)]
-        more = np.cumsum(_group(occurrences) > most)
+        more = np.cumsum(self.exceeds(tokens, occurrences))
         before = np.repeat(np.append(0, more)[bounds[:-1]], lengths)
-        never = float(np.log(self._n + 1)) - loop.floor_of(self._n)
-        running = np.where(more > before, never, 0.0)
+        running = self.running(more > before)
         ending = bounds[1:][lengths > 0] - 1
         final[lengths > 0] = np.maximum(final[lengths > 0], running[ending])
         return Judged(final, running, seen)
+
+    def exceeds(self, tokens: Integers, occurrences: Integers) -> Flags:
+        """Whether each event's token came more often than in any session of the profile.
+
+        Args:
+            tokens: of the events, (events,).
+            occurrences: how often each has come in its session, the event included; of unknown lines, at least 1.
+        """
+        known = np.where(tokens < 0, len(self._most), tokens)
+        found: Flags = _group(occurrences) > self._most[np.minimum(known, len(self._most) - 1)]
+        return found
+
+    def running(self, exceeds: Flags) -> Floats:
+        """`Judged.running` of events by whether it `exceeds` for one of its session up to each, (events,)."""
+        never = float(np.log(self._n + 1)) - loop.floor_of(self._n)
+        return np.where(exceeds, never, 0.0)
 
     def unusual_counts(self, events: Integers) -> dict[int, float]:
         """The unusual counts of one complete session: nats above the floor by token, the greatest first."""

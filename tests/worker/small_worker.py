@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from detector.reading import ReadingRecord
-from detector.scoring.scores import EventScores, Scores, Sequences
+from detector.scoring.scores import EventScores, Growth, Scores, Sequences
 from detector.text.vocabulary import Vocabulary
 from worker.delivery.deadline import Deadline
 from worker.delivery.loop import Worker
@@ -60,8 +60,21 @@ class OddScorer:
             after_pass()
         return results
 
+    def known_events(self, numbers: np.ndarray) -> np.ndarray:
+        """It knows none."""
+        return np.zeros_like(numbers)
+
+    def go_on(self, growth: Growth, after_pass: Callable[[], None] = lambda: None) -> np.ndarray:
+        """As the detector's, by `score_columns`."""
+        assert not growth.begins.any()
+        return self.score_columns(growth.sequences, 0, after_pass).scores
+
     def score_columns(
-        self, sequences: Sequences, complete: int, after_pass: Callable[[], None] = lambda: None
+        self,
+        sequences: Sequences,
+        complete: int,
+        after_pass: Callable[[], None] = lambda: None,
+        numbers: np.ndarray | None = None,
     ) -> Scores:
         """As the detector's, by `score`."""
         one_by_one = [each.tobytes() for each in np.split(sequences.tokens, sequences.ends)[:-1]]

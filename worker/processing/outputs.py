@@ -28,7 +28,7 @@ from worker.processing.score_records import ScoreEncoder, Severity, Thresholds
 from worker.processing.scorer import Reason, Scorer
 from worker.processing.session_columns import CLOSED_BY, ClosedSessions, SessionColumns
 from worker.processing.session_state import Column
-from worker.processing.sessions import Sessions, SharedCause
+from worker.processing.sessions import GrownSessions, Sessions, SharedCause
 from worker.settings.document import Settings
 
 # Between the sessions that expired before an event joined its own (0) and those that the event ended (2, 3).
@@ -109,6 +109,7 @@ class Job:
     closed: ClosedSessions
     records: Records | None = None  # those that caused it, where records did
     touched: SessionColumns | None = None  # open ones with new events that may cross a threshold
+    grown: GrownSessions | None = None  # long open ones with new events, before it is known which may
     # By offset and time, the events of which several have the same record as their cause: it ended a wait. Events that
     # have both in common share the cause, too.
     shared: dict[tuple[int, int], SharedCause] = field(default_factory=dict)
@@ -204,6 +205,15 @@ class OutputMaker:
                 job.touched.evaluated[:] = job.touched.lengths
                 job.opened.sessions.note(job.touched)
         return outputs
+
+    def least_told(self, job: Job) -> NDArray[np.float64]:
+        """The least early score that may be told of, by what has been told early of its session (`Session.alerted`)."""
+        adaptive, fixed = job.opened.adaptive, self.fixed
+        least = fixed
+        if adaptive is not None:
+            in_force = adaptive.in_force if adaptive.holds_for(len(job.closed)) else Thresholds(LOWEST, LOWEST)
+            least = Thresholds(*map(min, fixed, in_force))
+        return np.array([least.warning, least.critical, np.inf, np.inf]) - _ROUNDING
 
     def _outputs(
         self, jobs: Sequence[Job], closed: ClosedSessions, subjects: _Subjects, alerted: Column, origin: Origin | None

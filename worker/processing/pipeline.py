@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from detector.scoring.scores import Sequences
+from detector.scoring.scores import LONG, Growth, Sequences
 from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError
@@ -34,9 +34,9 @@ from worker.processing.outputs import ALARMED, Job, OpenPartition, Origin, Outpu
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Serialize, Severity
 from worker.processing.scorer import Scorer
-from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSessions, Image
+from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSessions, Image, SessionColumns
 from worker.processing.session_rules import SessionRules
-from worker.processing.session_state import SessionsState
+from worker.processing.session_state import Column, SessionsState
 from worker.processing.sessions import Sessions
 from worker.processing.token_decoder import AnyDecoder, TokenDecoder
 from worker.settings.document import Settings
@@ -334,7 +334,8 @@ class Pipeline:
             for each in opened.sessions.shared_causes:
                 place = each._replace(after=each.after - all_closed + len(closed))
                 job.shared.setdefault((each.offset, each.time), place)
-            job.touched = opened.sessions.touched()
+            job.grown = opened.sessions.grown(LONG, ALARMED, self.scorer.known_events)
+            job.touched = opened.sessions.touched(LONG)
             alarmed = (job.touched.alerted & ALARMED) != 0
             if alarmed.any():
                 done = job.touched.select(np.flatnonzero(alarmed))
@@ -350,6 +351,10 @@ class Pipeline:
 
     def _scored(self, jobs: Sequence[Job]) -> list[Output]:
         """Score what the jobs hold, all partitions in one call, and make their outputs."""
+        passed = self._between_passes()
+        if any(job.grown is not None and len(job.grown.slots) for job in jobs):
+            with self._metrics.stage("score"):
+                self._go_on(jobs, passed)
         closed = [job.closed.sessions for job in jobs]
         touched = [job.touched for job in jobs if job.touched is not None]
         complete = sum(map(len, closed))
@@ -357,9 +362,38 @@ class Pipeline:
             return []
         with self._metrics.stage("score"):
             sequences = Sequences.joined([each.sequences() for each in (*closed, *touched)])
-            scores = self.scorer.score_columns(sequences, complete, self._between_passes())
+            scores = self.scorer.score_columns(sequences, complete, passed, self._numbers(jobs, sequences))
         with self._metrics.stage("encode"):
             return self._outputs.of(jobs, scores, self.origin)
+
+    def _go_on(self, jobs: Sequence[Job], passed: Callable[[], None]) -> None:
+        """Score the new events of long sessions; those that something may be told of come to `Job.touched` as a whole.
+
+        All others are done with: of them no record is made, so that nothing but what is new of them is looked at.
+        """
+        grown = [job.grown for job in jobs if job.grown is not None]
+        scores = self.scorer.go_on(Growth.joined([each.growth for each in grown]), passed)
+        begin = 0
+        for job in jobs:
+            if job.grown is None:
+                continue
+            slots, alerted, growth = job.grown
+            of_events = np.repeat(np.arange(len(slots)), np.diff(growth.sequences.bounds))
+            own = scores[begin : begin + len(of_events)]
+            begin += len(own)
+            may_tell = np.zeros(len(slots), np.bool_)
+            may_tell[of_events[own >= self._outputs.least_told(job)[alerted[of_events]]]] = True
+            job.opened.sessions.looked_at(slots[~may_tell])
+            if may_tell.any() and job.touched is not None:
+                job.touched = SessionColumns.joined([job.touched, job.opened.sessions.at(slots[may_tell])])
+
+    def _numbers(self, jobs: Sequence[Job], sequences: Sequences) -> Column | None:
+        """Of the sessions, those that closed and those touched, where one is long; None where none is."""
+        if not (np.diff(sequences.ends, prepend=0) > LONG).any():
+            return None
+        closed = [job.opened.sessions.numbers(job.closed.sessions.order) for job in jobs]
+        touched = [job.opened.sessions.numbers(job.touched.order) for job in jobs if job.touched is not None]
+        return np.concatenate([*closed, *touched])
 
     def _between_passes(self) -> Callable[[], None]:
         """What the scorer calls: one record may close every session of its partition, and scoring them take minutes."""

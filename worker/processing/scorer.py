@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from detector.errors import CheckpointError, DeviceError
 from detector.reading import ReadingRecord
-from detector.scoring.scores import Scores, Sequences
+from detector.scoring.scores import Growth, Scores, Sequences
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError, SettingsError
 from worker.observability.collectors import GpuUsage
@@ -85,7 +85,11 @@ class Scorer(Protocol):
         """Batches that did not fit the device's memory so far, and were split."""
 
     def score_columns(
-        self, sequences: Sequences, complete: int, after_pass: Callable[[], None] = lambda: None
+        self,
+        sequences: Sequences,
+        complete: int,
+        after_pass: Callable[[], None] = lambda: None,
+        numbers: npt.NDArray[np.int64] | None = None,
     ) -> Scores:
         """Scores of event sequences in the order given.
 
@@ -93,6 +97,18 @@ class Scorer(Protocol):
             sequences: to score.
             complete: how many, from the first on, are complete; final scores of the others need not be worked out.
             after_pass: called after each forward pass of the model. What it raises ends the call.
+            numbers: of the sessions, as of `Growth`; 0 for one that has none.
+        """
+
+    def known_events(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How many events of sessions, by their numbers, `go_on` need not be given again."""
+
+    def go_on(self, growth: Growth, after_pass: Callable[[], None] = lambda: None) -> npt.NDArray[np.float32]:
+        """Early scores of the events of sessions that go on, the same bits as `score_columns` gives, (events,).
+
+        Args:
+            growth: the sessions, each from an event on that is at most `known_events`.
+            after_pass: as of `score_columns`.
         """
 
     def reason(self, sequence: bytes) -> Reason | None:
@@ -158,6 +174,7 @@ def scorer_of(settings: Settings, checkpoint: Checkpoint) -> detector_scorer.Sco
             kernels=model.kernels,
             batch_tokens=model.batch_tokens,
             cache_size=model.score_cache,
+            growing=model.growing_sessions,
         )
     except DeviceError as error:
         raise RunError(f"model: {error}") from error
