@@ -27,6 +27,7 @@ from detector.scoring.score_histogram import score_histogram
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import Vocabulary
+from detector.training.bounds import bound
 from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingProgress
 from detector.training.options import Stage, TrainingOptions
@@ -177,12 +178,22 @@ def train(
     trainer.next_token(normal, steps_after=steps_after)
     if classifier:
         trainer.classifier(fitting)
-    profile = CountProfile.fit(normal.sequences, normal.counts)
+    # Where counts alone make alarms; where tolerances or labels have a part, these decide.
+    bounded = None
+    if found is None and not classifier:
+        parts = (sessions,) if validation is None else (sessions, validation)
+        bounded = bound(*(part.select(part.labels != ANOMALOUS) for part in parts))
+    profile = CountProfile.fit(normal.sequences, normal.counts, bounded and bounded.bounds)
     statistics = trainer.statistics(profile)
     if found is not None:  # what is evidence the tolerances say, and none of these sessions breaks one
         none = np.zeros(len(held_out))
         statistics = replace(statistics, unusual=none, early_unusual=none, seen=none.astype(np.bool_))
-    calibration = Calibration.fit(statistics, classifier=classifier, combine=options.combine)
+    calibration = Calibration.fit(
+        statistics,
+        classifier=classifier,
+        combine=options.combine,
+        counted=bounded and (bounded.alike, bounded.later),
+    )
     shares = score_histogram(_final_scores(calibration, statistics, judged=found is not None), statistics.counts)
     if found is not None and len(left_out := found.left_out[1]):
         suspects = trainer.statistics(profile, left_out)
@@ -204,7 +215,7 @@ def train(
         # What held-out sessions add is known to be normal, too; the shares measured without it are the higher ones.
         # With labels it would lower the scores of just these sessions, and a threshold chosen on them would be too low.
         normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
-        profile = CountProfile.fit(normal.sequences, normal.counts)
+        profile = CountProfile.fit(normal.sequences, normal.counts, bounded and bounded.bounds)
     return Trained(model.cpu(), vocabulary, profile, calibration, record, found, saved)
 
 

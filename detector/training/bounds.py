@@ -1,0 +1,138 @@
+"""What bounds the alarms of a training without labels, and how often normal sessions would be alarms all the same.
+
+No label is needed: normal sessions judge each other, by the counts of their events alone. There are two ways to divide
+them, which ask two questions.
+
+- *Halves of time*, each judged by the profile of the other: what would a log do to a profile as old as it is long? A
+  template whose counts are unusual in more than `PROMISED` of the sessions of a half is *habitual*: that is shown with
+  `CERTAINTY` by the bound of Clopper and Pearson (1934), and halves of fewer sessions than tell such a share show
+  nothing. No other way to divide sessions shows it: in shorter stretches the same job runs before and after.
+- *Folds* drawn at random, each judged by the profile of the others: what is rare among sessions like these? All of them
+  calibrate (cross-conformal prediction, Vovk 2015), so no threshold rests on the few kinds of sessions that chance put
+  into a validation part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import bdtrc
+
+from detector.scoring.calibration import CERTAINTY, WARNING_LEVEL, Evidence, Evidences
+from detector.scoring.count_profile import Bounds, CountProfile
+from detector.scoring.count_vectors import CountVectors
+from detector.scoring.learning import learn_order
+from detector.scoring.tolerances import Floats, Integers
+from detector.training.data import TrainingSessions
+
+PROMISED = 0.01
+"""Of the normal sessions of another time; what more of them do is no evidence."""
+
+_FOLDS = 5
+_MOST_JUDGED = 1 << 16  # distinct vectors that shares are estimated from
+
+
+class Bounded(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        bounds: of the count profile.
+        alike: evidence of normal sessions by others like them.
+        later: evidence of the sessions of each half of the time by the other half.
+    """
+
+    bounds: Bounds
+    alike: Evidences
+    later: Evidences
+
+
+def bound(*parts: TrainingSessions) -> Bounded:
+    """Bound the alarms of a profile that learns from sessions, all of them normal.
+
+    Args:
+        parts: each in order of time, as far as that is known. A row that stands for several sessions has no time: it is
+            divided evenly.
+    """
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.joined(part)
+    return _Divided(whole, np.concatenate([_first_halves(part.counts) for part in parts])).bound()
+
+
+def expected_share(later: Evidences, evidence: Evidence) -> float:
+    """Share of normal sessions of another time that are to be expected to be warnings."""
+    alarm = (later.nats > 0) & (evidence.levels(later.nats) >= WARNING_LEVEL)
+    return float(later.counts[alarm].sum() / later.counts.sum())
+
+
+class _Divided:
+    def __init__(self, sessions: TrainingSessions, early: Integers) -> None:
+        vectors = CountVectors.of_sequences(sessions.sequences)
+        _, first, which = np.unique(vectors.codes, return_index=True, return_inverse=True)
+        self._vectors = vectors.take(first)
+        self._sequences = [sessions.sequences[row] for row in first.tolist()]
+        self._early, self._all = (np.bincount(which, counts).astype(np.int64) for counts in (early, sessions.counts))
+        self._size = int(vectors.tokens.max(initial=0)) + 1
+        had = np.bincount(vectors.tokens, sessions.counts[vectors.rows]).astype(np.int64)
+        self._order = learn_order(sessions.sequences, sessions.counts, had)
+        self._rng = np.random.default_rng(0)
+
+    def bound(self) -> Bounded:
+        halves = self._early, self._all - self._early
+        habits = [self._habitual(learnt, judged) for learnt, judged in (halves, halves[::-1])]
+        # What a half has to say of itself takes no part in how it is judged.
+        later = [
+            self._evidence(learnt, judged, habit)
+            for (learnt, judged), habit in zip((halves, halves[::-1]), habits[::-1], strict=True)
+        ]
+        habitual = np.union1d(*habits)
+        alike = [self._evidence(self._all - fold, fold, habitual) for fold in self._folds()]
+        return Bounded(self._bounds(habitual), Evidences.joined(alike), Evidences.joined(later))
+
+    def _bounds(self, habitual: Integers) -> Bounds:
+        return Bounds(habitual, *self._order)
+
+    def _habitual(self, learnt: Integers, judged: Integers) -> Integers:
+        rows = self._some(judged)
+        n = int(judged[rows].sum())
+        if not learnt.any() or n < 1 / PROMISED:
+            return np.zeros(0, np.int64)
+        times = self._profile(learnt).unusual_by_token(self._vectors.take(rows), judged[rows], self._size)
+        # As many or more, were their share no greater.
+        return np.flatnonzero((times > 0) & (bdtrc(np.maximum(times - 1, 0), n, PROMISED) <= 1 - CERTAINTY))
+
+    def _evidence(self, learnt: Integers, judged: Integers, habitual: Integers) -> Evidences:
+        rows = self._some(judged)
+        nats: Floats = np.zeros(len(rows))
+        if learnt.any() and len(rows):
+            sequences = [self._sequences[row] for row in rows.tolist()]
+            bounds = np.append(0, np.cumsum([len(events) for events in sequences])).astype(np.int64)
+            profile = self._profile(learnt, self._bounds(habitual))
+            nats = profile.judge(np.concatenate(sequences), bounds).final
+        return Evidences(nats, judged[rows].astype(np.float64))
+
+    def _profile(self, weights: Integers, bounds: Bounds | None = None) -> CountProfile:
+        rows = np.flatnonzero(weights)
+        return CountProfile.of(self._vectors.take(rows), weights[rows], bounds)
+
+    def _some(self, weights: Integers) -> Integers:
+        rows = np.flatnonzero(weights)
+        return rows if len(rows) <= _MOST_JUDGED else np.sort(self._rng.choice(rows, _MOST_JUDGED, replace=False))
+
+    def _folds(self) -> Sequence[Integers]:
+        order = self._rng.permutation(len(self._all))
+        ends = np.cumsum(self._all[order])
+        folds = []
+        for number in range(_FOLDS):
+            fold = np.zeros(len(self._all), np.int64)
+            fold[order] = np.diff((ends + number) // _FOLDS, prepend=number // _FOLDS)
+            folds.append(fold)
+        return folds
+
+
+def _first_halves(counts: Integers) -> Integers:
+    """How many sessions of each row are in the first half."""
+    half = np.where(np.cumsum(counts) <= counts.sum() / 2, counts, 0)
+    return np.where(counts > 1, counts // 2, half)
