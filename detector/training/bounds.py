@@ -10,6 +10,8 @@ them, which ask two questions.
 - *Folds* drawn at random, each judged by the profile of the others: what is rare among sessions like these? All of them
   calibrate (cross-conformal prediction, Vovk 2015), so no threshold rests on the few kinds of sessions that chance put
   into a validation part.
+
+That a session was cut excuses what it lacks only where some of these sessions were cut.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from scipy.special import bdtrc
 from detector.scoring.calibration import CERTAINTY, WARNING_LEVEL, Evidence, Evidences
 from detector.scoring.count_profile import Bounds, CountProfile
 from detector.scoring.count_vectors import CountVectors
-from detector.scoring.learning import learn_order
+from detector.scoring.learning import learn_order, learn_vectors
 from detector.scoring.tolerances import Floats, Integers
 from detector.training.data import TrainingSessions
 
@@ -76,8 +78,22 @@ class _Divided:
         self._early, self._all = (np.bincount(which, counts).astype(np.int64) for counts in (early, sessions.counts))
         self._size = int(vectors.tokens.max(initial=0)) + 1
         had = np.bincount(vectors.tokens, sessions.counts[vectors.rows]).astype(np.int64)
-        self._order = learn_order(sessions.sequences, sessions.counts, had)
+        self._order = self._cut(*learn_order(sessions.sequences, sessions.counts, had))
         self._rng = np.random.default_rng(0)
+
+    def _cut(self, after: Integers, before: Integers) -> tuple[Integers, Integers]:
+        """Those of the tokens that some session lacks for having been cut: where none is cut, an end is no less due."""
+        due = np.union1d(after[:, 0], before[:, 0])
+        has = np.zeros((self._vectors.sessions, len(due)), np.bool_)
+        at = np.isin(self._vectors.tokens, due)
+        has[self._vectors.rows[at], np.searchsorted(due, self._vectors.tokens[at])] = True
+        rows = np.flatnonzero(~has.all(1))
+        excused: set[int] = set()
+        broken = learn_vectors(self._vectors, self._all, after, before).broken(self._vectors.take(rows))
+        for row, of_row in zip(rows.tolist(), broken, strict=True):
+            excused |= set(due[~has[row]].tolist()) - {each.token for each in of_row if each.kind == "missing"}
+        tokens = np.array(sorted(excused), np.int64)
+        return after[np.isin(after[:, 0], tokens)], before[np.isin(before[:, 0], tokens)]
 
     def bound(self) -> Bounded:
         halves = self._early, self._all - self._early
