@@ -251,7 +251,7 @@ class CountProfile:
             _, lone, tolerated = self.common.on_the_way(np.arange(len(most)))
             most_tolerated = _group(np.minimum(tolerated, _ANY).astype(np.int64))
             most = np.where(lone, most, np.maximum(most, most_tolerated))
-            most[self._habitual] = _group(np.array([_ANY]))
+            most[np.isin(np.arange(len(most)), self._habitual)] = _group(np.array([_ANY]))[0]
         return most
 
     @property
