@@ -263,7 +263,9 @@ class CountProfile:
         """What nearly all sessions have in common; None without bounds, and of fewer sessions than can tell."""
         if self.bounds is None or self._n < 1 / RARE:
             return None
-        vectors = CountVectors(np.searchsorted(self.vectors[:, 0], np.arange(len(self.weights) + 1)), *self.vectors.T[1:])
+        vectors = CountVectors(
+            np.searchsorted(self.vectors[:, 0], np.arange(len(self.weights) + 1)), *self.vectors.T[1:]
+        )
         return learn_vectors(vectors, self.weights, self.bounds.after, self.bounds.before)
 
     @cached_property

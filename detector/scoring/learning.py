@@ -42,7 +42,8 @@ def learn_vectors(vectors: CountVectors, weights: Integers, after: Integers, bef
     Args:
         vectors: at least one.
         weights: sessions that have each, (n,).
-        after, before: of `learn_order`.
+        after: of `learn_order`.
+        before: likewise.
     """
     n = int(weights.sum())
     rows = vectors.rows

@@ -16,7 +16,7 @@ That a session was cut excuses what it lacks only where some of these sessions w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +27,14 @@ from detector.scoring.count_profile import Bounds, CountProfile
 from detector.scoring.count_vectors import CountVectors
 from detector.scoring.learning import learn_order, learn_vectors
 from detector.scoring.tolerances import Floats, Integers
+from detector.text.vocabulary import Vocabulary
 from detector.training.data import TrainingSessions
 
 PROMISED = 0.01
 """Of the normal sessions of another time; what more of them do is no evidence."""
+
+LATER = "normals.warning.later"
+"""Name of `expected_share` among the metrics of a training."""
 
 _FOLDS = 5
 _MOST_JUDGED = 1 << 16  # distinct vectors that shares are estimated from
@@ -67,6 +71,30 @@ def expected_share(later: Evidences, evidence: Evidence) -> float:
     """Share of normal sessions of another time that are to be expected to be warnings."""
     alarm = (later.nats > 0) & (evidence.levels(later.nats) >= WARNING_LEVEL)
     return float(later.counts[alarm].sum() / later.counts.sum())
+
+
+def bounds_lines(bounds: Bounds, share: float, vocabulary: Vocabulary, most: int = 8) -> Iterator[str]:
+    """What to tell who trains, a line each.
+
+    Args:
+        bounds: of the count profile.
+        share: of `expected_share`.
+        vocabulary: of the tokens.
+        most: templates to list.
+    """
+    yield (
+        f"each half of the time judged by what the other one taught, {share:.2%} of the normal sessions are warnings: "
+        "expect that where the log goes on to change as it did; what neither half shows is an alarm until it is learnt"
+    )
+    if share > PROMISED:
+        yield (
+            f"that is more than the {PROMISED:.0%} that 0.7 stands for: learn from a longer time, or let the "
+            "thresholds follow the stream (scoring.adaptive)"
+        )
+    if len(bounds.habitual):
+        texts = [vocabulary.text(token) for token in bounds.habitual[:most].tolist()]
+        more = f"; and {len(bounds.habitual) - most:,} more" if len(bounds.habitual) > most else ""
+        yield f"no alarm rests on how often these come, which changes with the time: {'; '.join(texts)}{more}"
 
 
 class _Divided:

@@ -27,7 +27,7 @@ from detector.scoring.score_histogram import score_histogram
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import Vocabulary
-from detector.training.bounds import bound
+from detector.training.bounds import LATER, bound, expected_share
 from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingProgress
 from detector.training.options import Stage, TrainingOptions
@@ -200,6 +200,9 @@ def train(
         levels = calibration.levels(suspects.highest, suspects.unusual, np.zeros_like(suspects.seen))
         standings = found.judge.standings(CountVectors.of_sequences(left_out.sequences))
         shares += score_histogram(judge.scores(levels, *standings), left_out.counts)
+    metrics = validation_metrics(calibration, statistics, judged=found is not None)
+    if bounded is not None:
+        metrics[LATER] = expected_share(bounded.later, calibration.evidence)
     record = TrainingRecord(
         fingerprint=sessions.fingerprint(),
         seed=seed,
@@ -207,7 +210,7 @@ def train(
         sessions=int(sessions.counts.sum()),
         anomalous=int(sessions.counts[sessions.labels == ANOMALOUS].sum()),
         events=int(sessions.counts @ sessions.lengths),
-        metrics=validation_metrics(calibration, statistics, judged=found is not None),
+        metrics=metrics,
         score_shares=np.round(shares / shares.sum(), _SHARE_DIGITS).tolist(),
         sketch=_sketch(sessions, validation),
     )
