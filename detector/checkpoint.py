@@ -48,6 +48,8 @@ _VECTORS, _WEIGHTS, _SEEN = (f"count_profile.{name}" for name in ("vectors", "we
 _BOUNDS = tuple(f"count_profile.{name}" for name in Bounds._fields)
 TOLERANCES_FILE: Final = "tolerances.json"
 FILES = (MODEL_FILE, VOCABULARY_FILE, MANIFEST_FILE)
+EXPECTED_WARNINGS: Final = "normals.warning.later"
+"""Name of `TrainingRecord.expected_warnings` among the metrics."""
 
 File = Literal["model.safetensors", "vocabulary.json", "tolerances.json"]
 
@@ -79,6 +81,11 @@ class TrainingRecord:
     metrics: dict[str, float]
     score_shares: list[float] | None = None
     sketch: list[int] | None = None
+
+    @property
+    def expected_warnings(self) -> float | None:
+        """Share of normal sessions of another time that are warnings by the training; None where it does not say."""
+        return self.metrics.get(EXPECTED_WARNINGS)
 
 
 class Manifest(BaseModel):

@@ -33,9 +33,6 @@ from detector.training.data import TrainingSessions
 PROMISED = 0.01
 """Of the normal sessions of another time; what more of them do is no evidence."""
 
-LATER = "normals.warning.later"
-"""Name of `expected_share` among the metrics of a training."""
-
 _FOLDS = 5
 _MOST_JUDGED = 1 << 16  # distinct vectors that shares are estimated from
 

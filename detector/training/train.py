@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from detector import checkpoint
-from detector.checkpoint import TrainingRecord
+from detector.checkpoint import EXPECTED_WARNINGS, TrainingRecord
 from detector.errors import TrainingError
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
@@ -27,7 +27,7 @@ from detector.scoring.score_histogram import score_histogram
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import Vocabulary
-from detector.training.bounds import LATER, bound, expected_share
+from detector.training.bounds import bound, expected_share
 from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingProgress
 from detector.training.options import Stage, TrainingOptions
@@ -202,7 +202,7 @@ def train(
         shares += score_histogram(judge.scores(levels, *standings), left_out.counts)
     metrics = validation_metrics(calibration, statistics, judged=found is not None)
     if bounded is not None:
-        metrics[LATER] = expected_share(bounded.later, calibration.evidence)
+        metrics[EXPECTED_WARNINGS] = expected_share(bounded.later, calibration.evidence)
     record = TrainingRecord(
         fingerprint=sessions.fingerprint(),
         seed=seed,
