@@ -6,7 +6,7 @@ them, which ask two questions.
 - *Halves of time*, each judged by the profile of the other: what would a log do to a profile as old as it is long? A
   template whose counts are unusual in more than `PROMISED` of the sessions of a half is *habitual*: that is shown with
   `CERTAINTY` by the bound of Clopper and Pearson (1934), and halves of fewer sessions than tell such a share show
-  nothing. No other way to divide sessions shows it: in shorter stretches the same job runs before and after.
+  nothing. Shorter stretches do not tell: there the same job runs before and after.
 - *Folds* drawn at random, each judged by the profile of the others: what is rare among sessions like these? All of them
   calibrate (cross-conformal prediction, Vovk 2015), so no threshold rests on the few kinds of sessions that chance put
   into a validation part.
@@ -33,6 +33,7 @@ from detector.training.data import TrainingSessions
 PROMISED = 0.01
 """Of the normal sessions of another time; what more of them do is no evidence."""
 
+BETWEEN = 0.1  # of the sessions, between the halves of the time
 _FOLDS = 5
 _MOST_JUDGED = 1 << 16  # distinct vectors that shares are estimated from
 
@@ -61,7 +62,8 @@ def bound(*parts: TrainingSessions) -> Bounded:
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.joined(part)
-    return _Divided(whole, np.concatenate([_first_halves(part.counts) for part in parts])).bound()
+    halves = np.concatenate([_halves(part.counts) for part in parts], axis=1)
+    return _Divided(whole, halves).bound()
 
 
 def expected_share(later: Evidences, evidence: Evidence) -> float:
@@ -95,12 +97,12 @@ def bounds_lines(bounds: Bounds, share: float, vocabulary: Vocabulary, most: int
 
 
 class _Divided:
-    def __init__(self, sessions: TrainingSessions, early: Integers) -> None:
+    def __init__(self, sessions: TrainingSessions, halves: Integers) -> None:
         vectors = CountVectors.of_sequences(sessions.sequences)
         _, first, which = np.unique(vectors.codes, return_index=True, return_inverse=True)
         self._vectors = vectors.take(first)
         self._sequences = [sessions.sequences[row] for row in first.tolist()]
-        self._early, self._all = (np.bincount(which, counts).astype(np.int64) for counts in (early, sessions.counts))
+        self._all, *self._halves = (np.bincount(which, each).astype(np.int64) for each in (sessions.counts, *halves))
         self._size = int(vectors.tokens.max(initial=0)) + 1
         had = np.bincount(vectors.tokens, sessions.counts[vectors.rows]).astype(np.int64)
         self._order = self._cut(*learn_order(sessions.sequences, sessions.counts, had))
@@ -121,7 +123,7 @@ class _Divided:
         return after[np.isin(after[:, 0], tokens)], before[np.isin(before[:, 0], tokens)]
 
     def bound(self) -> Bounded:
-        halves = self._early, self._all - self._early
+        halves = self._halves
         habits = [self._habitual(learnt, judged) for learnt, judged in (halves, halves[::-1])]
         # What a half has to say of itself takes no part in how it is judged.
         later = [
@@ -173,7 +175,15 @@ class _Divided:
         return folds
 
 
-def _first_halves(counts: Integers) -> Integers:
-    """How many sessions of each row are in the first half."""
-    half = np.where(np.cumsum(counts) <= counts.sum() / 2, counts, 0)
-    return np.where(counts > 1, counts // 2, half)
+def _halves(counts: Integers) -> Integers:
+    """How many sessions of each row are in each half of the time, (2, rows).
+
+    What lies between them is in none: that a job goes on from one half to the other shows nothing, and the middle of
+    one part is not just that of another.
+    """
+    half, place = counts // 2, (np.cumsum(counts) - 0.5) / counts.sum()
+    first, last = (
+        np.where(counts > 1, each, mine)
+        for each, mine in ((half, place < (1 - BETWEEN) / 2), (counts - half, place > (1 + BETWEEN) / 2))
+    )
+    return np.stack([first, last]).astype(np.int64)
