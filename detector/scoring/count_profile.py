@@ -36,6 +36,7 @@ Where no label says what is wrong, the counts alone make alarms, and two more ru
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple, Self
 
@@ -266,7 +267,9 @@ class CountProfile:
         vectors = CountVectors(
             np.searchsorted(self.vectors[:, 0], np.arange(len(self.weights) + 1)), *self.vectors.T[1:]
         )
-        return learn_vectors(vectors, self.weights, self.bounds.after, self.bounds.before)
+        found = learn_vectors(vectors, self.weights, self.bounds.after, self.bounds.before)
+        # That unknown lines are likely somewhere says nothing of another one.
+        return replace(found, contexts=found.contexts[found.contexts[:, 0] != UNK])
 
     @cached_property
     def known(self) -> Known:

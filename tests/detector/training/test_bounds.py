@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from detector.scoring.calibration import Evidence, Evidences
 from detector.scoring.count_profile import CountProfile
-from detector.text.vocabulary import Vocabulary
+from detector.text.vocabulary import UNK, Vocabulary
 from detector.training.bounds import Bounded, bound, bounds_lines, expected_share
 from detector.training.data import TrainingSessions
 
@@ -139,3 +139,11 @@ def test_what_is_unusual_on_the_way_stays_so_whatever_else_is_judged(sessions: l
         assert alone.final[0] == judged.final[row] >= running[-1]
         assert (alone.running == running).all()
         assert (np.diff(running) >= 0).all()
+
+
+def test_an_unknown_line_is_told_at_once_although_others_were_usual_beside_something() -> None:
+    sessions = shuffled(of((session(), 2_000), ([*session(), UNK, RETRY], 20), ([*session(), RETRY], 20)))
+    profile, _ = learnt(sessions)
+    judged = profile.judge(np.array([OPEN, READ, READ, -7, WRITE, CLOSE], np.int64), np.array([0, 6]))
+    assert (judged.running > 0).tolist() == [False, False, False, True, True, True]
+    assert judged.final[0] >= judged.running[-1]
