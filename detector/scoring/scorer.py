@@ -53,6 +53,7 @@ class Scorer:
         reading: how the sessions that it was trained on came about; None where that is not known.
         trained_score_shares: how the scores of its validation sessions are spread (`TrainingRecord.score_shares`).
         trained_sketch: which sessions those of its training were (`TrainingRecord.sketch`).
+        expected_warnings: share of later normal sessions that its training expects (`TrainingRecord`).
         cache_hits: sequences answered without the model so far, repeated ones within a call among them.
         cache_misses: sequences the model was run on so far.
         events_scored: events in those.
@@ -83,6 +84,7 @@ class Scorer:
         self.reading = checkpoint.manifest.reading
         self.trained_score_shares = checkpoint.manifest.training.score_shares
         self.trained_sketch = checkpoint.manifest.training.sketch
+        self.expected_warnings = checkpoint.manifest.training.expected_warnings
         self.cache_hits = 0
         self.cache_misses = 0
         self.events_scored = 0

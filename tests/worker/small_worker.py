@@ -38,6 +38,7 @@ class OddScorer:
     checkpoint = "sha256:odd"
     trained_score_shares = None
     trained_sketch: list[int] | None = None
+    expected_warnings: float | None = None
     cache_hits = cache_misses = batches_split = 0
     odd = ODD
 

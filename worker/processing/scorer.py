@@ -73,6 +73,10 @@ class Scorer(Protocol):
         """Which sessions the training had (`TrainingRecord.sketch`); None where nobody knows."""
 
     @property
+    def expected_warnings(self) -> float | None:
+        """Share of later normal sessions that the training expects to be warnings; None where it does not say."""
+
+    @property
     def cache_hits(self) -> int:
         """Sequences answered from memory so far."""
 
