@@ -11,6 +11,7 @@ import orjson
 
 from detector.reading import ReadingRecord
 from detector.scoring.scores import EventScores, Scores, Sequences
+from detector.scoring.session_pattern import SessionPatterns
 from detector.text.vocabulary import Vocabulary
 from worker.delivery.deadline import Deadline
 from worker.delivery.loop import Worker
@@ -69,6 +70,14 @@ class OddScorer:
 
     def reason(self, sequence: bytes) -> None:
         """It has none."""
+
+    def pattern(self, sequence: bytes) -> str:
+        """As of a checkpoint with labels."""
+        return SessionPatterns(self.vocabulary, None).of(np.frombuffer(sequence, np.int64))
+
+    def pattern_so_far(self, sequence: bytes) -> str:
+        """Likewise."""
+        return SessionPatterns(self.vocabulary, None).so_far(np.frombuffer(sequence, np.int64))
 
     def gpu_usage(self) -> None:
         """It uses none."""

@@ -23,6 +23,7 @@ _PROBE = "logmamba-check"  # the instance that no worker is
 _TRANSACTIONS_TIMEOUT_S = 30.0  # those of a new cluster take seconds to know where they are kept
 
 _READ, _WRITE = AclOperation.READ, AclOperation.WRITE
+_OF_OUTPUTS: Mapping[str, Sequence[AclOperation]] = {"state": (_READ, _WRITE), "feedback": (_READ,)}
 
 
 class Permission(NamedTuple):
@@ -48,7 +49,7 @@ def permissions(properties: ClientProperties, topics: Topics) -> Iterator[Permis
     if not settings.input.topics_are_pattern:
         needs |= dict.fromkeys(settings.input.topics, (_READ,))
     needs |= {topic.name: (_READ,) for topic in topics.inputs()}
-    needs |= {topic.name: (_READ, _WRITE) if topic.use == "state" else (_WRITE,) for topic in topics.outputs()}
+    needs |= {topic.name: _OF_OUTPUTS.get(topic.use, (_WRITE,)) for topic in topics.outputs()}
     yield from _of_topics(admin, needs)
     for name, reason in topics.may_be_created():
         yield Permission(f"create {name}", reason is None, reason or "allowed")

@@ -20,10 +20,11 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from detector.scoring.families import Verdict
 from detector.scoring.reasons import Reason
 from detector.scoring.scores import EventScores, Scores
 from detector.text.mining import learn_vocabulary
-from detector.text.vocabulary import Vocabulary
+from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from tests.shared import shared
 from tests.worker.processing.pipeline_of_objects import PipelineOfObjects
 from tests.worker.small_worker import INPUT, OddScorer
@@ -32,6 +33,7 @@ from worker.observability.metrics import Metrics
 from worker.processing import record_loop as loop
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME
+from worker.processing.feedback import VERDICTS, Feedback, FeedbackRecord
 from worker.processing.origins import MOST_OFFSET, Origins
 from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
@@ -119,6 +121,10 @@ rules = st.fixed_dictionaries(
 )
 
 
+def record_of(pattern: str, verdict: Verdict) -> FeedbackRecord:
+    return FeedbackRecord(pattern=pattern, verdict=verdict, at="2026-11-30T08:00:00Z", by="test")
+
+
 def settings(of: dict[str, str]) -> Settings:
     fixed = {
         "sessions.key": r"{regex: '^(\S+)'}",
@@ -177,9 +183,19 @@ def shown(output: Output) -> tuple[Any, ...]:
 LASTING = {"sessions.gap": "1h", "scoring.warning": "0.2", "scoring.early": "true"}
 
 
+# Of the random streams' sessions; many of these are sessions of one.
+verdicts = st.dictionaries(
+    st.lists(st.integers(N_SPECIAL, len(VOCABULARY) - 1), min_size=1, max_size=6).map(
+        lambda tokens: OddScorer(VOCABULARY).pattern(np.array(tokens).tobytes())
+    ),
+    st.sampled_from(VERDICTS),
+    max_size=60,
+).map(lambda said: Feedback({each: record_of(each, verdict) for each, verdict in said.items()}, version=len(said)))
+
+
 @examples(max_examples=60, deadline=None)
-@example(seed=1, rules=LASTING, live_from=0, reopen_at=3, start=None, serialize=None)
-@example(seed=2, rules=LASTING, live_from=0, reopen_at=3, start=None, serialize=None)
+@example(seed=1, rules=LASTING, live_from=0, reopen_at=3, start=None, serialize=None, feedback=None)
+@example(seed=2, rules=LASTING, live_from=0, reopen_at=3, start=None, serialize=None, feedback=None)
 @given(
     seed=st.integers(0, 2**32),
     rules=rules,
@@ -187,14 +203,21 @@ LASTING = {"sessions.gap": "1h", "scoring.warning": "0.2", "scoring.early": "tru
     reopen_at=st.integers(0, 20),
     start=st.sampled_from([None, None, 3]),
     serialize=st.sampled_from([None, None, orjson.dumps]),
+    feedback=st.none() | verdicts,
 )
 def test_outputs_and_counts_are_those_of_a_pipeline_that_judges_every_score_alone(
-    seed: int, rules: dict[str, str], live_from: int, reopen_at: int, start: int | None, serialize: Any
+    seed: int,
+    rules: dict[str, str],
+    live_from: int,
+    reopen_at: int,
+    start: int | None,
+    serialize: Any,
+    feedback: Feedback | None,
 ) -> None:
     results = []
     for kind in (Pipeline, PipelineOfObjects):
         metrics = Metrics()
-        pipeline = kind(settings(rules), RandomScorer(VOCABULARY), metrics, serialize=serialize)
+        pipeline = kind(settings(rules), RandomScorer(VOCABULARY), metrics, serialize=serialize, feedback=feedback)
         if start is not None:
             pipeline.origin = lambda partition, _first: (Partition("file.log", partition.partition), start)
         found = run(pipeline, batches(random_steps(seed)), live_from, reopen_at)
