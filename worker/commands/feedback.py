@@ -310,9 +310,9 @@ def _records_of(settings: Settings, answers: Sequence[Answer], tell: Callable[[s
         reader.close()
     if absent := [each for each in answers if each.name not in found]:
         still = "still open, or" if set(open_of.values()) & {each.name for each in absent} else "not there:"
-        named = "; ".join(f"{each.where and each.where + ': '}{each.by} {each.name}" for each in absent[:_MOST_ABSENT])
+        listed = "; ".join(f"{each.where and each.where + ': '}{each.by} {each.name}" for each in absent[:_MOST_ABSENT])
         more = f" and {len(absent) - _MOST_ABSENT:,} more" if len(absent) > _MOST_ABSENT else ""
-        raise RunError(f"no final score record in {topic}, {still} deleted: {named}{more}; nothing was written")
+        raise RunError(f"no final score record in {topic}, {still} deleted: {listed}{more}; nothing was written")
     return found
 
 

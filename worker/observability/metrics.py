@@ -114,7 +114,7 @@ class Metrics:
         self._scores = counter("scores", "Score records made", "kind", "severity")
         self._muted = counter("muted", "Sessions that a verdict of an operator took for normal", "severity")
         self._raised = counter("raised", "Sessions that a verdict of an operator made critical", "severity")
-        self._feedback = gauge("feedback", "Patterns that have a verdict of an operator", "verdict")
+        self._judged = gauge("judged_patterns", "Patterns that have a verdict of an operator", "verdict")
         self._replayed = counter("replayed_records", "Records read again after a restart or an abort")
         self._transactions = counter("transactions", "Transactions, by how they ended", "result")
         self._commit_failures = counter("commit_failures", "Transactions that were aborted, by why", "cause")
@@ -151,6 +151,7 @@ class Metrics:
         self._gpu: Gpu | None = None
         self._unknown_share.set(math.nan)
         self.brokers(up=0, down=0)
+        self.feedback({"normal": 0, "anomalous": 0})
         for event in ("assigned", "revoked", "lost"):
             self._rebalances.labels(event)
         for result in ("taken", "refused"):
@@ -310,7 +311,7 @@ class Metrics:
     def feedback(self, verdicts: Mapping[str, int]) -> None:
         """So many patterns have each verdict."""
         for verdict, count in verdicts.items():
-            self._feedback.labels(verdict).set(count)
+            self._judged.labels(verdict).set(count)
 
     def final_scores(self, scores: npt.ArrayLike) -> None:
         """Sessions were scored to their ends: in [0, 1], those among them that no record is written of."""

@@ -20,20 +20,20 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from detector.scoring.families import Verdict
 from detector.scoring.reasons import Reason
 from detector.scoring.scores import EventScores, Scores
 from detector.text.mining import learn_vocabulary
-from detector.text.vocabulary import N_SPECIAL, Vocabulary
+from detector.text.vocabulary import Vocabulary
 from tests.shared import shared
 from tests.worker.processing.pipeline_of_objects import PipelineOfObjects
+from tests.worker.processing.said import verdicts_on
 from tests.worker.small_worker import INPUT, OddScorer
 from tests.worker.small_worker import settings as small_settings
 from worker.observability.metrics import Metrics
 from worker.processing import record_loop as loop
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME
-from worker.processing.feedback import VERDICTS, Feedback, FeedbackRecord
+from worker.processing.feedback import Feedback
 from worker.processing.origins import MOST_OFFSET, Origins
 from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
@@ -121,10 +121,6 @@ rules = st.fixed_dictionaries(
 )
 
 
-def record_of(pattern: str, verdict: Verdict) -> FeedbackRecord:
-    return FeedbackRecord(pattern=pattern, verdict=verdict, at="2026-11-30T08:00:00Z", by="test")
-
-
 def settings(of: dict[str, str]) -> Settings:
     fixed = {
         "sessions.key": r"{regex: '^(\S+)'}",
@@ -183,16 +179,6 @@ def shown(output: Output) -> tuple[Any, ...]:
 LASTING = {"sessions.gap": "1h", "scoring.warning": "0.2", "scoring.early": "true"}
 
 
-# Of the random streams' sessions; many of these are sessions of one.
-verdicts = st.dictionaries(
-    st.lists(st.integers(N_SPECIAL, len(VOCABULARY) - 1), min_size=1, max_size=6).map(
-        lambda tokens: OddScorer(VOCABULARY).pattern(np.array(tokens).tobytes())
-    ),
-    st.sampled_from(VERDICTS),
-    max_size=60,
-).map(lambda said: Feedback({each: record_of(each, verdict) for each, verdict in said.items()}, version=len(said)))
-
-
 @examples(max_examples=60, deadline=None)
 @example(seed=1, rules=LASTING, live_from=0, reopen_at=3, start=None, serialize=None, feedback=None)
 @example(seed=2, rules=LASTING, live_from=0, reopen_at=3, start=None, serialize=None, feedback=None)
@@ -203,7 +189,7 @@ verdicts = st.dictionaries(
     reopen_at=st.integers(0, 20),
     start=st.sampled_from([None, None, 3]),
     serialize=st.sampled_from([None, None, orjson.dumps]),
-    feedback=st.none() | verdicts,
+    feedback=st.none() | verdicts_on(VOCABULARY),
 )
 def test_outputs_and_counts_are_those_of_a_pipeline_that_judges_every_score_alone(
     seed: int,
