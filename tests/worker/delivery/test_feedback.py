@@ -237,6 +237,44 @@ def test_a_verdict_on_what_was_told_early_takes_the_alert_back() -> None:
     assert session_of(early) == session_of(final)
 
 
+def crashed(said_before: bool, *later: bytes) -> list[dict[str, Any]]:
+    """A session looks like one of a muted pattern when its worker is killed, behind the latest snapshot."""
+    broker, pattern = memory_broker(), counts_of(VOCABULARY, "<*> odd", "<*> odd", "<*> close")
+    rules = ("sessions.end_events=['<*> close']", "scoring.warning=0.4", "scoring.critical=0.6")
+    use = small_settings(*rules, "state.snapshot_interval=1h", "worker.commit_interval=0ms")
+
+    def follows() -> Follows:
+        return Follows(broker, use)
+
+    if said_before:
+        say(broker, pattern, "normal")
+    broker.append(P0, b"y open")
+    small = SmallWorker(broker, use, reloads=(first := follows()), feedback=first.held)
+    small.crash_after([None, None, partial(broker.append, P0, b"x odd"), None])
+    assert broker.committed[P0].offset == 2
+    if not said_before:
+        say(broker, pattern, "normal")
+    small = SmallWorker(broker, use, reloads=(second := follows()), feedback=second.held)
+    small.run([None, *(partial(broker.append, P0, line) for line in later), None])
+    return outputs(broker)
+
+
+def test_a_restart_takes_back_what_was_told_before_a_verdict_came_and_never_tells_it_again() -> None:
+    early, final = crashed(False, b"x odd", b"x close")
+    assert (early["kind"], early["severity"], final["severity"]) == ("early", "critical", "normal")
+    assert final["retracts"] == [{"id": early["id"], "severity": "critical"}]
+    early, final = crashed(False, b"x odd", b"x odd", b"x close")
+    assert (early["events"], final["kind"], final["severity"]) == (1, "final", "critical")
+
+
+def test_a_restart_knows_what_was_held_back_by_the_verdicts_that_still_hold() -> None:
+    [final] = crashed(True, b"x odd", b"x close")
+    assert (final["kind"], final["severity"]) == ("final", "normal")
+    assert "retracts" not in final, "nothing was told"
+    early, final = crashed(True, b"x odd", b"x odd", b"x close")
+    assert (early["kind"], early["events"], final["severity"]) == ("early", 3, "critical")
+
+
 def test_what_is_no_verdict_is_passed_over_with_its_place_and_a_topic_that_is_made_anew_is_read_anew() -> None:
     broker = memory_broker()
     say(broker, ODD_ONES[0], "normal")
