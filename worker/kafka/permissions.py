@@ -59,10 +59,13 @@ def permissions(properties: ClientProperties, topics: Topics) -> Iterator[Permis
 
 
 def alert_permissions(properties: ClientProperties) -> Iterator[Permission]:
-    """Likewise what `logmamba alert` does: read the score topic, in a group for each receiver."""
+    """Likewise what `logmamba alert` does: read the score topic, in a group for each receiver, and write verdicts."""
     settings = properties.settings
     admin = AdminClient(properties.admin())
-    yield from _of_topics(admin, {settings.output.topic: (_READ,)})
+    needs: dict[str, Sequence[AclOperation]] = {settings.output.topic: (_READ,)}
+    if settings.feedback.topic is not None and any(each.answers for each in settings.alert.receivers.values()):
+        needs[settings.feedback.topic] = (_WRITE,)
+    yield from _of_topics(admin, needs)
     for name in settings.alert.receivers:
         yield from _of_group(admin, settings.alert_group(name))
 

@@ -214,6 +214,11 @@ def _conflicts(settings: Settings) -> Iterator[_Conflict]:
     if source.tokens and output.line_text:
         text = f"is {output.line_text}, and input.format: tokens has no lines; allowed: 0, or a format of lines"
         yield ("output.line_text", "input.format"), text
+    if settings.feedback.topic is None:
+        for name, receiver in settings.alert.receivers.items():
+            if receiver.answers:
+                path = f"alert.receivers.{name}.answers"
+                yield (path, "feedback.topic"), "is true, which needs feedback.topic"
     yield from _topic_conflicts(source, output, settings.state_topic, settings.feedback.topic)
 
 
