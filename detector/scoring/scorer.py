@@ -224,8 +224,8 @@ class Scorer:
         tokens = self.vocabulary.as_learned(np.frombuffer(sequence, dtype=np.int64))
         return self._judge.reason(tokens, self.vocabulary)
 
-    def pattern(self, sequence: bytes) -> str:
-        """What a complete session has in common with those that a verdict on it is also about.
+    def pattern(self, sequence: bytes) -> str | None:
+        """What a complete session has in common with those that a verdict on it is also about; None for nothing.
 
         Args:
             sequence: the session's events, as for `score`.

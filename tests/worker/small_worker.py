@@ -73,7 +73,7 @@ class OddScorer:
     def reason(self, sequence: bytes) -> None:
         """It has none."""
 
-    def pattern(self, sequence: bytes) -> str:
+    def pattern(self, sequence: bytes) -> str | None:
         """As of a checkpoint with labels."""
         return SessionPatterns(self.vocabulary, None).of(np.frombuffer(sequence, np.int64))
 

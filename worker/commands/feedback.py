@@ -241,7 +241,13 @@ class _Patterns:
         if self._scorer is None:
             self._tell(f"the score record of {record.session} names no pattern; reading its lines")
             self._scorer = load_scorer(self._settings)
-        return self._scorer.pattern(tokens_of_session(self._settings, self._scorer, record))
+        pattern = self._scorer.pattern(tokens_of_session(self._settings, self._scorer, record))
+        if pattern is None:
+            raise RunError(
+                f"session {record.session}: it has lines that no template matches, and a verdict would be about every "
+                "such line; teach the checkpoint their templates first (logmamba adapt, or vocabulary learn and merge)"
+            )
+        return pattern
 
 
 def _change(each: Answer | FeedbackRecord, found: Mapping[str, ScoreRecord], patterns: _Patterns, by: str) -> _Change:

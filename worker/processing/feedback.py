@@ -135,9 +135,9 @@ class Feedback:
                 records[pattern] = record
         return replace(self, records=records, version=version)
 
-    def verdict(self, pattern: str) -> Verdict | None:
+    def verdict(self, pattern: str | None) -> Verdict | None:
         """What was said of a pattern."""
-        found = self.records.get(pattern)
+        found = None if pattern is None else self.records.get(pattern)
         return None if found is None else found.verdict
 
     def holds_back(self, so_far: str) -> bool:

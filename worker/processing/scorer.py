@@ -102,8 +102,8 @@ class Scorer(Protocol):
             sequence: the int64 tokens of its events in native byte order.
         """
 
-    def pattern(self, sequence: bytes) -> str:
-        """What a complete session has in common with those that a verdict on it is also about.
+    def pattern(self, sequence: bytes) -> str | None:
+        """What a complete session has in common with those that a verdict on it is also about; None for nothing.
 
         Args:
             sequence: the int64 tokens of its events in native byte order.

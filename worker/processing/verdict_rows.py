@@ -63,10 +63,10 @@ class VerdictRows:
             found[mine[:held]] = MUTED
         return found
 
-    def applied(self, sequence: bytes, scored: Severity) -> Applied:
-        """What the final record of a session says of its pattern, by its events."""
+    def applied(self, sequence: bytes, scored: Severity) -> Applied | None:
+        """What the final record of a session says of its pattern, by its events; None where it has none."""
         pattern = self._pattern(sequence)
-        return Applied(pattern, self._feedback.verdict(pattern), scored)
+        return None if pattern is None else Applied(pattern, self._feedback.verdict(pattern), scored)
 
     def _holds_back(self, sequence: bytes) -> bool:
         return self._feedback.holds_back(self._so_far(sequence))

@@ -168,10 +168,9 @@ class PipelineOfObjects(Pipeline):
             raised = RAISED[scored]
             if self.feedback is not None:
                 pattern = self.scorer.pattern(session.tokens.tobytes())
-                applied = Applied(pattern, self.feedback.verdict(pattern), scored)
-                if (scored, applied.severity) == ("normal", "normal"):
-                    applied = None
-                else:
+                said = None if pattern is None else Applied(pattern, self.feedback.verdict(pattern), scored)
+                if said is not None and (scored, said.severity) != ("normal", "normal"):
+                    applied = said
                     raised = RAISED[applied.severity]
             if self._alerts_only and not raised and not session.alerted and applied is None:
                 return None

@@ -18,7 +18,7 @@ def record_of(pattern: str, verdict: Verdict) -> FeedbackRecord:
 def counts_of(vocabulary: Vocabulary, *templates: str) -> str:
     """The pattern of a session that has these templates, of a checkpoint that learnt no tolerances."""
     tokens = [vocabulary.token_of(each) for each in templates]
-    return SessionPatterns(vocabulary, None).of(np.array(tokens, np.int64))
+    return SessionPatterns(vocabulary, None).of(np.array(tokens, np.int64)) or ""
 
 
 def feedback_on(verdicts: dict[str, Verdict]) -> Feedback:
@@ -29,5 +29,5 @@ def verdicts_on(vocabulary: Vocabulary) -> st.SearchStrategy[Feedback]:
     """Verdicts on many sessions of up to six events of the templates."""
     patterns = SessionPatterns(vocabulary, None)
     events = st.lists(st.integers(N_SPECIAL, len(vocabulary) - 1), min_size=1, max_size=6)
-    on = events.map(lambda tokens: patterns.of(np.array(tokens, np.int64)))
+    on = events.map(lambda tokens: patterns.of(np.array(tokens, np.int64)) or "")
     return st.dictionaries(on, st.sampled_from(VERDICTS), max_size=60).map(feedback_on)
