@@ -15,6 +15,7 @@ say that a session is a warning, not how bad it is, and no final score is below 
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -95,6 +96,7 @@ class _Document(_Part):
         return self
 
 
+_REMEMBERED: Final = 1_024  # sequences of which it is known what they break: one is asked about more than once
 _EARLY_BAND: Final = 1e-3  # how far early warnings of different levels are apart
 _BELOW_CRITICAL: Final = CRITICAL_SCORE - 1e-4  # further than a float32 or the digits of a record can blur
 
@@ -110,6 +112,7 @@ class Judge:
     def __init__(self, tolerances: Tolerances, families: Families) -> None:
         self.tolerances = tolerances
         self.families = families
+        self._broken_of = lru_cache(_REMEMBERED)(self._look_at)
 
     def to_json(self) -> bytes:
         """Return the content of `tolerances.json`: the same bytes for the same tolerances and verdicts."""
@@ -222,6 +225,10 @@ class Judge:
         return tuple(sorted(found))
 
     def _broken(self, events: Integers) -> list[Broken]:
+        return self._broken_of(events.tobytes())
+
+    def _look_at(self, sequence: bytes) -> list[Broken]:
+        events = np.frombuffer(sequence, np.int64)
         [broken] = self.tolerances.broken(CountVectors.of(events, np.array([0, len(events)])))
         return broken
 
