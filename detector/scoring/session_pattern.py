@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from math import inf
@@ -98,10 +98,18 @@ class SessionPatterns:
 
 
 def may_become(so_far: str, pattern: str) -> bool:
-    """Whether a session of which this is certain so far may still be one of a pattern when it is complete."""
+    """Whether a session of which this is certain so far may still be one of a pattern when it is complete.
+
+    One of which nothing is certain tells nothing of the pattern.
+    """
     kind, parts = _read(so_far)
     of_kind, wanted = _read(pattern)
-    return kind == of_kind and all(wanted.get(part, 0) >= count for part, count in parts.items())
+    return kind == of_kind and bool(parts) and all(wanted.get(part, 0) >= count for part, count in parts.items())
+
+
+def parts_of(pattern: str) -> Collection[str]:
+    """The parts of a pattern, or of what is certain of one; none where nothing is."""
+    return _read(pattern)[1].keys()
 
 
 def events_of(pattern: str) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
+from pydantic import ValidationError
 from rich import box
 from rich.table import Table
 
@@ -264,16 +265,20 @@ def _change(each: Answer | FeedbackRecord, found: Mapping[str, ScoreRecord], pat
         reason = record.why[:_MOST_REASON] or None
     if each.verdict is None:
         return pattern, None
-    said = FeedbackRecord(
-        pattern=pattern,
-        verdict=each.verdict,
-        at=iso_now(),
-        by=by,
-        note=each.note,
-        reason=reason,
-        session=session,
-        checkpoint=checkpoint,
-    )
+    try:
+        said = FeedbackRecord(
+            pattern=pattern,
+            verdict=each.verdict,
+            at=iso_now(),
+            by=by,
+            note=each.note,
+            reason=reason,
+            session=session,
+            checkpoint=checkpoint,
+        )
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        raise SettingsError([f"{each.where and each.where + ': '}{wrong['loc'][0]}: {wrong['msg']}"]) from None
     return pattern, said
 
 

@@ -12,7 +12,8 @@ The record says so (`feedback`), and which severity its score alone gives. Each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -23,7 +24,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from detector.scoring.families import Verdict
-from detector.scoring.session_pattern import events_of, is_pattern, may_become
+from detector.scoring.session_pattern import events_of, is_pattern, may_become, parts_of
 from worker.errors import RunError
 
 SCHEMA: Final = "logmamba.feedback/1"
@@ -142,11 +143,17 @@ class Feedback:
 
     def holds_back(self, so_far: str) -> bool:
         """Whether a session of which this is certain may still become one of a pattern that is normal."""
-        return any(may_become(so_far, pattern) for pattern in self._normal)
+        having = (self._normal.get(part, ()) for part in parts_of(so_far))
+        return any(may_become(so_far, pattern) for pattern in min(having, key=len, default=()))
 
     @cached_property
-    def _normal(self) -> tuple[str, ...]:
-        return tuple(each.pattern for each in self.records.values() if each.verdict == "normal")
+    def _normal(self) -> Mapping[str, Sequence[str]]:
+        """Patterns that are normal, by their parts: of thousands few have a certain one."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for each in self.records.values():
+            for part in parts_of(each.pattern) if each.verdict == "normal" else ():
+                found[part].append(each.pattern)
+        return found
 
     @cached_property
     def raised_lengths(self) -> frozenset[int]:

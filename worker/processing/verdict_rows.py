@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.scoring.session_pattern import parts_of
 from worker.processing.feedback import Applied, Feedback, Severity
 from worker.processing.scorer import Scorer
 from worker.processing.session_columns import SessionColumns
@@ -58,18 +59,18 @@ class VerdictRows:
             of_session[int(rows.sessions[row])].append(row)
         for mine in of_session.values():
             mine.sort(key=rows.events.__getitem__)
-            # What a session has so far only grows: once it is beyond every such pattern it stays so.
-            held = bisect_left(mine, True, key=lambda row: not self._holds_back(_sequence(sessions, rows, row)))
-            found[mine[:held]] = MUTED
+            # What is certain of a session only grows: once there is something, and once it is beyond every such
+            # pattern, it stays so.
+            so_far = lru_cache(None)(lambda row: self._so_far(_sequence(sessions, rows, row)))
+            begin = bisect_left(mine, True, key=lambda row: bool(parts_of(so_far(row))))
+            end = bisect_left(mine, True, begin, key=lambda row: not self._feedback.holds_back(so_far(row)))
+            found[mine[begin:end]] = MUTED
         return found
 
     def applied(self, sequence: bytes, scored: Severity) -> Applied | None:
         """What the final record of a session says of its pattern, by its events; None where it has none."""
         pattern = self._pattern(sequence)
         return None if pattern is None else Applied(pattern, self._feedback.verdict(pattern), scored)
-
-    def _holds_back(self, sequence: bytes) -> bool:
-        return self._feedback.holds_back(self._so_far(sequence))
 
 
 def _sequence(sessions: SessionColumns, rows: Judged, row: int) -> bytes:
