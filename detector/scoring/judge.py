@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
@@ -28,7 +29,7 @@ from detector.scoring.calibration import CRITICAL_SCORE, MAX_LEVEL, SURPRISE_LEV
 from detector.scoring.count_vectors import CountVectors
 from detector.scoring.families import Example, Families, Family, Verdict, Way, code_of, name_of, ways, ways_of
 from detector.scoring.reasons import Reason
-from detector.scoring.tolerances import KINDS, MORE, RARE_TEMPLATE, Tolerances
+from detector.scoring.tolerances import KINDS, MORE, RARE_TEMPLATE, Broken, Tolerances
 from detector.text.vocabulary import UNK, Vocabulary
 
 Integers = npt.NDArray[np.int64]
@@ -96,6 +97,7 @@ class _Document(_Part):
         return self
 
 
+_REMEMBERED: Final = 1_024  # sequences of which it is known what they break: one is asked about more than once
 _EARLY_BAND: Final = 1e-3  # how far early warnings of different levels are apart
 _BELOW_CRITICAL: Final = CRITICAL_SCORE - 1e-4  # further than a float32 or the digits of a record can blur
 
@@ -125,6 +127,7 @@ class Judge:
     def __init__(self, tolerances: Tolerances, families: Families) -> None:
         self.tolerances = tolerances
         self.families = families
+        self._broken_of = lru_cache(_REMEMBERED)(self._look_at)
 
     def to_json(self) -> bytes:
         """Return the content of `tolerances.json`: the same bytes for the same tolerances and verdicts."""
@@ -237,6 +240,27 @@ class Judge:
                 after[session] = SoFar(evident and not harmless, evident, harmless)
         return suspect, after
 
+    def ways(self, events: Integers) -> tuple[Way, ...]:
+        """What a complete session breaks, by its tokens, (n,)."""
+        return ways(self._broken(events))
+
+    def ways_so_far(self, events: Integers) -> tuple[Way, ...]:
+        """What a session that goes on breaks for good: rare templates that nothing makes likely, and too many."""
+        tokens, counts = np.unique(np.maximum(events, UNK), return_counts=True)
+        _, lone, most = self.tolerances.on_the_way(tokens)
+        broken = ((lone, RARE_TEMPLATE), (counts > most, MORE))
+        known = [token if self.tolerances.knows(token) else UNK for token in tokens.tolist()]
+        found = {Way(KINDS[kind], known[at], 0) for is_broken, kind in broken for at in np.flatnonzero(is_broken)}
+        return tuple(sorted(found))
+
+    def _broken(self, events: Integers) -> list[Broken]:
+        return self._broken_of(events.tobytes())
+
+    def _look_at(self, sequence: bytes) -> list[Broken]:
+        events = np.frombuffer(sequence, np.int64)
+        [broken] = self.tolerances.broken(CountVectors.of(events, np.array([0, len(events)])))
+        return broken
+
     def reason(self, events: Integers, vocabulary: Vocabulary) -> Reason | None:
         """Why a complete session stands out; None where it does not, or only as people said it may.
 
@@ -244,7 +268,7 @@ class Judge:
             events: its tokens, (n,).
             vocabulary: of these.
         """
-        [broken] = self.tolerances.broken(CountVectors.of(events, np.array([0, len(events)])))
+        broken = self._broken(events)
         if not broken:
             return None
         own = ways(broken)
