@@ -33,7 +33,7 @@ from detector.errors import CheckpointError
 from detector.model.model import DetectorModel, ModelConfig
 from detector.reading import ReadingRecord
 from detector.scoring.calibration import Calibration
-from detector.scoring.count_profile import CountProfile
+from detector.scoring.count_profile import Bounds, CountProfile
 from detector.scoring.judge import Judge
 from detector.text.vocabulary import VOCABULARY_FILE, Vocabulary
 
@@ -45,8 +45,11 @@ MANIFEST_FILE: Final = "manifest.json"
 _WITHOUT_TOLERANCES = "it was trained with labels, on sessions vouched for as normal, or by an older version"
 # Beside the model's weights; the last is there only where the table does not hold all vectors.
 _VECTORS, _WEIGHTS, _SEEN = (f"count_profile.{name}" for name in ("vectors", "weights", "seen"))
+_BOUNDS = tuple(f"count_profile.{name}" for name in Bounds._fields)
 TOLERANCES_FILE: Final = "tolerances.json"
 FILES = (MODEL_FILE, VOCABULARY_FILE, MANIFEST_FILE)
+EXPECTED_WARNINGS: Final = "normals.warning.later"
+"""Name of `TrainingRecord.expected_warnings` among the metrics."""
 
 File = Literal["model.safetensors", "vocabulary.json", "tolerances.json"]
 
@@ -78,6 +81,11 @@ class TrainingRecord:
     metrics: dict[str, float]
     score_shares: list[float] | None = None
     sketch: list[int] | None = None
+
+    @property
+    def expected_warnings(self) -> float | None:
+        """Share of normal sessions of another time that are warnings by the training; None where it does not say."""
+        return self.metrics.get(EXPECTED_WARNINGS)
 
 
 class Manifest(BaseModel):
@@ -151,6 +159,8 @@ def save(
     weights[_VECTORS], weights[_WEIGHTS] = map(torch.from_numpy, (profile.vectors, profile.weights))
     if len(profile.seen):
         weights[_SEEN] = torch.from_numpy(profile.seen.view(np.int64))
+    if profile.bounds is not None:
+        weights |= dict(zip(_BOUNDS, map(torch.from_numpy, profile.bounds), strict=True))
     contents: dict[File, bytes] = {
         MODEL_FILE: safetensors.torch.save(weights),
         VOCABULARY_FILE: vocabulary.to_json(),
@@ -247,7 +257,8 @@ def load(directory: Path) -> Checkpoint:
         raise CheckpointError(f"{directory / MODEL_FILE}: {error}") from error
     try:
         seen = weights.pop(_SEEN).numpy().view(np.uint64) if _SEEN in weights else None
-        profile = CountProfile(weights.pop(_VECTORS).numpy(), weights.pop(_WEIGHTS).numpy(), seen)
+        bounds = Bounds(*(weights.pop(name).numpy() for name in _BOUNDS)) if _BOUNDS[0] in weights else None
+        profile = CountProfile(weights.pop(_VECTORS).numpy(), weights.pop(_WEIGHTS).numpy(), seen, bounds)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{directory / MODEL_FILE}: the count profile: {error}") from error
     try:

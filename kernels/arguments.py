@@ -1,7 +1,8 @@
 """What the public entries have in common: checks of their arguments and the choice of a backend."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
@@ -34,6 +35,15 @@ class Operands(NamedTuple):
     mimo_z: Tensor
     mimo_o: Tensor
     D: Tensor
+
+    @classmethod
+    def projected(cls, projected: Tensor, n_angles: int, weights: Sequence[Tensor]) -> Self:
+        """Columns of a projection, as `kernels.mamba3_mixer` has them, and the weights in order; A stands for adt."""
+        (H, R, N), P, T = weights[0].shape, weights[2].shape[2], projected.shape[0]
+        sections = [H * P, H * P, R * N, R * N, H, H, H, n_angles]
+        parts = torch.split(projected, [*sections, projected.shape[1] - sum(sections)], 1)
+        z, x, B, C, step, A, trap, angles, _ = parts
+        return cls(C.view(T, R, N), B.view(T, R, N), x.view(T, H, P), z.view(T, H, P), A, step, trap, angles, *weights)
 
     def with_contiguous_tokens(self) -> "Operands":
         """Copies what the Triton kernels do not read as it lies: weights as a whole, else each token's numbers."""

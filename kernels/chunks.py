@@ -69,15 +69,18 @@ class Chunks:
         """(T, ...) to (c, length, ...)."""
         return packed.index_select(0, self.tokens).view(self.count, self.length, *packed.shape[1:])
 
-    def scan(self, decay: Tensor, state: Tensor) -> Tensor:
+    def scan(self, state: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
         """Runs state[i] += decay[i] * state[previous[i]] along every sequence, in log2(most chunks) steps.
 
         What a chunk gets depends on its own sequence and its index there only, bit for bit: the sums are associated by
         the chunk's index, and a step leaves every chunk alone that has too few predecessors.
 
         Args:
-            decay: (c, ...) factor from the chunk before, broadcastable to `state`.
             state: (c, ...) what each chunk adds.
+            decay: (c, ...) factor from the chunk before, broadcastable to `state`.
+
+        Returns:
+            The states, and of each chunk the product of the factors from its sequence's first chunk on.
         """
         previous, reach = self.previous, 1
         while reach < len(self.from_index) - 1:
@@ -88,4 +91,4 @@ class Chunks:
             decay = torch.cat((decay_head, decay_tail * decay.index_select(0, before)))
             previous = previous[previous]
             reach *= 2
-        return state
+        return state, decay

@@ -79,7 +79,8 @@ def mamba3_mimo(
         backend: "reference" is plain PyTorch and runs anywhere. "triton" runs on CUDA devices, for float32 and
             bfloat16, ranks 1, 2, 4 and 8, and N and P from 16 to 128; equal sequences get bit-equal results from it,
             whatever they are packed with, also when cut in two calls at a multiple of `kernels.packing.SEGMENT`
-            tokens. "auto" is "triton" where that can run, else "reference".
+            tokens. On the CPU so they do from the reference, cut at one of `REFERENCE_SEGMENT`. "auto" is "triton"
+            where that can run, else "reference".
 
     Returns:
         (T, H, P) in x's dtype, and the final states (an empty sequence's is its initial state) or None.

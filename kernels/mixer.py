@@ -65,18 +65,15 @@ def mamba3_mixer(
     if n_angles < 0:
         raise ValueError(f"n_angles is {n_angles}; it must be at least 0")
     (H, R, N), P = B_bias.shape, mimo_x.shape[2]
-    sections = [H * P, H * P, R * N, R * N, H, H, H, n_angles]
-    T, columns = projected.shape
-    if columns < sum(sections):
+    least = 2 * H * P + 2 * R * N + 3 * H + n_angles
+    if projected.shape[1] < least:
         raise ValueError(
             f"projected has shape {tuple(projected.shape)}; with H={H}, P={P}, N={N}, R={R} and S={n_angles} it must "
-            f"have at least {sum(sections)} columns"
+            f"have at least {least} columns"
         )
-    z, x, B, C, step, A, trap, angles, _ = torch.split(projected, [*sections, columns - sum(sections)], 1)
-    z, x, B, C = z.view(T, H, P), x.view(T, H, P), B.view(T, R, N), C.view(T, R, N)
     weights = (C_bias, B_bias, mimo_x, mimo_z, mimo_o, D)
     # Of the right shapes; what becomes of step and A is decided below.
-    operands = Operands(C, B, x, z, A, step, trap, angles, *weights)
+    operands = Operands.projected(projected, n_angles, weights)
     sizes = check_operands(operands, rows="T")
     for name, tensor, size in (("dt_bias", dt_bias, H), ("B_norm", B_norm, N), ("C_norm", C_norm, N)):
         check(name, tensor, (size,), f"H={H} and N={N}", projected)
@@ -85,14 +82,25 @@ def mamba3_mixer(
         from kernels.triton.mixer import mamba3_mixer_triton
 
         return mamba3_mixer_triton(projected, n_angles, dt_bias, B_norm, C_norm, weights, packing)
-    wide = torch.float64 if projected.dtype == torch.float64 else torch.float32
-    dt = _softplus(step.to(wide) + dt_bias)
-    A = A.to(wide)
-    rate = _positive(A) + 1 / (1 + _positive(-A))
-    C, B = rms_norm(C, C_norm), rms_norm(B, B_norm)
-    adt = -rate.clamp(min=LEAST_RATE) * dt
-    y, _ = mamba3_mimo(C, B, x, z, adt, dt, trap, angles, *weights, packing, backend="reference")
+    y, _ = mamba3_mimo(*activated(operands, dt_bias, B_norm, C_norm), packing, backend="reference")
     return y.flatten(1)
+
+
+def activated(operands: Operands, dt_bias: Tensor, B_norm: Tensor, C_norm: Tensor) -> Operands:
+    """The operation's arguments in plain PyTorch, of a projection's columns.
+
+    Args:
+        operands: as they come from the projection (`Operands.projected`).
+        dt_bias: (H,).
+        B_norm: (N,).
+        C_norm: (N,).
+    """
+    wide = torch.float64 if operands.x.dtype == torch.float64 else torch.float32
+    dt = _softplus(operands.dt.to(wide) + dt_bias)
+    A = operands.adt.to(wide)
+    rate = _positive(A) + 1 / (1 + _positive(-A))
+    C, B = rms_norm(operands.C, C_norm), rms_norm(operands.B, B_norm)
+    return operands._replace(C=C, B=B, adt=-rate.clamp(min=LEAST_RATE) * dt, dt=dt)
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:

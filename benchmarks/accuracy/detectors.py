@@ -126,7 +126,7 @@ class Product:
         if task.as_they_come:
             return self._as_they_come(task, trained)
         normal = training.select(training.labels != ANOMALOUS)
-        held_out = replace(trained, profile=CountProfile.fit(normal.sequences, normal.counts))
+        held_out = replace(trained, profile=CountProfile.fit(normal.sequences, normal.counts, trained.profile.bounds))
         validation, test = self._scores(held_out, task.validation), self._scores(trained, task.test)
         early = {name: early_detection(task.test, test, threshold) for name, threshold in SEVERITIES.items()}
         return Outcome(finals(validation), finals(test), SEVERITIES, early)

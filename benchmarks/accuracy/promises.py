@@ -21,11 +21,13 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.accuracy.datasets import Dataset, Integers, require_data
+from benchmarks.accuracy.detectors import training_sessions
 from benchmarks.accuracy.protocols import LAST_SHARE, PROTOCOLS, Protocol, Split
 from benchmarks.accuracy.results import markdown
-from benchmarks.accuracy.tasks import Floats, Part, Task
+from benchmarks.accuracy.tasks import Floats, Task
 from detector.scoring.calibration import CRITICAL_LEVEL, WARNING_LEVEL, Evidence
 from detector.scoring.count_profile import CountProfile
+from detector.training.bounds import bound, expected_share
 
 STRETCHES = {
     "hdfs-first-50-normals": (500, 1_000, 2_000, 4_000),
@@ -39,6 +41,7 @@ class Kept(NamedTuple):
     """Of one test part, all by sessions."""
 
     warnings: float  # share of the normal ones
+    expected: float  # of them, by training
     critical: float
     found: int
     false: int
@@ -47,20 +50,29 @@ class Kept(NamedTuple):
 
 def levels_by_counts(task: Task) -> Floats:
     """Levels of the test part's sessions, as without labels, by how unusual their counts are; 0 for usual ones."""
-    learnt, held_out = task.training, task.validation
-    evidence = Evidence.fit(_unusual([learnt], held_out), held_out.counts.astype(np.float64))
-    nats = _unusual([learnt, held_out], task.test)
-    levels: Floats = np.where(nats > 0, evidence.levels(nats), 0.0)
-    return levels
+    return judged(task)[0]
+
+
+def judged(task: Task) -> tuple[Floats, float]:
+    """`levels_by_counts`, and the share of warnings among normal sessions of another time that training expects."""
+    parts = [training_sessions(part) for part in (task.training, task.validation)]
+    found = bound(*parts)
+    evidence = Evidence.across_time(found.alike, found.later)
+    known = parts[0].joined(parts[1])
+    profile = CountProfile.fit(known.sequences, known.counts, found.bounds)
+    bounds = np.append(0, np.cumsum([len(tokens) for tokens in task.test.tokens])).astype(np.int64)
+    nats = profile.judge(np.concatenate(task.test.tokens), bounds).final
+    return np.where(nats > 0, evidence.levels(nats), 0.0), expected_share(found.later, evidence)
 
 
 def kept(task: Task) -> Kept:
     """What the thresholds come to on the test part."""
-    levels, part = levels_by_counts(task), task.test
+    (levels, expected), part = judged(task), task.test
     normal, alarm = ~part.anomalous, levels >= WARNING_LEVEL
     of_normal = part.counts[normal]
     return Kept(
         warnings=float(of_normal @ alarm[normal] / of_normal.sum()),
+        expected=expected,
         critical=float(of_normal @ (levels[normal] >= CRITICAL_LEVEL) / of_normal.sum()),
         found=int(part.counts[alarm & ~normal].sum()),
         false=int(part.counts[alarm & normal].sum()),
@@ -99,26 +111,20 @@ def divided(rows: Integers, sessions: int, seed: int) -> Split:
     return Split(mine[~held_out], mine[held_out], rows[start + sessions : start + 2 * sessions])
 
 
-def _unusual(known: Sequence[Part], part: Part) -> Floats:
-    sequences = [tokens for each in known for tokens in each.tokens]
-    profile = CountProfile.fit(sequences, np.concatenate([each.counts for each in known]))
-    bounds = np.append(0, np.cumsum([len(tokens) for tokens in part.tokens])).astype(np.int64)
-    return profile.judge(np.concatenate(part.tokens), bounds).final
-
-
 @dataclass(frozen=True)
 class _Row:
     title: str
     all: Sequence[Kept]
 
     def cells(self) -> list[str]:
-        warnings, critical = (np.array([getattr(each, name) for each in self.all]) for name in ("warnings", "critical"))
-        found, false, anomalous = (sum(getattr(each, name) for each in self.all) for name in Kept._fields[2:])
+        warnings, expected, critical = (np.array([each[at] for each in self.all]) for at in range(3))
+        found, false, anomalous = (sum(each[at] for each in self.all) for at in range(3, 6))
         f1 = f"{2 * found / (found + false + anomalous):.3f}" if anomalous else "-"
         return [
             self.title,
             f"{warnings.mean():.2%} ({warnings.min():.2%} to {warnings.max():.2%})",
             f"{int((warnings > 0.01).sum())} of {len(self.all)}",
+            f"{expected.mean():.2%} ({expected.min():.2%} to {expected.max():.2%})",
             f"{critical.mean():.2%} ({critical.min():.2%} to {critical.max():.2%})",
             f"{found:,} of {anomalous:,}",
             f1,
@@ -139,7 +145,7 @@ def main() -> None:
             rows.append(_row(protocol, seeds))
     for name, lengths in STRETCHES.items():
         rows += [_row(stretch_of(name, length), arguments.times) for length in lengths]
-    header = "sessions|normals at 0.7|above 1 %|normals at 0.95|found at 0.7|F1"
+    header = "sessions|normals at 0.7|above 1 %|expected|normals at 0.95|found at 0.7|F1"
     table = markdown(header, [row.cells() for row in rows])
     Console().print(table, highlight=False, soft_wrap=True)
     if arguments.report:

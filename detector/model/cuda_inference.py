@@ -9,7 +9,7 @@
 import gc
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
@@ -20,13 +20,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from detector.model.carried import CarriedPass, StatePool
 from detector.model.model import Block, DetectorModel
 from detector.text.vocabulary import BOS, UNK
 from detector.text.word_hashes import TEXT_FEATURES
+from kernels.carried import Pieces, put_back
 from kernels.packing import SEGMENT, Packing
+from kernels.state import Mamba3State
 from kernels.triton import INTERPRETED
 from kernels.triton.inference.embedding_and_heads import Embedding, Heads
-from kernels.triton.inference.layer import LayerWeights, layer_forward
+from kernels.triton.inference.layer import LayerWeights, layer_carried_on, layer_forward
 from kernels.triton.inference.projections import Stream
 
 # Running a model of the reference size on so many tokens takes longer than launching its kernels one by one.
@@ -35,6 +38,8 @@ MOST_SHAPED_TOKENS = 8192
 _FEWEST_SHAPED_TOKENS = 128
 _FEWEST_SHAPED_SESSIONS = 16
 _MOST_SHAPES = 64
+# Of sessions that go on, as many as take a tenth of a gigabyte of states a block in the reference size.
+_MOST_SHAPED_SLOTS = 768
 _USES_BEFORE_ANOTHER_CAPTURE = 100
 
 # Waits for a pass and returns what `PreparedModel.begin` says.
@@ -113,6 +118,47 @@ class PreparedModel:
 
             return fetch
 
+    @torch.inference_mode()
+    def carry_on(self, going: CarriedPass, pool: StatePool) -> Fetch:
+        """Have the device work out what the model says of sessions that go on, and go on meanwhile.
+
+        Returns:
+            As `begin`, of each row the surprise of its follower.
+        """
+        with torch.cuda.device_of(self._heads.matrix):  # type: ignore[no-untyped-call]
+            timer = _Timer(self.device)
+            if going.single and len(going.tokens) <= MOST_SHAPED_TOKENS and len(going.slots) <= _MOST_SHAPED_SLOTS:
+                measured = self._shapes.carry_on(going, pool.layers)
+                seconds = timer.stop()()
+                return lambda: (measured, seconds)
+            out = torch.empty(2, len(going.tokens), dtype=torch.float32, device=self.device)
+            # What a row is asked about is what the heads find one place further.
+            tokens = self._on_device(np.stack((going.tokens, np.roll(going.followers, 1))))
+            self.run_carried(tokens, going.pieces(self.device), pool.layers, out)
+            fetched = torch.empty(out.shape, dtype=out.dtype, pin_memory=self.device.type == "cuda")
+            fetched.copy_(out, non_blocking=True)
+            stop = timer.stop()
+
+            def fetch() -> tuple[npt.NDArray[np.float32], float]:
+                seconds = stop()
+                return fetched.numpy(), seconds
+
+            return fetch
+
+    def run_carried(self, tokens: Tensor, pieces: Pieces, layers: Sequence[Mamba3State], out: Tensor) -> None:
+        """Launch the model as `run`, on rows of tokens and, one place further each, followers, (2, T)."""
+        stream = Stream.empty(tokens.shape[1], self._d_model, self._dtype, self.device)
+        self._embedding(tokens[0], stream)
+        after = [
+            layer_carried_on(stream, weights, pieces, states)
+            for weights, states in zip(self._layers, layers, strict=True)
+        ]
+        self._heads(stream, tokens[1], out)
+        # Once all is launched: what does not fit the device's memory leaves the states as they are.
+        for states, left in zip(layers, after, strict=True):
+            if left is not None:
+                put_back(pieces, states, left)
+
     def _on_device(self, tokens: npt.NDArray[np.int64]) -> Tensor:
         if self.device.type != "cuda":
             return torch.from_numpy(tokens)
@@ -161,8 +207,9 @@ class _Shapes:
     def __init__(self, model: PreparedModel) -> None:
         self._model = model
         device, on_gpu = model.device, model.device.type == "cuda"
-        # A session has at least two tokens, BOS and EOS, and of each session there is a row of four int32.
-        room = 2 * MOST_SHAPED_TOKENS
+        # A session has at least two tokens, BOS and EOS, and of each session there is a row of four int32. Those that
+        # go on have followers, too, and slots.
+        room = 2 * MOST_SHAPED_TOKENS + 4 * _MOST_SHAPED_SLOTS
         self._staged = torch.empty(room, dtype=torch.int64, pin_memory=on_gpu)
         self._inputs = torch.empty(room, dtype=torch.int64, device=device)
         self._outputs = torch.empty(room, dtype=torch.float32, device=device)
@@ -171,20 +218,36 @@ class _Shapes:
         self._capture: _Capture | None = partial(_captured, torch.cuda.graph_pool_handle()) if on_gpu else None
         self._uses_to_wait = 0  # before anything is captured
         self._on_gpu = on_gpu
-        self._shapes: OrderedDict[tuple[int, int], _Shape] = OrderedDict()
+        self._layers: Sequence[Mamba3State] | None = None  # that shapes of sessions that go on have their states in
+        self._shapes: OrderedDict[tuple[int, int, bool], _Shape] = OrderedDict()
 
     def measure(
         self, tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.float32]:
         T, n = len(tokens), len(lengths)
         n_tokens, n_sessions = _rounded_up(T, _FEWEST_SHAPED_TOKENS), _rounded_up(n, _FEWEST_SHAPED_SESSIONS)
-        shape = self._shape(n_tokens, n_sessions)
-        n_inputs, n_outputs = n_tokens + 2 * n_sessions, 2 * n_tokens
-        staged = self._staged[:n_inputs].numpy()
+        shape = self._shape(n_tokens, n_sessions, None)
+        staged = self._staged[: n_tokens + 2 * n_sessions].numpy()
         staged[:T], staged[T:n_tokens] = tokens, BOS
-        segments = staged[n_tokens:].view(np.int32).reshape(n_sessions, 4)
-        segments[:n, 0], segments[:n, 1], segments[:n, 2:] = starts, lengths, (0, -1)
-        segments[n:] = 0
+        _fill(staged[n_tokens:].view(np.int32).reshape(n_sessions, 4), starts, lengths)
+        return self._run(shape, len(staged), n_tokens)[:, :T].copy()
+
+    def carry_on(self, going: CarriedPass, layers: Sequence[Mamba3State]) -> npt.NDArray[np.float32]:
+        """Likewise of sessions that go on, whose states are in these layers of a pool."""
+        T, n, bounds = len(going.tokens), len(going.slots), going.rest_bounds
+        n_tokens, n_sessions = _rounded_up(T, _FEWEST_SHAPED_TOKENS), _rounded_up(n, _FEWEST_SHAPED_SESSIONS)
+        shape = self._shape(n_tokens, n_sessions, layers)
+        staged = self._staged[: 2 * n_tokens + 3 * n_sessions].numpy()
+        tokens, asked, table, slots = np.split(staged, np.cumsum([n_tokens, n_tokens, 2 * n_sessions]))
+        tokens[:T], tokens[T:] = going.tokens, BOS
+        asked[0], asked[1:T], asked[T:] = BOS, going.followers[:-1], BOS
+        _fill(table.view(np.int32).reshape(n_sessions, 4), bounds[:-1], np.diff(bounds))
+        slots[:n], slots[n:] = going.slots, going.slots[0]
+        return self._run(shape, len(staged), n_tokens)[:, :T].copy()
+
+    def _run(self, shape: "_Shape", n_inputs: int, n_tokens: int) -> npt.NDArray[np.float32]:
+        """What a shape makes of so many staged inputs, (2, n_tokens), until the next one runs."""
+        n_outputs = 2 * n_tokens
         self._inputs[:n_inputs].copy_(self._staged[:n_inputs], non_blocking=True)
         try:
             shape.run(self._graph_of if self._capture is not None and not self._uses_to_wait else None)
@@ -194,7 +257,7 @@ class _Shapes:
             # Also after an error: what is staged must not change before it is copied.
             if self._on_gpu:
                 torch.cuda.current_stream().synchronize()
-        return self._fetched[:n_outputs].numpy().reshape(2, n_tokens)[:, :T].copy()
+        return self._fetched[:n_outputs].numpy().reshape(2, n_tokens)
 
     def _graph_of(self, launch: Callable[[], None]) -> Callable[[], None]:
         assert self._capture is not None
@@ -203,18 +266,30 @@ class _Shapes:
         self._uses_to_wait = 0
         return replay
 
-    def _shape(self, n_tokens: int, n_sessions: int) -> "_Shape":
-        shape = self._shapes.pop((n_tokens, n_sessions), None)
+    def _shape(self, n_tokens: int, n_sessions: int, layers: Sequence[Mamba3State] | None) -> "_Shape":
+        if layers is not None and layers is not self._layers:
+            # What was captured has the addresses of a pool that has grown since.
+            self._shapes = OrderedDict((key, shape) for key, shape in self._shapes.items() if not key[2])
+            self._layers = layers
+        key = n_tokens, n_sessions, layers is not None
+        shape = self._shapes.pop(key, None)
         if shape is None:
-            shape = _Shape(self._model, self._inputs, self._outputs, n_tokens, n_sessions)
+            shape = _Shape(self._model, self._inputs, self._outputs, n_tokens, n_sessions, layers)
             while len(self._shapes) >= _MOST_SHAPES:
                 self._shapes.popitem(last=False)
-        self._shapes[n_tokens, n_sessions] = shape
+        self._shapes[key] = shape
         return shape
 
 
+def _fill(table: npt.NDArray[np.int32], starts: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32]) -> None:
+    """A table of segments (sessions or more, 4) of sessions that are one segment each; the others have no tokens."""
+    n = len(lengths)
+    table[:n, 0], table[:n, 1], table[:n, 2:] = starts, lengths, (0, -1)
+    table[n:] = 0
+
+
 class _Shape:
-    """Runs the model on a number of tokens and of sessions, the last of which are fillings.
+    """Runs the model on a number of tokens and of sessions, the last of which are fillings, afresh or from a pool.
 
     The fillings' tokens belong to no session, and sessions that are fillings have no tokens. What is computed of such
     tokens is anybody's guess, but rows do not mix.
@@ -227,13 +302,20 @@ class _Shape:
         outputs: Tensor,
         n_tokens: int,
         n_sessions: int,
+        layers: Sequence[Mamba3State] | None,
     ) -> None:
         self._model = model
-        self._tokens = inputs[:n_tokens]
-        segments = inputs[n_tokens : n_tokens + 2 * n_sessions].view(torch.int32).view(n_sessions, 4)
-        # Without sessions of more than one segment, the kernels read nothing but the table of segments.
-        nothing = segments.new_zeros(1)
-        self._packing = Packing(nothing, n_tokens, segments, nothing)
+        n_rows = n_tokens if layers is None else 2 * n_tokens
+        self._tokens, rest = inputs[:n_rows], inputs[n_rows:]
+        segments = rest[: 2 * n_sessions].view(torch.int32).view(n_sessions, 4)
+        # Without states and sessions of more than one segment, the kernels read nothing but the table of segments.
+        numbers = segments.new_zeros(1)
+        self._layers = layers
+        if layers is not None:
+            numbers = torch.arange(n_sessions + 1, dtype=torch.int32, device=inputs.device)
+        self._packing = Packing(numbers, n_tokens, segments, numbers)
+        slots = rest[2 * n_sessions : 3 * n_sessions]
+        self._pieces = Pieces(None, self._packing, slots, slots[:0])
         self._out = outputs[: 2 * n_tokens].view(2, n_tokens)
         self._uses = 0
         self._replay: Callable[[], None] | None = None
@@ -249,7 +331,10 @@ class _Shape:
             self._replay()
 
     def _launch(self) -> None:
-        self._model.run(self._tokens, self._packing, self._out)
+        if self._layers is None:
+            self._model.run(self._tokens, self._packing, self._out)
+        else:
+            self._model.run_carried(self._tokens.view(2, -1), self._pieces, self._layers, self._out)
 
 
 def _captured(pool: "torch.cuda._POOL_HANDLE", launch: Callable[[], None]) -> Callable[[], None]:

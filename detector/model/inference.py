@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from detector.errors import DeviceError
+from detector.model.carried import CarriedPass, GoingOn, StatePool, Told
 from detector.model.model import DetectorModel
 from detector.text.vocabulary import BOS, EOS, UNK
+from kernels.carried import put_back
+from kernels.packing import REFERENCE_SEGMENT, SEGMENT
 
 if TYPE_CHECKING:
     from detector.model.cuda_inference import PreparedModel
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
 Backend = Literal["auto", "triton", "reference"]
 Tokens = npt.NDArray[np.int64]
 
+Result = TypeVar("Result")
 # A forward pass that is under way: waits for it and returns what it measured, and the seconds that it took.
-_Pass = Callable[[], tuple["Measured", float]]
+_Pass = Callable[[], tuple[Result, float]]
 
 # Rows of the log-softmax at a time, in logits: bounds its memory for large vocabularies.
 _SOFTMAX_LOGITS = 1 << 22
@@ -237,19 +241,42 @@ class Inference:
             DeviceError: the device's memory does not even hold one session.
         """
         lengths = np.diff(ends, prepend=0)
+        return self._in_passes(lengths, lambda chosen: self._begin(tokens, ends, chosen))
+
+    def pool(self, most: int) -> StatePool | None:
+        """A pool of states for at most so many sessions that go on; None where the model has none to carry."""
+        if self._prepared is None and self._device.type != "cpu":
+            return None  # no promise holds there that a score is the same bits
+        return StatePool(self._model, most, REFERENCE_SEGMENT if self._prepared is None else SEGMENT)
+
+    def carry_on(self, given: GoingOn, pool: StatePool) -> Iterator[Told]:
+        """Measure the new events of sessions that go on, once each, as `measure` does, and carry their states on.
+
+        What is told of a session was measured with all that was carried of it before.
+
+        Raises:
+            DeviceError: as `measure`.
+        """
+        lengths = np.diff(given.ends, prepend=0)
+        return self._in_passes(lengths, lambda chosen: self._begin_carried(CarriedPass(given, chosen, pool), pool))
+
+    def _in_passes(
+        self, lengths: npt.NDArray[np.int64], begin: Callable[[npt.NDArray[np.int64]], _Pass[Result]]
+    ) -> Iterator[Result]:
+        """What passes over sessions of these lengths measure, the longest first."""
         order = np.argsort(-lengths, kind="stable")
         done = 0
-        under_way: _Pass | None = None
+        under_way: _Pass[Result] | None = None
         while done < len(order):
             rest = order[done:]
             chosen = rest[next(batches(lengths[rest], self.batch_tokens))]
-            begun = self._attempt(tokens, ends, chosen)
+            begun = self._attempt(begin, chosen)
             if under_way is not None:
                 yield self._ended(under_way)
                 under_way = None
             if begun is None and len(chosen) == 1:
                 # All that was kept for later is free now, and what was captured as a graph is launched without one.
-                begun = self._attempt(tokens, ends, chosen)
+                begun = self._attempt(begin, chosen)
                 if begun is None:
                     raise DeviceError(
                         f"{self._device} has not enough memory for one session of {lengths[chosen[0]]} events"
@@ -269,15 +296,17 @@ class Inference:
         if under_way is not None:
             yield self._ended(under_way)
 
-    def _ended(self, under_way: _Pass) -> Measured:
+    def _ended(self, under_way: _Pass[Result]) -> Result:
         measured, seconds = under_way()
         self.busy_s += seconds
         return measured
 
-    def _attempt(self, tokens: Tokens, ends: Tokens, chosen: npt.NDArray[np.int64]) -> _Pass | None:
+    def _attempt(
+        self, begin: Callable[[npt.NDArray[np.int64]], _Pass[Result]], chosen: npt.NDArray[np.int64]
+    ) -> _Pass[Result] | None:
         """A pass that is under way; None when the device's memory does not hold these sessions."""
         try:
-            return self._begin(tokens, ends, chosen)
+            return begin(chosen)
         except RuntimeError as error:
             # PyTorch's allocator has an error of its own; Triton's launches and CUDA graphs only say so.
             if not (isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)):
@@ -287,7 +316,7 @@ class Inference:
             torch.cuda.empty_cache()
         return None
 
-    def _begin(self, tokens: Tokens, ends: Tokens, chosen: npt.NDArray[np.int64]) -> _Pass:
+    def _begin(self, tokens: Tokens, ends: Tokens, chosen: npt.NDArray[np.int64]) -> _Pass[Measured]:
         began = perf_counter()
         packed, bounds = _packed(tokens, ends, chosen)
         positions = np.delete(np.arange(len(packed)), bounds[:-1])
@@ -303,6 +332,33 @@ class Inference:
             return Measured(chosen, own_bounds, surprises[positions - 1], logits[positions]), busy_s
 
         return fetched
+
+    def _begin_carried(self, going: CarriedPass, pool: StatePool) -> _Pass[Told]:
+        began = perf_counter()
+        if self._prepared is None:
+            told = going.told(*self._carry_on_model(going, pool))
+            going.has_run()
+            seconds = perf_counter() - began
+            return lambda: (told, seconds)
+        fetch = self._prepared.carry_on(going, pool)
+        going.has_run()
+
+        def fetched() -> tuple[Told, float]:
+            (surprises, logits), busy_s = fetch()
+            return going.told(surprises, logits), busy_s
+
+        return fetched
+
+    @torch.inference_mode()
+    def _carry_on_model(
+        self, going: CarriedPass, pool: StatePool
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        pieces, followers = going.pieces(self._device), torch.from_numpy(going.followers)
+        next_logits, class_logits, after = self._model.carry_on(torch.from_numpy(going.tokens), pieces, pool.layers)
+        surprises = _surprises(next_logits, torch.arange(len(followers)), followers.masked_fill(followers < 0, UNK))
+        for states, left in zip(pool.layers, after, strict=False):
+            put_back(pieces, states, left)
+        return surprises.numpy(), class_logits.float().numpy()
 
     @cached_property
     def _prepared(self) -> PreparedModel | None:
@@ -323,14 +379,19 @@ class Inference:
         packed = Packed(torch.from_numpy(tokens).to(self._device), torch.from_numpy(bounds).to(self._device))
         next_logits, class_logits = self._model(packed.tokens, packed.cu_seqlens, backend=self._backend)
         positions, classes = packed.targets()
-        rows = max(1, _SOFTMAX_LOGITS // next_logits.shape[1])
-        surprises = torch.cat(
-            [
-                -log_probabilities(next_logits[part - 1]).gather(1, targets[:, None]).squeeze(1)
-                for part, targets in zip(torch.split(positions, rows), torch.split(classes, rows), strict=True)
-            ]
-        )
+        surprises = _surprises(next_logits, positions - 1, classes)
         return surprises.cpu().numpy(), class_logits[positions].float().cpu().numpy()
+
+
+def _surprises(logits: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+    """Nats of a class at each of some rows of next-token logits, (rows,)."""
+    at_once = max(1, _SOFTMAX_LOGITS // logits.shape[1])
+    return torch.cat(
+        [
+            -log_probabilities(logits[part]).gather(1, targets[:, None]).squeeze(1)
+            for part, targets in zip(torch.split(rows, at_once), torch.split(classes, at_once), strict=True)
+        ]
+    )
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

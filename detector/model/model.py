@@ -9,8 +9,9 @@ tensor, is put together from functions whose bits do not (`kernels.mixer`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,11 @@ from torch.nn import functional
 
 from detector.text.vocabulary import BOS, UNK
 from detector.text.word_hashes import TEXT_BUCKETS, TEXT_FEATURES, unpack
-from kernels import Backend, mamba3_mixer
+from kernels import Backend, Mamba3State, mamba3_mimo, mamba3_mixer
+from kernels.arguments import Operands
+from kernels.carried import Pieces, carried_on
 from kernels.mamba3 import triton_size_obstacle
-from kernels.mixer import rms_norm
+from kernels.mixer import activated, rms_norm
 from kernels.packing import Packing
 
 _BLOCK = 64
@@ -169,6 +172,32 @@ class Mamba3Layer(nn.Module):
             )
         return _product(y, self.out_proj.weight)
 
+    def carry_on(self, u: Tensor, pieces: Pieces, states: Mamba3State) -> tuple[Tensor, Mamba3State | None]:
+        """Mix the tokens of sequences that go on, in plain PyTorch and without gradients.
+
+        Args:
+            u: (T or more, d_model), a row a token in the order of `pieces`; rows beyond are filling.
+            pieces: where the sequences lie.
+            states: the layer's, of all slots.
+
+        Returns:
+            As many rows as u has, and the states as of `kernels.carried.carried_on`.
+        """
+        projected = functional.linear(u, _whole_blocks(self.in_proj.weight))
+        T = pieces.rest.n_tokens + (0 if pieces.whole is None else pieces.whole.n_tokens)
+        weights = self.C_bias, self.B_bias, self.mimo_x, self.mimo_z, self.mimo_o, self.D
+        operands = Operands.projected(projected[:T], self.n_angles, weights)
+        operands = activated(operands, self.dt_bias, self.B_norm.weight, self.C_norm.weight)
+        y, after = carried_on(operands, pieces, states, _reference)
+        filled = functional.pad(y.flatten(1), (0, 0, 0, u.shape[0] - T))
+        return _product(filled, self.out_proj.weight), after
+
+
+def _reference(
+    operands: Operands, packing: Packing, initial: Mamba3State, final: bool
+) -> tuple[Tensor, Mamba3State | None]:
+    return mamba3_mimo(*operands, packing, initial, final, backend="reference")
+
 
 class Block(nn.Module):
     """A Mamba-3 layer on the normalised residual stream, added to it."""
@@ -189,6 +218,11 @@ class Block(nn.Module):
         """(T, d_model) to (T, d_model)."""
         mixed: Tensor = self.mixer(self.norm(u), cu_seqlens, backend)
         return u + mixed
+
+    def carry_on(self, u: Tensor, pieces: Pieces, states: Mamba3State) -> tuple[Tensor, Mamba3State | None]:
+        """As of the layer."""
+        mixed, after = self.mixer.carry_on(self.norm(u), pieces, states)
+        return u + mixed, after
 
 
 class DetectorModel(nn.Module):
@@ -271,6 +305,33 @@ class DetectorModel(nn.Module):
         u = self._embed(tokens, unknown_mask, unknown_lines)
         for block in self.blocks:
             u = block(u, packing, backend)
+        return self._logits(u, T)
+
+    def carry_on(
+        self, tokens: Tensor, pieces: Pieces, states: Sequence[Mamba3State]
+    ) -> tuple[Tensor, Tensor, list[Mamba3State]]:
+        """What comes after each token of sequences that go on; without gradients, on the CPU.
+
+        Args:
+            tokens: int64 (T,), in the order of `pieces`.
+            pieces: where the sequences lie.
+            states: of each block, of all slots.
+
+        Returns:
+            As `forward`, the same bits as of the whole sequences, and of each block the states after the whole
+            segments, if there are any, for `kernels.carried.put_back`.
+        """
+        T = tokens.numel()
+        u = self._embed(functional.pad(tokens, (0, -T % _BLOCK), value=BOS), None, unknown_lines=True)
+        after = []
+        for block, own in zip(self.blocks, states, strict=True):
+            u, left = cast(Block, block).carry_on(u, pieces, own)
+            if left is not None:
+                after.append(left)
+        return *self._logits(u, T), after
+
+    def _logits(self, u: Tensor, T: int) -> tuple[Tensor, Tensor]:
+        """Of the first T rows."""
         # One product for both heads: a single column has code of its own, too.
         logits = _product(self.norm(u), torch.cat((self.next_token_head.weight, self.class_head.weight)))[:T]
         return logits[:, :-1], logits[:, -1] + self.class_head.bias

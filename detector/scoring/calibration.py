@@ -40,8 +40,10 @@ one.
 Everything here is float64, element by element: a result never depends on its neighbours in the batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -124,6 +126,23 @@ class Tail:
         return level
 
 
+class Evidences(NamedTuple):
+    """Evidence of some normal sessions.
+
+    Attributes:
+        nats: of each, 0 for none, (n,).
+        counts: how many equal sessions each stands for, (n,).
+    """
+
+    nats: Floats
+    counts: Floats
+
+    @classmethod
+    def joined(cls, parts: Sequence["Evidences"]) -> "Evidences":
+        """Of the sessions of all parts, at least one."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Level of the sessions with evidence, from how many normal ones have some and how fast it falls off.
@@ -149,6 +168,16 @@ class Evidence:
         # Nats are -log p already: what few sessions say of their fall is drawn towards one nat a nat.
         mean = (float(counts[some] @ evidence[some]) + _PRIOR_SESSIONS) / (k + _PRIOR_SESSIONS)
         return cls(level=float(np.log10((counts.sum() + 1) / (k + 1))), slope=1 / (mean * float(np.log(10))))
+
+    @classmethod
+    def across_time(cls, alike: Evidences, later: Evidences) -> "Evidence":
+        """As `fit` on normal sessions like those to come.
+
+        Where those of another time have evidence more often, the least of it is not critical for being rare among
+        sessions alike.
+        """
+        evidence = cls.fit(*alike)
+        return replace(evidence, level=min(evidence.level, max(WARNING_LEVEL, cls.fit(*later).level)))
 
     def levels(self, evidence: Floats) -> Floats:
         """Level of sessions with evidence, from `SURPRISE_LEVEL` to `MAX_LEVEL`, ascending."""
@@ -376,18 +405,39 @@ class Calibration:
     final: Combination
 
     @classmethod
-    def fit(cls, validation: SessionStatistics, *, classifier: bool, combine: bool = False) -> "Calibration":
+    def fit(
+        cls,
+        validation: SessionStatistics,
+        *,
+        classifier: bool,
+        combine: bool = False,
+        counted: tuple[Evidences, Evidences] | None = None,
+    ) -> "Calibration":
         """Fit on validation sessions.
 
         Tail and evidence come from all that are not labelled anomalous, at least one; with `classifier` the
         combinations come from the labelled ones, at least one of each kind, and with `combine` the level may take
         part in them.
+
+        Args:
+            validation: the sessions.
+            classifier: whether there is one.
+            combine: whether the level may have a weight beside it.
+            counted: evidence by counts of sessions alike and of another time (`Evidence.across_time`), of far more
+                sessions than there are here, where such is known.
         """
         normal = validation.labels != 1
         counts = validation.counts[normal]
         tail = Tail.fit(validation.highest[normal], counts)
         surprise = tail.level(validation.highest[normal])
-        evidence = Evidence.fit(_evidence(surprise, validation.unusual[normal], validation.seen[normal]), counts)
+        if counted is None:
+            evidence = Evidence.fit(_evidence(surprise, validation.unusual[normal], validation.seen[normal]), counts)
+        else:
+            alike, later = counted
+            order = _evidence(surprise, np.zeros_like(counts), validation.seen[normal])
+            scaled = counts * (alike.counts.sum() / counts.sum())
+            by_order = Evidences(order[order > 0], scaled[order > 0])
+            evidence = Evidence.across_time(Evidences.joined([alike, by_order]), later)
         alone = Combination.of_level_alone()
         calibration = cls(tail=tail, evidence=evidence, early=alone, final=alone)
         if not classifier:

@@ -25,9 +25,18 @@ the greatest one left out (Duffield, Lund and Thorup 2007), and beside it, for e
 count. Weights are in units of t, so a sampled vector counts as one session, and what the table says is as sure as a
 sample of its size can be. u is made of the vector, so the table depends on no order and no seed. That a vector was
 seen is remembered of all of them, by a number of 64 bits.
+
+Where no label says what is wrong, the counts alone make alarms, and two more rules (`Bounds`) bound these:
+
+- Two looks at a session have to agree. The table is exact about which counts go together, so it takes for unusual what
+  is only a new mixture of known behaviours, or more of one; tolerances (`detector.scoring.tolerances`) know only what
+  nearly all sessions have in common, and how far it may go. Counts that break no tolerance are not unusual.
+- What normal sessions of another time did, too, is no evidence. A template whose counts are *habitually* unusual, when
+  the profile of one half of the time judges the other half (`detector.training.bounds`), makes none.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple, Self
 
@@ -38,6 +47,8 @@ from scipy.sparse import csr_array
 from detector.scoring import count_profile_loop as loop
 from detector.scoring.count_profile_loop import MOST_UNUSUAL, NONE, UNUSUAL, WORD, Known
 from detector.scoring.count_vectors import Codes, CountVectors, code
+from detector.scoring.learning import learn_vectors
+from detector.scoring.tolerances import RARE, Tolerances
 from detector.text.vocabulary import UNK
 
 Integers = npt.NDArray[np.int64]
@@ -47,6 +58,7 @@ Flags = npt.NDArray[np.bool_]
 MAX_VECTORS = 1 << 14
 """Distinct count vectors in the table: bounds its size and the time that judging one session takes."""
 
+_ANY = 1 << 62  # a count that nothing reaches
 _EXACT = 8  # counts up to this have a group each
 _GROUPS_PER_DOUBLING = 2
 _TOKENS_AT_ONCE = 32  # whose counts are compared with all others
@@ -67,6 +79,19 @@ class Judged(NamedTuple):
     seen: Flags
 
 
+class Bounds(NamedTuple):
+    """What bounds the alarms that counts make.
+
+    Attributes:
+        habitual: tokens whose unusual counts say nothing, ascending, (k,).
+        after, before: of `Tolerances`, which the table does not hold.
+    """
+
+    habitual: Integers
+    after: Integers
+    before: Integers
+
+
 class CountProfile:
     """The counts of normal sessions.
 
@@ -75,12 +100,15 @@ class CountProfile:
         weights: int64 (rows,), how many sessions had each vector; in a sample, in units of what its least ones stand
             for.
         seen: numbers of the vectors that sessions had and the table has not, uint64 (others,); none by default.
+        bounds: on what is unusual; none by default.
 
     Raises:
         ValueError: the first two do not fit.
     """
 
-    def __init__(self, vectors: Integers, weights: Integers, seen: Codes | None = None) -> None:
+    def __init__(
+        self, vectors: Integers, weights: Integers, seen: Codes | None = None, bounds: Bounds | None = None
+    ) -> None:
         if vectors.ndim != 2 or vectors.shape[1] != 3 or weights.ndim != 1 or not len(weights):
             raise ValueError(f"vectors {vectors.shape} and weights {weights.shape}; expected (k, 3) and (rows,)")
         rows, tokens, counts = vectors.T
@@ -91,25 +119,31 @@ class CountProfile:
         self.vectors = vectors
         self.weights = weights
         self.seen = np.zeros(0, np.uint64) if seen is None else seen
+        self.bounds = bounds
         self._n = int(weights.sum())
 
     @classmethod
-    def fit(cls, sequences: Sequence[Integers], counts: Integers) -> Self:
+    def fit(cls, sequences: Sequence[Integers], counts: Integers, bounds: Bounds | None = None) -> Self:
         """The profile of normal sessions.
 
         Args:
             sequences: tokens of each session's events; unknown lines count as UNK.
             counts: how many equal sessions each stands for.
+            bounds: as for the class.
         """
         # An unknown line never comes again to be recognised by its text: whatever it is then has a template.
-        vectors = CountVectors.of_sequences(sequences)
+        return cls.of(CountVectors.of_sequences(sequences), counts, bounds)
+
+    @classmethod
+    def of(cls, vectors: CountVectors, counts: Integers, bounds: Bounds | None = None) -> Self:
+        """The profile of sessions by their count vectors, which may come more than once; else as `fit`."""
         grouped = vectors._replace(counts=_group(vectors.counts))
         codes, first, which = np.unique(grouped.codes, return_index=True, return_inverse=True)
         weights = np.bincount(which, counts, len(codes)).astype(np.int64)
         if len(codes) <= MAX_VECTORS:
-            return cls(_table(vectors.take(first)), weights)
+            return cls(_table(vectors.take(first)), weights, bounds=bounds)
         kept, weights = _sample(grouped.take(first), codes, weights)
-        return cls(_table(vectors.take(first[kept])), weights, np.delete(codes, kept))
+        return cls(_table(vectors.take(first[kept])), weights, np.delete(codes, kept), bounds)
 
     def judge(self, tokens: Integers, bounds: Integers, complete: Flags | None = None) -> Judged:
         """How unusual the counts of some sessions are, complete and after each event; those of an empty one never.
@@ -147,15 +181,33 @@ class CountProfile:
         rows = np.flatnonzero(wanted)
         _, those, which = np.unique(codes[rows], return_index=True, return_inverse=True)
         final[rows] = self._totals(vectors.take(rows[those]))[which]
+        if self.common is not None:
+            rows = np.flatnonzero(final)
+            own = CountVectors.of(tokens[np.repeat(final > 0, lengths)], np.append(0, np.cumsum(lengths[rows])))
+            final[rows[self.common.judge(own).evidence == 0]] = 0
 
-        most = self._most[np.minimum(numbered, size)]
-        more = np.cumsum(_group(occurrences) > most)
+        more = np.cumsum(self.exceeds(tokens, occurrences))
         before = np.repeat(np.append(0, more)[bounds[:-1]], lengths)
-        never = float(np.log(self._n + 1)) - loop.floor_of(self._n)
-        running = np.where(more > before, never, 0.0)
+        running = self.running(more > before)
         ending = bounds[1:][lengths > 0] - 1
         final[lengths > 0] = np.maximum(final[lengths > 0], running[ending])
         return Judged(final, running, seen)
+
+    def exceeds(self, tokens: Integers, occurrences: Integers) -> Flags:
+        """Whether each event's token came more often than in any session of the profile.
+
+        Args:
+            tokens: of the events, (events,).
+            occurrences: how often each has come in its session, the event included; of unknown lines, at least 1.
+        """
+        known = np.where(tokens < 0, len(self._most), tokens)
+        found: Flags = _group(occurrences) > self._most[np.minimum(known, len(self._most) - 1)]
+        return found
+
+    def running(self, exceeds: Flags) -> Floats:
+        """`Judged.running` of events by whether it `exceeds` for one of its session up to each, (events,)."""
+        never = float(np.log(self._n + 1)) - loop.floor_of(self._n)
+        return np.where(exceeds, never, 0.0)
 
     def unusual_counts(self, events: Integers) -> dict[int, float]:
         """The unusual counts of one complete session: nats above the floor by token, the greatest first."""
@@ -165,14 +217,30 @@ class CountProfile:
         rare, excess = np.zeros((MOST_UNUSUAL, 4), np.int64), np.empty(MOST_UNUSUAL)
         mine = np.full(len(self.known.tokens), NONE, np.int64)
         loop.judge_one(self.known, tokens, _group(counts), 0, len(tokens), mine, rare, excess)
+        excess[np.isin(rare[:, loop.RARE_TOKEN], self._habitual)] = 0
         nats = zip(rare[:, loop.RARE_TOKEN].tolist(), excess.tolist(), strict=True)
         return dict(sorted(((token, most) for token, most in nats if most > 0), key=lambda each: -each[1]))
 
     def _totals(self, vectors: CountVectors) -> Floats:
         totals = np.zeros(vectors.sessions)
         if len(totals):
-            loop.judge_all(self.known, vectors.tokens, vectors.counts, vectors.bounds, totals)
+            ignored = np.isin(self.known.tokens, self._habitual).astype(np.int64)
+            loop.judge_all(self.known, vectors.tokens, vectors.counts, vectors.bounds, ignored, totals)
         return totals
+
+    def unusual_by_token(self, vectors: CountVectors, weights: Integers, size: int) -> Integers:
+        """In how many sessions each token's counts are unusual, (size,).
+
+        Args:
+            vectors: of the sessions, no token beyond `size`.
+            weights: how many equal sessions each stands for, (vectors,).
+            size: of the vocabulary.
+        """
+        grouped = vectors._replace(counts=_group(vectors.counts))
+        rows = np.flatnonzero(~self._has_seen(grouped.codes))
+        chosen, sums = grouped.take(rows), np.zeros(size, np.int64)
+        loop.tally(self.known, self._most, chosen.tokens, chosen.counts, chosen.bounds, weights[rows], sums)
+        return sums
 
     def _has_seen(self, codes: Codes) -> Flags:
         at = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
@@ -188,10 +256,34 @@ class CountProfile:
 
     @cached_property
     def _most(self) -> Integers:
-        """Group of the greatest count that each token had; the last entry, of all other tokens, is 0."""
+        """Group of the greatest count of each token that is not unusual on the way; the last entry is of all others.
+
+        Without bounds of the greatest that each had. With bounds a count has to break a tolerance for good, too.
+        """
         most = np.zeros(int(self.vectors[:, 1].max(initial=UNK)) + 2, np.int64)
         np.maximum.at(most, self.vectors[:, 1], _group(self.vectors[:, 2]))
+        if self.common is not None:
+            _, lone, tolerated = self.common.on_the_way(np.arange(len(most)))
+            most_tolerated = _group(np.minimum(tolerated, _ANY).astype(np.int64))
+            most = np.where(lone, most, np.maximum(most, most_tolerated))
+            most[np.isin(np.arange(len(most)), self._habitual)] = _group(np.array([_ANY]))[0]
         return most
+
+    @property
+    def _habitual(self) -> Integers:
+        return np.zeros(0, np.int64) if self.bounds is None else self.bounds.habitual
+
+    @cached_property
+    def common(self) -> Tolerances | None:
+        """What nearly all sessions have in common; None without bounds, and of fewer sessions than can tell."""
+        if self.bounds is None or self._n < 1 / RARE:
+            return None
+        vectors = CountVectors(
+            np.searchsorted(self.vectors[:, 0], np.arange(len(self.weights) + 1)), *self.vectors.T[1:]
+        )
+        found = learn_vectors(vectors, self.weights, self.bounds.after, self.bounds.before)
+        # That unknown lines are likely somewhere says nothing of another one.
+        return replace(found, contexts=found.contexts[found.contexts[:, 0] != UNK])
 
     @cached_property
     def known(self) -> Known:

@@ -416,12 +416,51 @@ def judge_one(
 
 
 @compiled
-def judge_all(k: Known, tokens: Column, groups: Column, bounds: Column, totals: Floats) -> None:
-    """How unusual vectors are that lie end to end, into `totals`."""
+def judge_all(k: Known, tokens: Column, groups: Column, bounds: Column, ignored: Column, totals: Floats) -> None:
+    """How unusual vectors are that lie end to end, into `totals`.
+
+    Counts of a token, by number, that is `ignored` (1) explain others, but are not unusual themselves.
+    """
     mine = np.full(len(k.tokens), NONE, np.int64)
     rare, excess = np.zeros((MOST_UNUSUAL, 4), np.int64), np.empty(MOST_UNUSUAL)
     for row in range(len(totals)):
         totals[row] = judge_one(k, tokens, groups, bounds[row], bounds[row + 1], mine, rare, excess)
+        left = 0.0
+        for i in range(MOST_UNUSUAL):
+            if excess[i] > 0 and (rare[i, RARE_NUMBER] == NONE or not ignored[rare[i, RARE_NUMBER]]):
+                left += excess[i]
+        totals[row] = min(totals[row], left)
+
+
+@compiled
+def tally(
+    k: Known, most: Column, tokens: Column, groups: Column, bounds: Column, weights: Column, sums: Column
+) -> None:
+    """Add up in how many sessions each token has unusual counts.
+
+    Args:
+        k: what is known.
+        most: by token, the greatest group that none goes beyond.
+        tokens: of counts, vector after vector; below the length of `sums`.
+        groups: of the same counts.
+        bounds: where the vectors begin and, last, end.
+        weights: sessions that have each vector.
+        sums: added to, by token.
+    """
+    mine = np.full(len(k.tokens), NONE, np.int64)
+    rare, excess = np.zeros((MOST_UNUSUAL, 4), np.int64), np.empty(MOST_UNUSUAL)
+    last = np.full(len(sums), NONE, np.int64)  # vector in which each was unusual
+    for row in range(len(weights)):
+        judge_one(k, tokens, groups, bounds[row], bounds[row + 1], mine, rare, excess)
+        for at in range(bounds[row], bounds[row + 1]):
+            if groups[at] > most[min(tokens[at], len(most) - 1)]:
+                last[tokens[at]] = row
+                sums[tokens[at]] += weights[row]
+        for i in range(MOST_UNUSUAL):
+            token = rare[i, RARE_TOKEN]
+            if excess[i] > 0 and last[token] != row:
+                last[token] = row
+                sums[token] += weights[row]
 
 
 @compiled

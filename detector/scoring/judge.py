@@ -15,7 +15,9 @@ say that a session is a warning, not how bad it is, and no final score is below 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,7 @@ from detector.scoring.calibration import CRITICAL_SCORE, MAX_LEVEL, SURPRISE_LEV
 from detector.scoring.count_vectors import CountVectors
 from detector.scoring.families import Example, Families, Family, Verdict, Way, code_of, name_of, ways, ways_of
 from detector.scoring.reasons import Reason
-from detector.scoring.tolerances import KINDS, MORE, RARE_TEMPLATE, Tolerances
+from detector.scoring.tolerances import KINDS, MORE, RARE_TEMPLATE, Broken, Tolerances
 from detector.text.vocabulary import UNK, Vocabulary
 
 Integers = npt.NDArray[np.int64]
@@ -95,8 +97,23 @@ class _Document(_Part):
         return self
 
 
+_REMEMBERED: Final = 1_024  # sequences of which it is known what they break: one is asked about more than once
 _EARLY_BAND: Final = 1e-3  # how far early warnings of different levels are apart
 _BELOW_CRITICAL: Final = CRITICAL_SCORE - 1e-4  # further than a float32 or the digits of a record can blur
+
+
+class SoFar(NamedTuple):
+    """What is known of a session that goes on.
+
+    Attributes:
+        suspect: whether it is.
+        evident: whether what it breaks is evidence.
+        harmless: families that are no evidence and break all that it breaks; None while it breaks nothing.
+    """
+
+    suspect: bool = False
+    evident: bool = False
+    harmless: frozenset[int] | None = None
 
 
 class Judge:
@@ -110,6 +127,7 @@ class Judge:
     def __init__(self, tolerances: Tolerances, families: Families) -> None:
         self.tolerances = tolerances
         self.families = families
+        self._broken_of = lru_cache(_REMEMBERED)(self._look_at)
 
     def to_json(self) -> bytes:
         """Return the content of `tolerances.json`: the same bytes for the same tolerances and verdicts."""
@@ -180,33 +198,68 @@ class Judge:
         return ANOMALOUS if family.is_evidence else USUAL
 
     def running(self, events: Integers, bounds: Integers) -> Flags:
-        """Whether sessions that go on are suspect after each event, (events,).
+        """Whether sessions are suspect after each of their events, (events,).
 
         Args:
             events: int64 (events,), their tokens end to end.
             bounds: int64 (sessions + 1,), where each starts and, last, how many events there are.
         """
-        suspect = np.zeros(len(events), np.bool_)
-        tokens = np.maximum(events, UNK)
         lengths = np.diff(bounds)
-        occurrence = _occurrence(tokens, np.repeat(np.arange(len(lengths)), lengths))
+        occurrences = _occurrence(np.maximum(events, UNK), np.repeat(np.arange(len(lengths)), lengths))
+        return self.going_on(events, bounds, occurrences, [SoFar()] * len(lengths))[0]
+
+    def going_on(
+        self, events: Integers, bounds: Integers, occurrences: Integers, so_far: Sequence[SoFar]
+    ) -> tuple[Flags, list[SoFar]]:
+        """Whether sessions that go on are suspect after each of their new events, (events,), and what to go on from.
+
+        Args:
+            events: of the new events, as for `running`.
+            bounds: likewise.
+            occurrences: how often each event's token has come in its session, the event included, (events,).
+            so_far: what was known of each session before.
+        """
+        tokens = np.maximum(events, UNK)
         rare, lone, most = self.tolerances.on_the_way(tokens)
-        more = occurrence > most
-        changes = np.flatnonzero((rare & (occurrence == 1)) | (more & (occurrence - 1 <= most)))
+        more = occurrences > most
+        suspect = np.repeat(np.array([each.suspect for each in so_far], np.bool_), np.diff(bounds))
+        changes = np.flatnonzero((rare & (occurrences == 1)) | (more & (occurrences - 1 <= most)))
         of = np.searchsorted(bounds, changes, side="right") - 1
+        after = list(so_far)
         for session in np.unique(of).tolist():
-            harmless: set[int] | None = None  # families that are no evidence and break all that is broken so far
-            evident = False
+            _, evident, harmless = so_far[session]
             end = int(bounds[session + 1])
             for at in changes[of == session].tolist():
                 token = int(tokens[at]) if self.tolerances.knows(int(tokens[at])) else UNK
                 for is_broken, kind in ((rare[at], RARE_TEMPLATE), (more[at], MORE)):
                     if is_broken:
                         having = self.families.harmless.get(Way(KINDS[kind], token, 0), set())
-                        harmless = having if harmless is None else harmless & having
+                        harmless = frozenset(having if harmless is None else harmless & having)
                 evident = evident or bool(lone[at] or more[at])
                 suspect[at:end] = evident and not harmless
-        return suspect
+                after[session] = SoFar(evident and not harmless, evident, harmless)
+        return suspect, after
+
+    def ways(self, events: Integers) -> tuple[Way, ...]:
+        """What a complete session breaks, by its tokens, (n,)."""
+        return ways(self._broken(events))
+
+    def ways_so_far(self, events: Integers) -> tuple[Way, ...]:
+        """What a session that goes on breaks for good: rare templates that nothing makes likely, and too many."""
+        tokens, counts = np.unique(np.maximum(events, UNK), return_counts=True)
+        _, lone, most = self.tolerances.on_the_way(tokens)
+        broken = ((lone, RARE_TEMPLATE), (counts > most, MORE))
+        known = [token if self.tolerances.knows(token) else UNK for token in tokens.tolist()]
+        found = {Way(KINDS[kind], known[at], 0) for is_broken, kind in broken for at in np.flatnonzero(is_broken)}
+        return tuple(sorted(found))
+
+    def _broken(self, events: Integers) -> list[Broken]:
+        return self._broken_of(events.tobytes())
+
+    def _look_at(self, sequence: bytes) -> list[Broken]:
+        events = np.frombuffer(sequence, np.int64)
+        [broken] = self.tolerances.broken(CountVectors.of(events, np.array([0, len(events)])))
+        return broken
 
     def reason(self, events: Integers, vocabulary: Vocabulary) -> Reason | None:
         """Why a complete session stands out; None where it does not, or only as people said it may.
@@ -215,7 +268,7 @@ class Judge:
             events: its tokens, (n,).
             vocabulary: of these.
         """
-        [broken] = self.tolerances.broken(CountVectors.of(events, np.array([0, len(events)])))
+        broken = self._broken(events)
         if not broken:
             return None
         own = ways(broken)

@@ -29,13 +29,22 @@ def learn(sequences: Sequence[Integers], counts: Integers) -> Tolerances:
     vectors = CountVectors.of_sequences(sequences)
     codes, first, which = np.unique(vectors.codes, return_index=True, return_inverse=True)
     distinct, weights = vectors.take(first), np.bincount(which, counts).astype(np.int64)
-    learnt = _learn(distinct, weights, sequences, counts)
+    had = np.bincount(distinct.tokens, weights[distinct.rows]).astype(np.int64)
+    learnt = learn_vectors(distinct, weights, *learn_order(sequences, counts, had))
     own = np.where(weights < RARE * learnt.sessions, weights, 0)
     some = learnt.judge(distinct, own).evidence > 0
     return replace(learnt, set_aside=codes[some], weights=weights[some])
 
 
-def _learn(vectors: CountVectors, weights: Integers, sequences: Sequence[Integers], counts: Integers) -> Tolerances:
+def learn_vectors(vectors: CountVectors, weights: Integers, after: Integers, before: Integers) -> Tolerances:
+    """Learn from distinct count vectors, setting none aside.
+
+    Args:
+        vectors: at least one.
+        weights: sessions that have each, (n,).
+        after: of `learn_order`.
+        before: likewise.
+    """
     n = int(weights.sum())
     rows = vectors.rows
     size = int(vectors.counts.max(initial=0)) + 1
@@ -43,7 +52,6 @@ def _learn(vectors: CountVectors, weights: Integers, sequences: Sequence[Integer
     sums = np.bincount(inverse, weights[rows]).astype(np.int64)
     histogram = np.column_stack([*np.divmod(cells, size), sums])
     had = np.bincount(vectors.tokens, weights[rows]).astype(np.int64)
-    after, before = _order(sequences, counts, had, n)
     return Tolerances(
         sessions=n,
         histogram=histogram,
@@ -69,8 +77,15 @@ def _contexts(vectors: CountVectors, weights: Integers, had: Integers, n: int) -
     return found[np.lexsort((found[:, 1], found[:, 0]))]
 
 
-def _order(sequences: Sequence[Integers], counts: Integers, had: Integers, n: int) -> tuple[Integers, Integers]:
-    """Expected tokens and the usual ones that they nearly always come after, before."""
+def learn_order(sequences: Sequence[Integers], counts: Integers, had: Integers) -> tuple[Integers, Integers]:
+    """Expected tokens and the usual ones that they nearly always come after, before: `Tolerances.after`, `before`.
+
+    Args:
+        sequences: tokens of each session's events, at least one session; unknown lines count as UNK.
+        counts: how many equal sessions each stands for, (n,).
+        had: how many sessions have each token.
+    """
+    n = int(counts.sum())
     expected, usual = np.flatnonzero(n - had <= LOOSE * n), np.flatnonzero(had > RARE * n)
     if not len(expected):
         return np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64)

@@ -1,6 +1,7 @@
 """The scorer: event sequences in, calibrated scores out, the same bits whatever the batch or the cache."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +17,17 @@ from detector.scoring import judge
 from detector.scoring import scored_sequences_loop as loop
 from detector.scoring.count_profile import Judged
 from detector.scoring.count_vectors import CountVectors
+from detector.scoring.growing_sessions import GrowingSessions
 from detector.scoring.reasons import Reason
 from detector.scoring.score_cache import Distinct, ScoreCache
 from detector.scoring.scored_sequences_loop import Remembered
-from detector.scoring.scores import Scores, Sequences
+from detector.scoring.scores import Growth, Scores, Sequences
+from detector.scoring.session_pattern import SessionPatterns
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Singles = npt.NDArray[np.float32]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 BATCH_TOKENS = 65536
@@ -41,6 +46,7 @@ class Scorer:
         batch_tokens: most tokens in one forward pass, BOS and EOS included; a longer session goes alone. On the
             CPU a pass never has more than `CPU_BATCH_TOKENS`.
         cache_size: most distinct sequences that are remembered (`detector.scoring.score_cache`).
+        growing: most sessions that are scored as they grow (`detector.scoring.growing_sessions`).
 
     Attributes:
         checkpoint: digest of the checkpoint's manifest, ``sha256:<hex>``.
@@ -48,6 +54,7 @@ class Scorer:
         reading: how the sessions that it was trained on came about; None where that is not known.
         trained_score_shares: how the scores of its validation sessions are spread (`TrainingRecord.score_shares`).
         trained_sketch: which sessions those of its training were (`TrainingRecord.sketch`).
+        expected_warnings: share of later normal sessions that its training expects (`TrainingRecord`).
         cache_hits: sequences answered without the model so far, repeated ones within a call among them.
         cache_misses: sequences the model was run on so far.
         events_scored: events in those.
@@ -65,22 +72,27 @@ class Scorer:
         kernels: Backend = "auto",
         batch_tokens: int = BATCH_TOKENS,
         cache_size: int = 100_000,
+        growing: int = 1_024,
     ) -> None:
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
         if cache_size < 0:
             raise ValueError(f"cache_size is {cache_size}; it must be at least 0")
+        if growing < 0:
+            raise ValueError(f"growing is {growing}; it must be at least 0")
         self.checkpoint = checkpoint.digest
         self.vocabulary = checkpoint.vocabulary
         self.reading = checkpoint.manifest.reading
         self.trained_score_shares = checkpoint.manifest.training.score_shares
         self.trained_sketch = checkpoint.manifest.training.sketch
+        self.expected_warnings = checkpoint.manifest.training.expected_warnings
         self.cache_hits = 0
         self.cache_misses = 0
         self.events_scored = 0
         self._calibration = checkpoint.manifest.calibration
         self._profile = checkpoint.profile
         self._judge = checkpoint.judge
+        self._patterns = SessionPatterns(checkpoint.vocabulary, checkpoint.judge)
         self._cache = ScoreCache(cache_size)
         target = resolve_device(device)
         dtype = compute_dtype(precision, target)
@@ -91,6 +103,14 @@ class Scorer:
                 self._model, batch_tokens=pass_tokens(target, batch_tokens), backend=kernels, dtype=dtype
             )
             self._inference.check()
+            self._growing = GrowingSessions(
+                self._inference,
+                growing,
+                profile=self._profile,
+                judge=self._judge,
+                early=self._early,
+                vocabulary=len(self.vocabulary),
+            )
         except torch.OutOfMemoryError as error:
             raise DeviceError(f"the memory of {target} does not hold the model") from error
 
@@ -104,6 +124,7 @@ class Scorer:
         kernels: Backend = "auto",
         batch_tokens: int = BATCH_TOKENS,
         cache_size: int = 100_000,
+        growing: int = 1_024,
     ) -> "Scorer":
         """Load a checkpoint directory; arguments as for the class.
 
@@ -118,6 +139,7 @@ class Scorer:
             kernels=kernels,
             batch_tokens=batch_tokens,
             cache_size=cache_size,
+            growing=growing,
         )
 
     @property
@@ -149,7 +171,11 @@ class Scorer:
         return self.score_columns(Sequences.of([*sequences, *unfinished]), len(sequences), after_pass)
 
     def score_columns(
-        self, sequences: Sequences, complete: int, after_pass: Callable[[], None] = lambda: None
+        self,
+        sequences: Sequences,
+        complete: int,
+        after_pass: Callable[[], None] = lambda: None,
+        numbers: Integers | None = None,
     ) -> Scores:
         """Score sessions, and events so far of some that go on, in the order given.
 
@@ -158,19 +184,21 @@ class Scorer:
             complete: how many, from the first on, are complete; no final score is worked out for the others.
             after_pass: called after each forward pass. What it raises ends the call; what was scored by then is
                 remembered.
+            numbers: of the sessions, as of `Growth`, 0 for one without; of those that `go_on` has scored before, only
+                what is new is looked at. None where none has one.
 
         Raises:
             ValueError: a token is beyond the vocabulary.
             DeviceError: the device's memory does not even hold one of the sessions.
         """
-        self._check(sequences.tokens)
-        if self.vocabulary.learned < len(self.vocabulary):
-            sequences = sequences._replace(tokens=self.vocabulary.as_learned(sequences.tokens))
+        sequences = self._checked(sequences)
         asked = self._cache.distinct(sequences)
         known, n = asked.known, len(asked.sequences.ends)
         is_complete = np.zeros(n, np.bool_)
         is_complete[asked.of[:complete]] = True
         found = self._cache.recall(known)
+        if numbers is not None:
+            self._recall_grown(asked, numbers, complete, found, after_pass)
         lacking = np.flatnonzero(found & is_complete & np.isnan(known.finals))
         if len(lacking):
             self._complete(asked, lacking)
@@ -182,6 +210,39 @@ class Scorer:
         surprises, scores = np.empty((2, len(sequences.tokens)), np.float32)
         loop.gather(known.ends, known.surprises, known.scores, asked.of, surprises, scores)
         return Scores(sequences.ends, surprises, scores, known.finals[asked.of])
+
+    def known_events(self, numbers: Integers) -> Integers:
+        """How many events of sessions, by their numbers, `go_on` need not be given again; 0 where it needs all."""
+        return self._growing.events(numbers)
+
+    def go_on(self, growth: Growth, after_pass: Callable[[], None] = lambda: None) -> Singles:
+        """Scores of the events of sessions that go on, (events,): those that `score_columns` gives, to the bit.
+
+        The next call, or `score_columns`, then needs only what comes after them, as far as there is room for so many
+        sessions.
+
+        Args:
+            growth: the sessions, each from an event on that is at most `known_events`.
+            after_pass: as of `score_columns`.
+
+        Raises:
+            ValueError: a token is beyond the vocabulary, or events are missing.
+            DeviceError: as of `score_columns`.
+        """
+        if (growth.begins > self.known_events(growth.numbers)).any():
+            raise ValueError("events before those given are not known")
+        growth = growth._replace(sequences=self._checked(growth.sequences))
+        taken, scores = self._growing.take_in(growth.numbers), np.empty(len(growth.sequences.tokens), np.float32)
+        of_events = np.repeat(taken, np.diff(growth.sequences.bounds))
+        rows = np.flatnonzero(taken)
+        if len(rows):
+            self._count(growth.numbers[rows], growth.begins[rows], growth.sequences.select(rows))
+            goes_on = np.zeros(len(rows), np.bool_)
+            scores[of_events] = self._growing.score(growth.select(rows), goes_on, after_pass).scores
+        if len(rows) < len(taken):
+            rest = growth.sequences.select(np.flatnonzero(~taken))
+            scores[~of_events] = self.score_columns(rest, 0, after_pass).scores
+        return scores
 
     def explain(self, sequence: bytes, k: int = 3) -> Explanation:
         """Score one session and tell what the model expected instead of each event.
@@ -222,14 +283,63 @@ class Scorer:
         tokens = self.vocabulary.as_learned(np.frombuffer(sequence, dtype=np.int64))
         return self._judge.reason(tokens, self.vocabulary)
 
-    def _check(self, tokens: Tokens) -> None:
-        size = len(self.vocabulary)
+    def pattern(self, sequence: bytes) -> str | None:
+        """What a complete session has in common with those that a verdict on it is also about; None for nothing.
+
+        Args:
+            sequence: the session's events, as for `score`.
+        """
+        return self._patterns.of(np.frombuffer(sequence, dtype=np.int64))
+
+    def pattern_so_far(self, sequence: bytes) -> str:
+        """What is certain of the pattern of a session that goes on (`detector.scoring.session_pattern.may_become`)."""
+        return self._patterns.so_far(np.frombuffer(sequence, dtype=np.int64))
+
+    def _checked(self, sequences: Sequences) -> Sequences:
+        """With tokens as the model knows them."""
+        size, tokens = len(self.vocabulary), sequences.tokens
         if len(tokens) and int(tokens.max()) >= size:
             raise ValueError(f"a token is beyond the vocabulary of {size} tokens")
+        if self.vocabulary.learned < size:
+            return sequences._replace(tokens=self.vocabulary.as_learned(tokens))
+        return sequences
 
-    def _run(
-        self, asked: Distinct, absent: Integers, complete: npt.NDArray[np.bool_], after_pass: Callable[[], None]
+    def _recall_grown(
+        self, asked: Distinct, numbers: Integers, complete: int, found: Flags, after_pass: Callable[[], None]
     ) -> None:
+        """Fill in the scores of those sequences that have grown, and let those go that are complete.
+
+        Args:
+            asked: the distinct sequences.
+            numbers: of the sessions.
+            complete: how many of the sessions are.
+            found: of which distinct sequences the scores are known; filled in.
+            after_pass: as of `score_columns`.
+        """
+        rows = np.flatnonzero(self.known_events(numbers) > 0)
+        wanted = rows[~found[asked.of[rows]]]
+        _, first = np.unique(asked.of[wanted], return_index=True)
+        wanted = wanted[first]
+        if len(wanted):
+            of, known = asked.of[wanted], asked.known
+            growth = Growth(numbers[wanted], np.zeros_like(wanted), asked.sequences.select(of))
+            self._count(growth.numbers, growth.begins, growth.sequences)
+            grown = self._growing.score(growth, wanted < complete, after_pass)
+            starts = asked.sequences.bounds[:-1]
+            for number, (begin, end) in zip(of.tolist(), pairwise(grown.bounds.tolist()), strict=True):
+                place = slice(starts[number], starts[number] + end - begin)
+                known.surprises[place], known.scores[place] = grown.surprises[begin:end], grown.scores[begin:end]
+            known.highest[of], known.logits[of], known.finals[of] = grown.highest, grown.logits, np.nan
+            found[of] = True
+        self._growing.forget(numbers[rows[rows < complete]])
+
+    def _count(self, numbers: Integers, begins: Integers, sequences: Sequences) -> None:
+        """Count what the model is run on."""
+        new = begins + np.diff(sequences.bounds) - self.known_events(numbers)
+        self.cache_misses += int(np.count_nonzero(new > 0))
+        self.events_scored += int(np.maximum(new, 0).sum())
+
+    def _run(self, asked: Distinct, absent: Integers, complete: Flags, after_pass: Callable[[], None]) -> None:
         """Fill in the scores of these of distinct sequences, through the model, and remember those of each pass."""
         sequences = asked.sequences
         if len(absent) < len(sequences.ends):
@@ -254,7 +364,7 @@ class Scorer:
         measured: Measured,
         events: Tokens,
         numbers: Integers,
-        complete: npt.NDArray[np.bool_],
+        complete: Flags,
         known: Remembered,
     ) -> None:
         """Fill in the scores of the sessions of a pass.
@@ -272,7 +382,8 @@ class Scorer:
         loop.running_maxima(measured.surprises, measured.bounds, highest, at_end)
         loop.running_maxima(measured.logits, measured.bounds, logits, unused)
         judged = self._profile.judge(events, starts, complete)
-        early = self._early(highest, logits, judged.running, events, starts)
+        suspect = None if self._judge is None else self._judge.running(events, starts)
+        early = self._early(highest, logits, judged.running, suspect)
         loop.take_pass(measured.surprises, early, measured.bounds, numbers, known)
         known.highest[numbers], known.logits[numbers] = at_end, measured.logits[measured.bounds[1:] - 1]
         known.finals[numbers] = np.nan
@@ -306,12 +417,11 @@ class Scorer:
         so_far[has_events] = known.scores[known.ends[numbers[has_events]] - 1]
         known.finals[numbers] = np.maximum(judge.scores(levels, standings, broken), so_far)
 
-    def _early(self, highest: Floats, logits: Floats, unusual: Floats, events: Tokens, bounds: Integers) -> Floats:
+    def _early(self, highest: Floats, logits: Floats, unusual: Floats, suspect: Flags | None) -> Floats:
         """Scores after each event of sessions that go on, from the running maxima of their statistics; (events,)."""
-        if self._judge is None:
+        if suspect is None:
             return self._calibration.early_scores(highest, logits, unusual)
-        levels = self._calibration.early_levels(highest, np.zeros_like(unusual))
-        return judge.early_scores(levels, self._judge.running(events, bounds))
+        return judge.early_scores(self._calibration.early_levels(highest, np.zeros_like(unusual)), suspect)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple, Self, overload
+from typing import Final, NamedTuple, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,10 @@ import numpy.typing as npt
 from detector.scoring.scored_sequences_loop import gather, gather_tokens
 
 Integers = npt.NDArray[np.int64]
+
+LONG: Final = 128
+"""Events from beyond which a session that goes on is scored as it grows. Kernels have nothing to carry of shorter ones,
+whose scores are remembered by their events and often known of another session."""
 
 
 class Sequences(NamedTuple):
@@ -54,6 +58,30 @@ class Sequences(NamedTuple):
     def bounds(self) -> Integers:
         """Where each session begins and, last, how many events there are, int64 (n + 1,)."""
         return np.append(0, self.ends)
+
+
+class Growth(NamedTuple):
+    """Sessions that go on, n of them.
+
+    Attributes:
+        numbers: that tell the sessions apart, above 0; no other session ever has the same, int64 (n,).
+        begins: how many events of each came before those given, int64 (n,).
+        sequences: the events from there on.
+    """
+
+    numbers: Integers
+    begins: Integers
+    sequences: Sequences
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The sessions of all parts, which is at least one."""
+        numbers, begins, sequences = zip(*parts, strict=True)
+        return cls(np.concatenate(numbers), np.concatenate(begins), Sequences.joined(sequences))
+
+    def select(self, rows: Integers) -> Self:
+        """These sessions, in this order."""
+        return type(self)(self.numbers[rows], self.begins[rows], self.sequences.select(rows))
 
 
 class EventScores(NamedTuple):

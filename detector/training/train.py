@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from detector import checkpoint
-from detector.checkpoint import TrainingRecord
+from detector.checkpoint import EXPECTED_WARNINGS, TrainingRecord
 from detector.errors import TrainingError
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
@@ -27,6 +27,7 @@ from detector.scoring.score_histogram import score_histogram
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import Vocabulary
+from detector.training.bounds import bound, expected_share
 from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingProgress
 from detector.training.options import Stage, TrainingOptions
@@ -177,18 +178,31 @@ def train(
     trainer.next_token(normal, steps_after=steps_after)
     if classifier:
         trainer.classifier(fitting)
-    profile = CountProfile.fit(normal.sequences, normal.counts)
+    # Where counts alone make alarms; where tolerances or labels have a part, these decide.
+    bounded = None
+    if found is None and not classifier:
+        parts = (sessions,) if validation is None else (sessions, validation)
+        bounded = bound(*(part.select(part.labels != ANOMALOUS) for part in parts))
+    profile = CountProfile.fit(normal.sequences, normal.counts, bounded and bounded.bounds)
     statistics = trainer.statistics(profile)
     if found is not None:  # what is evidence the tolerances say, and none of these sessions breaks one
         none = np.zeros(len(held_out))
         statistics = replace(statistics, unusual=none, early_unusual=none, seen=none.astype(np.bool_))
-    calibration = Calibration.fit(statistics, classifier=classifier, combine=options.combine)
+    calibration = Calibration.fit(
+        statistics,
+        classifier=classifier,
+        combine=options.combine,
+        counted=bounded and (bounded.alike, bounded.later),
+    )
     shares = score_histogram(_final_scores(calibration, statistics, judged=found is not None), statistics.counts)
     if found is not None and len(left_out := found.left_out[1]):
         suspects = trainer.statistics(profile, left_out)
         levels = calibration.levels(suspects.highest, suspects.unusual, np.zeros_like(suspects.seen))
         standings = found.judge.standings(CountVectors.of_sequences(left_out.sequences))
         shares += score_histogram(judge.scores(levels, *standings), left_out.counts)
+    metrics = validation_metrics(calibration, statistics, judged=found is not None)
+    if bounded is not None:
+        metrics[EXPECTED_WARNINGS] = expected_share(bounded.later, calibration.evidence)
     record = TrainingRecord(
         fingerprint=sessions.fingerprint(),
         seed=seed,
@@ -196,7 +210,7 @@ def train(
         sessions=int(sessions.counts.sum()),
         anomalous=int(sessions.counts[sessions.labels == ANOMALOUS].sum()),
         events=int(sessions.counts @ sessions.lengths),
-        metrics=validation_metrics(calibration, statistics, judged=found is not None),
+        metrics=metrics,
         score_shares=np.round(shares / shares.sum(), _SHARE_DIGITS).tolist(),
         sketch=_sketch(sessions, validation),
     )
@@ -204,7 +218,7 @@ def train(
         # What held-out sessions add is known to be normal, too; the shares measured without it are the higher ones.
         # With labels it would lower the scores of just these sessions, and a threshold chosen on them would be too low.
         normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
-        profile = CountProfile.fit(normal.sequences, normal.counts)
+        profile = CountProfile.fit(normal.sequences, normal.counts, bounded and bounded.bounds)
     return Trained(model.cpu(), vocabulary, profile, calibration, record, found, saved)
 
 

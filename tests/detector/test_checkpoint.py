@@ -17,7 +17,7 @@ import torch
 from detector.checkpoint import FILES, MANIFEST_FILE, MODEL_FILE, VOCABULARY_FILE, load, save
 from detector.errors import CheckpointError
 from detector.scoring import count_profile
-from detector.scoring.count_profile import CountProfile
+from detector.scoring.count_profile import Bounds, CountProfile
 from detector.text.vocabulary import Vocabulary
 from tests.detector.small_models import CALIBRATION, RECORD, TEMPLATES, VOCABULARY, random_model, save_random
 
@@ -78,6 +78,29 @@ def test_vectors_beyond_the_table_of_the_count_profile_are_still_known(
     assert len(loaded.weights) == 4
     judged = loaded.judge(np.concatenate(sessions), np.cumsum([0, *map(len, sessions)]))
     assert judged.seen.all()
+
+
+def test_what_bounds_the_alarms_of_a_count_profile_is_kept(tmp_path: Path) -> None:
+    sessions = [np.array([3] * times + [4], np.int64) for times in (2, 4, 8)]
+    pairs = np.array([[4, 3]], np.int64), np.zeros((0, 2), np.int64)
+    bounds = Bounds(np.array([5], np.int64), *pairs)
+    profile = CountProfile.fit(sessions, np.array([300, 300, 300]), bounds)
+    save(
+        tmp_path / "model",
+        model=random_model(),
+        vocabulary=VOCABULARY,
+        profile=profile,
+        calibration=CALIBRATION,
+        training=RECORD,
+    )
+    loaded = load(tmp_path / "model").profile
+    assert loaded.bounds is not None
+    for read, kept in zip(loaded.bounds, bounds, strict=True):
+        np.testing.assert_array_equal(read, kept)
+    between, beyond = np.array([3, 3, 3, 4], np.int64), np.array([3] * 90 + [4], np.int64)
+    judged = loaded.judge(np.append(between, beyond), np.array([0, 4, 95]))
+    assert judged.final[0] == 0 < judged.final[1]
+    assert load(save_random(tmp_path / "none") and tmp_path / "none").profile.bounds is None
 
 
 def test_a_checkpoint_from_before_there_was_a_record_of_its_sessions_is_read_without_one(saved: Path) -> None:

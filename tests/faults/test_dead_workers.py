@@ -55,16 +55,17 @@ def test_a_member_that_stands_still_amid_a_commit_is_not_fenced_by_who_joins(
         strike = ["--at", "commit", "--nth", "20", "--signal", "STOP"]
         with run.fed(seconds=60), start(run, "w0") as first:
             has_worked(run, first)
-            with run.striking(*strike, settings=["worker.instance=w1"]) as slow, start(run, "w2") as third:
+            with run.striking(*strike, settings=["worker.instance=w1"]) as slow:
                 slow.wait_until(lambda: stopped(slow))
                 run.struck()
-                third.wait_until(lambda: rebalancing(run))
-                slow.process.send_signal(signal.SIGCONT)
-                has_worked(run, third)
-                workers = (first, slow, third)
-                assert not any(worker.logged("dead_worker_fenced") for worker in workers)
-                for worker in workers:
-                    assert worker.stop() == 0, worker.tail()
+                with start(run, "w2") as third:
+                    third.wait_until(lambda: rebalancing(run))
+                    slow.process.send_signal(signal.SIGCONT)
+                    has_worked(run, third)
+                    workers = (first, slow, third)
+                    assert not any(worker.logged("dead_worker_fenced") for worker in workers)
+                    for worker in workers:
+                        assert worker.stop() == 0, worker.tail()
         run.finish()
         run.assert_exact(fault_report, "SIGSTOP amid a commit while another worker joins, SIGCONT in time")
 

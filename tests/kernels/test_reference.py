@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import Mamba3State, mamba3_mimo
+from kernels.packing import REFERENCE_SEGMENT
 from tests.kernels.inputs import Sizes, assert_close, random_arguments, random_state
 from tests.kernels.recurrence import mamba3_mimo_recurrence
 
@@ -113,6 +114,28 @@ def test_a_sequence_may_be_cut_anywhere_and_its_state_carried(
     assert whole_final is not None
     for name, result in state._asdict().items():
         assert_close(name, result, getattr(whole_final, name), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sizes", [Sizes(), Sizes(heads=3, headdim=24, d_state=20, rank=3, rope_fraction=1.0)], ids=str)
+def test_a_sequence_cut_at_ends_of_segments_gets_the_same_bits(sizes: Sizes, dtype: torch.dtype) -> None:
+    lengths = [5 * REFERENCE_SEGMENT + 9, 20]
+    arguments = random_arguments(sizes, lengths, dtype=dtype)
+    whole, whole_final = mamba3_mimo(**arguments, return_final_state=True)
+    assert whole_final is not None
+    for cuts in ([1], [2, 3], [0, 5], [1, 2, 3, 4]):
+        results, state, begin = [], None, 0
+        for end in [*(cut * REFERENCE_SEGMENT for cut in cuts), lengths[0]]:
+            per_token = ("C", "B", "x", "z", "adt", "dt", "trap", "angles")
+            part = arguments | {name: arguments[name][begin:end] for name in per_token}
+            part["cu_seqlens"] = torch.tensor([0, end - begin], dtype=torch.int32)
+            y, state = mamba3_mimo(**part, initial_state=state, return_final_state=True)
+            results.append(y)
+            begin = end
+        assert torch.equal(torch.cat(results), whole[: lengths[0]])
+        assert state is not None
+        for carried, expected in zip(state, whole_final, strict=True):
+            assert torch.equal(carried[0], expected[0])
 
 
 def test_gradients_are_those_of_the_recurrence_for_every_float_input() -> None:

@@ -4,8 +4,9 @@
 `detector.quality.evaluation.Evaluation` with everything below them by its own name, and in `worst_misses`,
 `worst_false_alarms` and `highest_scores` (of sessions without a label) lists of
 `worker.commands.evaluation.examples.Example`. `decides` says which of `labelled` is what the labels are about, and
-`learnt_from` the share of the sessions that the training had (null where the checkpoint does not tell). No name changes
-or goes without a new version.
+`learnt_from` the share of the sessions that the training had (null where the checkpoint does not tell).
+`expected_warnings` is the share of normal sessions of another time that are warnings by the training, without labels
+(null likewise). No name changes or goes without a new version.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ def evaluate_checkpoint(
             "unmatched_labels": read.unmatched_labels,
             "decides": "by_key" if by_key else "by_session",
             "learnt_from": None if scorer.trained_sketch is None else share_known(scorer.trained_sketch, read.hashes()),
+            "expected_warnings": scorer.expected_warnings,
             **{field.name: getattr(evaluation, field.name) for field in fields(evaluation)},
             "worst_misses": examples(read, scores, scorer, (label == ANOMALOUS) & ~alert, highest=False),
             "worst_false_alarms": examples(read, scores, scorer, (label == NORMAL) & alert, highest=True),
@@ -164,6 +166,11 @@ def _describe(read: ReadSessions, evaluation: Evaluation, document: Mapping[str,
             f"{document['learnt_from']:.0%} of these sessions were in the training: that says little of others",
             highlight=False,
         )
+    if (expected := document["expected_warnings"]) is not None:
+        shares = evaluation.alerts["warning"]
+        whose = "normal" if "normal" in shares else "unlabelled"
+        happened = f"{shares[whose]:.2%} of the {whose} sessions are warnings; " if whose in shares else ""
+        console.print(f"{happened}the training expected {expected:.2%} of normal ones", highlight=False)
     labelled = evaluation.labelled
     if labelled is None:
         table = Table("at or above", *(f"{kind} sessions" for kind in evaluation.sessions))

@@ -82,6 +82,7 @@ def train_checkpoint(
     _describe(found, console)
 
     # PyTorch takes seconds to import; a mistake in the input shows before.
+    from detector.training.bounds import bounds_lines
     from detector.training.set_aside import set_aside_lines
     from detector.training.train import MIN_ANOMALOUS_SESSIONS, TrainingOptions, train
 
@@ -117,6 +118,10 @@ def train_checkpoint(
     mode = trained.record.mode.replace("_", " ")
     console.print(f"scores of the sessions to validate ({mode}):", highlight=False)
     console.print(_quality(trained.record))
+    bounds, share = trained.profile.bounds, trained.record.expected_warnings
+    if bounds is not None and share is not None:
+        for line in bounds_lines(bounds, share, trained.vocabulary):
+            _say(console, printable(line))
     _say(console, f"checkpoint {digest} in {output}")
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from detector.errors import InputFileError
 from detector.reading import ReadingRecord
-from detector.sessions_file import UNLABELLED, read_sessions
+from detector.sessions_file import NO_ORDER, UNLABELLED, read_sessions
 from detector.text.canonical import Mask
 from detector.text.mining import learn_vocabulary
 from detector.text.tokenizer import Tokenizer, event_tokens
@@ -183,9 +183,19 @@ def _parsed(inputs: Sequence[Path], labels: Mapping[str, int] | None, seed: int)
     if labels is None:
         own = np.concatenate([file.labels for file in files])
         labels = {key: label for key, label in zip(keys, own.tolist(), strict=True) if label != UNLABELLED}
-    counts = np.concatenate([file.counts for file in files]).tolist()
+    counts = np.concatenate([file.counts for file in files])
     rows = list(zip(keys, event_tokens(vocabulary, events), strict=True))
-    return _split(vocabulary, rows, counts, labels, seed, (), None)
+    in_time = _in_time([file.order for file in files])
+    return _split(vocabulary, [rows[row] for row in in_time], counts[in_time].tolist(), labels, seed, (), None)
+
+
+def _in_time(orders: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """All rows of files in order of time: file by file, and of those that know no better as they are."""
+    rows = [
+        np.arange(len(order)) if (order == NO_ORDER).any() else np.argsort(order, kind="stable") for order in orders
+    ]
+    starts = np.cumsum([0, *map(len, rows)])
+    return np.concatenate([mine + start for mine, start in zip(rows, starts[:-1], strict=True)])
 
 
 def _row(closed: ClosedSession) -> _Row:

@@ -72,18 +72,18 @@ class KafkaSource:
         self._dead_workers = dead_workers
         self._with_headers = with_headers
         self._prepare = prepare
-        self.consumer = Consumer(
-            {
-                **properties,
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "error",
-                "partition.assignment.strategy": "cooperative-sticky",
-                "enable.partition.eof": True,
-                "error_cb": self._hear,
-            }
-        )
+        fixed = {
+            **properties,
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "partition.assignment.strategy": "cooperative-sticky",
+            "enable.partition.eof": True,
+            "error_cb": self._hear,
+        }
+        self.consumer = Consumer(fixed)
+        self._asking = {name: value for name, value in fixed.items() if name not in {"stats_cb", "error_cb"}}
         self._missing = MissingTopics(self._topics, self._known)
         self._ends: dict[Partition, int] = {}
         self._paused = False
@@ -295,12 +295,20 @@ class KafkaSource:
             self._outage.suspect(error.str())  # perhaps it has only closed connections that were idle for long
 
     def _unreachable(self) -> str | None:
-        """Why no broker answers; None when one does. Of several the client asks the one that it asked last."""
+        """Why no broker answers; None when one does. Of several the client asks the one that it asked last.
+
+        Within a callback it is another client that asks: `list_topics` makes confluent-kafka forget the call that it is
+        in, and the next callback of that call would end the process.
+        """
         topic = self._topics[0]
+        client = Consumer(self._asking) if self._rebalancing else self.consumer
         try:
-            self.consumer.list_topics("" if topic.startswith("^") else topic, timeout=_PROBE_S)
+            client.list_topics("" if topic.startswith("^") else topic, timeout=_PROBE_S)
         except KafkaException as exception:
             return error_of(exception).str()
+        finally:
+            if client is not self.consumer:
+                client.close()
         return None
 
     def _known(self, topic: str | None) -> Mapping[str, TopicMetadata]:

@@ -82,6 +82,10 @@ class AdaptiveThresholds:
         self._proposed = deque((Thresholds(*each) for each in state.proposed), BLOCKS)
         self.in_force = self._median()
 
+    def holds_for(self, sessions: int) -> bool:
+        """Whether so many more final scores leave in force what is."""
+        return self._sessions + sessions < self._block_sessions
+
     def learn(self, score: float) -> None:
         """Take in the final score, in [0, 1], of the next session."""
         shown = round(score, DECIMALS)

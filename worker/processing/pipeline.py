@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from detector.scoring.scores import Sequences
+from detector.scoring.scores import LONG, Growth, Sequences
 from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError
@@ -26,6 +26,7 @@ from worker.processing.clock import Move
 from worker.processing.counted_decoder import CountedDecoder
 from worker.processing.dead_letters import dead_letter
 from worker.processing.decoder import Decoder, Events, LineEncoder
+from worker.processing.feedback import Feedback
 from worker.processing.fit import check_fit
 from worker.processing.line_texts import LineTexts, TextKeeper, shown_texts
 from worker.processing.lines import Reason
@@ -34,9 +35,9 @@ from worker.processing.outputs import ALARMED, Job, OpenPartition, Origin, Outpu
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Serialize, Severity
 from worker.processing.scorer import Scorer
-from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSessions, Image
+from worker.processing.session_columns import CLOSED_BY, ClosedSession, ClosedSessions, Image, SessionColumns
 from worker.processing.session_rules import SessionRules
-from worker.processing.session_state import SessionsState
+from worker.processing.session_state import Column, SessionsState
 from worker.processing.sessions import Sessions
 from worker.processing.token_decoder import AnyDecoder, TokenDecoder
 from worker.settings.document import Settings
@@ -58,9 +59,10 @@ class Pipeline:
         parsed: the sessions are parsed ones, for `score_closed`, instead of those of raw lines.
         times: the records or their lines have times, as records of Kafka always do.
         serialize: makes the values of score records; None: JSON.
+        feedback: what operators said of patterns; None where records say nothing of them.
 
     Attributes:
-        scorer: that it was given.
+        scorer, feedback: that it was given.
         misfits: what differs from the checkpoint's training and shifts scores, a line each (`worker.processing.fit`).
         while_scoring: called every few seconds while sessions are scored, between two forward passes of the model. What
             it raises ends `process` or `flush`, after which partitions have to be opened anew.
@@ -82,10 +84,11 @@ class Pipeline:
         parsed: bool = False,
         times: bool = True,
         serialize: Serialize | None = None,
+        feedback: Feedback | None = None,
     ) -> None:
         vocabulary = scorer.vocabulary
         self.misfits = check_fit(settings, vocabulary, scorer.reading, parsed=parsed, times=times)
-        self.scorer = scorer
+        self.scorer, self.feedback = scorer, feedback
         self._metrics = metrics
         metrics.expect(
             stages=get_args(Stage),
@@ -111,8 +114,9 @@ class Pipeline:
             max_message_bytes=settings.message_max_bytes,
             cloud_events=settings.application_id if settings.output.cloud_events else None,
             serialize=serialize,
+            feedback=self.feedback_version,
         )
-        self._outputs = OutputMaker(settings, scorer, records, metrics)
+        self._outputs = OutputMaker(settings, scorer, records, metrics, feedback)
         self._open: dict[Partition, OpenPartition] = {}
         self.while_scoring: Callable[[], None] = lambda: None
         self.origin: Origin | None = None
@@ -129,11 +133,13 @@ class Pipeline:
         sessions: SessionsState | None = None,
         thresholds: AdaptiveState | None = None,
         texts: pa.RecordBatch | None = None,
+        feedback: int | None = None,
     ) -> None:
         """Begin, or begin again, with a partition, whose outputs start at `live_from`.
 
-        `sessions` were open at `position`, `thresholds` is what its adaptive thresholds had learnt by then, and `texts`
-        are those of the sessions' lines.
+        `sessions` were open at `position`, `thresholds` is what its adaptive thresholds had learnt by then, `texts` are
+        those of the sessions' lines, and `feedback` is the version of the verdicts that the outputs from there to
+        `live_from` were judged by.
 
         Raises:
             RunError: the sessions are of lines, and token records are read, or the reverse.
@@ -150,6 +156,7 @@ class Pipeline:
         now = time.monotonic()
         kept = LineTexts(texts) if self._most_text else None
         opened = OpenPartition(Sessions(self._rules, sessions), position, live_from, position, now, adaptive, kept)
+        opened.same_feedback = feedback == self.feedback_version
         if self._tokens:
             opened.origins = OriginsOfOpen(None if sessions is None else sessions.origins)
         self._open[partition] = opened
@@ -176,6 +183,11 @@ class Pipeline:
     def newest_ms(self, partition: Partition) -> int | None:
         """Kafka timestamp of the latest record that was processed, in ms; None where that is not known."""
         return self._open[partition].newest_ms
+
+    @property
+    def feedback_version(self) -> int | None:
+        """Of the verdicts that it judges by; None where records say nothing of patterns."""
+        return None if self.feedback is None else self.feedback.version
 
     @property
     def unknown_share(self) -> float | None:
@@ -334,7 +346,8 @@ class Pipeline:
             for each in opened.sessions.shared_causes:
                 place = each._replace(after=each.after - all_closed + len(closed))
                 job.shared.setdefault((each.offset, each.time), place)
-            job.touched = opened.sessions.touched()
+            job.grown = opened.sessions.grown(LONG, ALARMED, self.scorer.known_events)
+            job.touched = opened.sessions.touched(LONG)
             alarmed = (job.touched.alerted & ALARMED) != 0
             if alarmed.any():
                 done = job.touched.select(np.flatnonzero(alarmed))
@@ -350,6 +363,10 @@ class Pipeline:
 
     def _scored(self, jobs: Sequence[Job]) -> list[Output]:
         """Score what the jobs hold, all partitions in one call, and make their outputs."""
+        passed = self._between_passes()
+        if any(job.grown is not None and len(job.grown.slots) for job in jobs):
+            with self._metrics.stage("score"):
+                self._go_on(jobs, passed)
         closed = [job.closed.sessions for job in jobs]
         touched = [job.touched for job in jobs if job.touched is not None]
         complete = sum(map(len, closed))
@@ -357,9 +374,38 @@ class Pipeline:
             return []
         with self._metrics.stage("score"):
             sequences = Sequences.joined([each.sequences() for each in (*closed, *touched)])
-            scores = self.scorer.score_columns(sequences, complete, self._between_passes())
+            scores = self.scorer.score_columns(sequences, complete, passed, self._numbers(jobs, sequences))
         with self._metrics.stage("encode"):
             return self._outputs.of(jobs, scores, self.origin)
+
+    def _go_on(self, jobs: Sequence[Job], passed: Callable[[], None]) -> None:
+        """Score the new events of long sessions; those that something may be told of come to `Job.touched` as a whole.
+
+        All others are done with: of them no record is made, so that nothing but what is new of them is looked at.
+        """
+        grown = [job.grown for job in jobs if job.grown is not None]
+        scores = self.scorer.go_on(Growth.joined([each.growth for each in grown]), passed)
+        begin = 0
+        for job in jobs:
+            if job.grown is None:
+                continue
+            slots, alerted, growth = job.grown
+            of_events = np.repeat(np.arange(len(slots)), np.diff(growth.sequences.bounds))
+            own = scores[begin : begin + len(of_events)]
+            begin += len(own)
+            may_tell = np.zeros(len(slots), np.bool_)
+            may_tell[of_events[own >= self._outputs.least_told(job)[alerted[of_events]]]] = True
+            job.opened.sessions.looked_at(slots[~may_tell])
+            if may_tell.any() and job.touched is not None:
+                job.touched = SessionColumns.joined([job.touched, job.opened.sessions.at(slots[may_tell])])
+
+    def _numbers(self, jobs: Sequence[Job], sequences: Sequences) -> Column | None:
+        """Of the sessions, those that closed and those touched, where one is long; None where none is."""
+        if not (np.diff(sequences.ends, prepend=0) > LONG).any():
+            return None
+        closed = [job.opened.sessions.numbers(job.closed.sessions.order) for job in jobs]
+        touched = [job.opened.sessions.numbers(job.touched.order) for job in jobs if job.touched is not None]
+        return np.concatenate([*closed, *touched])
 
     def _between_passes(self) -> Callable[[], None]:
         """What the scorer calls: one record may close every session of its partition, and scoring them take minutes."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from detector.errors import CheckpointError, DeviceError
 from detector.reading import ReadingRecord
-from detector.scoring.scores import Scores, Sequences
+from detector.scoring.scores import Growth, Scores, Sequences
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError, SettingsError
 from worker.observability.collectors import GpuUsage
@@ -73,6 +73,10 @@ class Scorer(Protocol):
         """Which sessions the training had (`TrainingRecord.sketch`); None where nobody knows."""
 
     @property
+    def expected_warnings(self) -> float | None:
+        """Share of later normal sessions that the training expects to be warnings; None where it does not say."""
+
+    @property
     def cache_hits(self) -> int:
         """Sequences answered from memory so far."""
 
@@ -85,7 +89,11 @@ class Scorer(Protocol):
         """Batches that did not fit the device's memory so far, and were split."""
 
     def score_columns(
-        self, sequences: Sequences, complete: int, after_pass: Callable[[], None] = lambda: None
+        self,
+        sequences: Sequences,
+        complete: int,
+        after_pass: Callable[[], None] = lambda: None,
+        numbers: npt.NDArray[np.int64] | None = None,
     ) -> Scores:
         """Scores of event sequences in the order given.
 
@@ -93,6 +101,18 @@ class Scorer(Protocol):
             sequences: to score.
             complete: how many, from the first on, are complete; final scores of the others need not be worked out.
             after_pass: called after each forward pass of the model. What it raises ends the call.
+            numbers: of the sessions, as of `Growth`; 0 for one that has none.
+        """
+
+    def known_events(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How many events of sessions, by their numbers, `go_on` need not be given again."""
+
+    def go_on(self, growth: Growth, after_pass: Callable[[], None] = lambda: None) -> npt.NDArray[np.float32]:
+        """Early scores of the events of sessions that go on, the same bits as `score_columns` gives, (events,).
+
+        Args:
+            growth: the sessions, each from an event on that is at most `known_events`.
+            after_pass: as of `score_columns`.
         """
 
     def reason(self, sequence: bytes) -> Reason | None:
@@ -101,6 +121,16 @@ class Scorer(Protocol):
         Args:
             sequence: the int64 tokens of its events in native byte order.
         """
+
+    def pattern(self, sequence: bytes) -> str | None:
+        """What a complete session has in common with those that a verdict on it is also about; None for nothing.
+
+        Args:
+            sequence: the int64 tokens of its events in native byte order.
+        """
+
+    def pattern_so_far(self, sequence: bytes) -> str:
+        """What is certain of the pattern of a session that goes on (`detector.scoring.session_pattern.may_become`)."""
 
     def gpu_usage(self) -> GpuUsage | None:
         """How the GPU is used that it scores on; None on a CPU. Only for the thread that scores."""
@@ -158,6 +188,7 @@ def scorer_of(settings: Settings, checkpoint: Checkpoint) -> detector_scorer.Sco
             kernels=model.kernels,
             batch_tokens=model.batch_tokens,
             cache_size=model.score_cache,
+            growing=model.growing_sessions,
         )
     except DeviceError as error:
         raise RunError(f"model: {error}") from error

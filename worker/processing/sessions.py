@@ -11,13 +11,15 @@ closed or that somebody looks at (`worker.processing.session_columns`).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from detector.scoring.scores import Growth, Sequences
 from detector.text.flat import Texts, flat
 from worker.processing import session_loop as loop
 from worker.processing.clock import NO_TIME, Clock, Column, Numbers, Step, Strings
@@ -27,6 +29,8 @@ from worker.processing.session_state import SessionsState
 
 _NOTES: Final = {"alerted": loop.ALERTED, "evaluated": loop.EVALUATED}  # what the scorer remembers of a session
 _SEED = secrets.randbits(63) | 1  # of the keys' hashes; odd, so that no bit is lost
+_SERIALS = count(1)  # of what orders are counted in
+_ORDER_BITS: Final = 40
 _FEW: Final = 100  # sessions, for which columns are never too large
 _NONE_CLOSED: Final = ClosedSessions.of(())
 
@@ -39,6 +43,14 @@ class SharedCause(NamedTuple):
     time: int
     cause_offset: int
     after: int  # how many sessions the same call had closed before the event joined its own
+
+
+class GrownSessions(NamedTuple):
+    """Open sessions that got events, by what is new of them."""
+
+    slots: Column  # of `Sessions`, until its next call
+    alerted: Column  # as of `Session`
+    growth: Growth
 
 
 class Sessions:
@@ -61,6 +73,7 @@ class Sessions:
         )
         self._end_tokens = np.array(sorted(rules.end_tokens), np.int64)
         self._touched: list[Column] = []  # slots of the latest call's events
+        self._arrived: list[Column] = []  # their tokens
         # Of the latest call: how many sessions of a key one record opened and closed, by key and first offset; and how
         # many sessions there had ever been before the first event whose cause is that of the event in hand, where it is
         # not its own record.
@@ -109,10 +122,52 @@ class Sessions:
         rows[:, loop.REASON] = CLOSED_BY.index(closed_by)
         return ClosedSessions.joined([closed, self._closed(rows)])
 
-    def touched(self) -> SessionColumns:
-        """The open sessions that got an event in the latest call; `note` takes them back."""
-        slots = np.unique(np.concatenate([*self._touched, np.empty(0, np.int64)]))
-        return self._gathered(slots[self._columns.rows[slots, loop.ORDER] > 0])
+    def touched(self, most: int = loop.NEVER) -> SessionColumns:
+        """The open sessions of at most so many events that got one in the latest call; `note` takes them back."""
+        slots = self._touched_slots()
+        return self._gathered(slots[self._columns.links[slots, loop.EVENTS] <= most])
+
+    def grown(self, least: int, done: int, known: Callable[[Column], Column]) -> GrownSessions:
+        """The open sessions of more events that got one in the latest call, by what is new of them.
+
+        Args:
+            least: events beyond which a session is one of them.
+            done: bits of `Session.alerted`; those of one of these are noted as looked at, and left out.
+            known: how many events of sessions are known elsewhere, by `numbers`; all events are given of one of which
+                fewer are known than were looked at.
+        """
+        slots, links = self._touched_slots(), self._columns.links
+        slots = slots[links[slots, loop.EVENTS] > least]
+        if len(slots):
+            is_done = (links[slots, loop.ALERTED] & done) != 0
+            self.looked_at(slots[is_done])
+            slots = slots[~is_done]
+        numbers = self.numbers(self._columns.rows[slots, loop.ORDER])
+        events, evaluated = (links[slots, column].astype(np.int64) for column in (loop.EVENTS, loop.EVALUATED))
+        arrived, counts = self._arrived_in(slots)
+        new = events - evaluated
+        # The latest events of a slot are those of the session that has it now.
+        partly = (evaluated > 0) & (known(numbers) >= evaluated) & (new <= counts) if len(slots) else new > 0
+        rows = np.flatnonzero(partly)
+        ends = np.cumsum(new[rows])
+        places = np.repeat(np.cumsum(counts)[rows] - ends, new[rows]) + np.arange(new[rows].sum())
+        others = np.flatnonzero(~partly)
+        parts = Sequences(arrived[places], ends), self._gathered(slots[others]).sequences()
+        order = np.append(rows, others)
+        growth = Growth(numbers[order], np.append(evaluated[rows], np.zeros_like(others)), Sequences.joined(parts))
+        return GrownSessions(slots[order], links[slots[order], loop.ALERTED].astype(np.int64), growth)
+
+    def at(self, slots: Column) -> SessionColumns:
+        """The open sessions of these slots, which a `GrownSessions` of the latest call gave."""
+        return self._gathered(slots)
+
+    def looked_at(self, slots: Column) -> None:
+        """Note of the open sessions of these slots that the scorer has looked at all their events."""
+        self._columns.links[slots, loop.EVALUATED] = self._columns.links[slots, loop.EVENTS]
+
+    def numbers(self, order: Column) -> Column:
+        """Numbers for sessions by their `order`, above 0, that no others of this process have until the next call."""
+        return (self._serial << _ORDER_BITS) + order
 
     def behind(self) -> SessionColumns:
         """The open sessions with events that the scorer has not looked at (`Session.evaluated`); `note` takes them."""
@@ -145,8 +200,25 @@ class Sessions:
 
     # -- events --------------------------------------------------------------------------------------------------------
 
+    def _touched_slots(self) -> Column:
+        """Of the open sessions that got an event in the latest call, ascending."""
+        slots = np.unique(np.concatenate([*self._touched, np.empty(0, np.int64)]))
+        open_ones: Column = slots[self._columns.rows[slots, loop.ORDER] > 0]
+        return open_ones
+
+    def _arrived_in(self, slots: Column) -> tuple[Column, Column]:
+        """Tokens of the latest call's events in these slots, ascending, slot after slot, and how many each has."""
+        if not len(slots):
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        of_events = np.concatenate(self._touched)
+        at = np.minimum(np.searchsorted(slots, of_events), len(slots) - 1)
+        there = np.flatnonzero(slots[at] == of_events)
+        at = at[there]
+        tokens = np.concatenate(self._arrived)[there[np.argsort(at, kind="stable")]]
+        return tokens, np.bincount(at, minlength=len(slots))
+
     def _process(self, steps: Sequence[Step]) -> ClosedSessions:
-        self.shared_causes, self._touched = [], []
+        self.shared_causes, self._touched, self._arrived = [], [], []
         self._within, self._opened_before, cause = {}, loop.NEVER, None
         # What a call closes keeps its rows until it ends, so a call of many events needs more rows than stay open.
         more, counts = sum(len(step.keys) for step in steps), self._columns.counts
@@ -198,6 +270,7 @@ class Sessions:
         closed = np.empty((len(self) + len(tokens), loop.CLOSED), np.int64)
         closed = closed[: loop.take(self._columns, self._limits, arrivals, slots, closed)]
         self._touched.append(slots)
+        self._arrived.append(tokens)
         rows = self._columns.rows[closed[:, loop.SLOT]]
         by = -rows[:, loop.ORDER], rows[:, loop.FIRST_OFFSET], closed[:, loop.GROUP]
         return self._closed(closed[np.lexsort(by)])
@@ -224,7 +297,8 @@ class Sessions:
         return SessionColumns.gathered(self._columns, slots)
 
     def _restore(self, state: SessionsState) -> None:
-        """Hold the sessions of a state, and no others."""
+        """Hold the sessions of a state, and no others; their orders begin anew."""
+        self._serial = next(_SERIALS)
         n = len(state.keys)
         keys, key_ends = _as_bytes(state.keys)
         saved = loop.Saved(

@@ -136,6 +136,7 @@ class ModelSettings(Section):
     kernels: Literal["auto", "triton", "reference"] = "auto"
     batch_tokens: Annotated[int, Whole(64, 16 * 1024 * 1024)] = 65_536
     score_cache: Annotated[int, Whole(0, 100_000_000)] = 100_000
+    growing_sessions: Annotated[int, Whole(0, 1_000_000)] = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,12 @@ class OutputSettings(Section):
     schema_registry: SchemaRegistry = Field(None, repr=False)
     partitions: Annotated[int | None, Whole(1, 100_000, " or null")] = None
     replication_factor: Annotated[int | None, Whole(1, 32_767, " or null")] = None
+
+
+class FeedbackSettings(Section):
+    """Where verdicts of operators come from; null for none."""
+
+    topic: Topic | None = None
 
 
 class StateSettings(Section):

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from kernels.arguments import Operands
+from kernels.carried import Pieces, carried_on
 from kernels.packing import Packing
+from kernels.state import Mamba3State
 from kernels.triton.inference.projections import InProjection, OutProjection, Stream
 from kernels.triton.operation.forward import mamba3_mimo_forward
 
@@ -96,6 +98,28 @@ def layer_forward(stream: Stream, weights: LayerWeights, packing: Packing) -> No
         weights: the block's.
         packing: where the sequences lie.
     """
+    weights.out_projection(mamba3_mimo_forward(_entering(stream, weights), packing).y, stream)
+
+
+def layer_carried_on(stream: Stream, weights: LayerWeights, pieces: Pieces, states: Mamba3State) -> Mamba3State | None:
+    """Run one block over sequences that go on, as `layer_forward`.
+
+    Args:
+        stream: as there.
+        weights: the block's.
+        pieces: where the sequences lie.
+        states: the block's, of all slots.
+
+    Returns:
+        As `kernels.carried.carried_on`.
+    """
+    y, after = carried_on(_entering(stream, weights), pieces, states, _operation)
+    weights.out_projection(y, stream)
+    return after
+
+
+def _entering(stream: Stream, weights: LayerWeights) -> Operands:
+    """What the operation takes of the stream."""
     u, enter = stream.u, weights.in_projection
     N, R, S, H = enter.d_state, enter.groups // 2, enter.n_angles, enter.dt_bias.numel()
     T, P = u.shape[0], enter.inner // H
@@ -105,5 +129,11 @@ def layer_forward(stream: Stream, weights: LayerWeights, packing: Packing) -> No
     z, x, B, C = torch.split(projected, [H * P, H * P, R * N, R * N], 1)
     dt, adt, trap, angles = torch.split(steps, [H, H, H, S], 1)
     C, B, x, z = C.view(T, R, N), B.view(T, R, N), x.view(T, H, P), z.view(T, H, P)
-    y = mamba3_mimo_forward(Operands(C, B, x, z, adt, dt, trap, angles, *weights.heads), packing).y
-    weights.out_projection(y, stream)
+    return Operands(C, B, x, z, adt, dt, trap, angles, *weights.heads)
+
+
+def _operation(
+    operands: Operands, packing: Packing, initial: Mamba3State, final: bool
+) -> tuple[Tensor, Mamba3State | None]:
+    ran = mamba3_mimo_forward(operands, packing, initial, final)
+    return ran.y, ran.final

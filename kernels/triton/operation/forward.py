@@ -358,7 +358,8 @@ def mamba3_mimo_forward(
         run_segments(m, None, y, y, long=False)
     with aside:
         if everything:
-            run_segments(m, None, entering, left, long=True, states_only=True)
+            if return_final_state or packing.n_long:  # else nothing comes after a segment
+                run_segments(m, None, entering, left, long=True, states_only=True)
         else:
             run_segments(packing.n_long, packing.long_segments, entering, left, long=True, states_only=True)
         final = scan(operands, packing, times, left, entering, initial_state, final=return_final_state)

@@ -45,7 +45,7 @@ def _scan(
     angle_in, ssm_in, k_in, x_in, angle_out, ssm_out, k_out, x_out,
     H, R: tl.constexpr, N: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
     HALF: tl.constexpr, BP: tl.constexpr, PAIRS: tl.constexpr,
-    ALL: tl.constexpr, INITIAL: tl.constexpr, FINAL: tl.constexpr,
+    ALL: tl.constexpr, INITIAL: tl.constexpr, FINAL: tl.constexpr, LEFT: tl.constexpr,
 ):  # fmt: skip
     """The states the segments of a sequence start with, for PAIRS of their columns, and the sequence's last state.
 
@@ -91,7 +91,8 @@ def _scan(
     at = (number * H + head).to(tl.int64) * (2 * HALF * BP) + 2 * pairs[:, None] * BP + lanes[None, :]
     decay += begin * H + head
     turns += (begin * H + head) * S + pairs
-    own_first, own_second = tl.load(left + at, count > 0, 0.0), tl.load(left + at + BP, count > 0, 0.0)
+    has_left = (count > 0) & LEFT
+    own_first, own_second = tl.load(left + at, has_left, 0.0), tl.load(left + at + BP, has_left, 0.0)
     kept, turn = tl.load(decay, count > 0, 0.0), tl.load(turns, turned & (count > 0), 0.0)
     for i in range(count):
         is_followed = i + 1 < count
@@ -220,7 +221,8 @@ def scan(
         operands: of the operation.
         packing: of the batch.
         times: of the batch.
-        left: float32 (numbers, H, 2 * HALF, BP), what each segment leaves of its own tokens.
+        left: float32 (numbers, H, 2 * HALF, BP), what each segment leaves of its own tokens; not looked at where no
+            segment is followed by another one and no final state is wanted.
         entering: of the same shape.
         initial_state: as for the operation.
         final: whether the final states are wanted.
@@ -247,7 +249,7 @@ def scan(
             packing.segments, packing.first_segments, packing.long_sequences,
             left, times.turns, times.decay, entering, *given, *(states or (left,) * 4), H,
             R=R, N=N, P=P, S=S, HALF=entering.shape[2] // 2, BP=BP,
-            ALL=everything, INITIAL=initial_state is not None, FINAL=final, **tile,
+            ALL=everything, INITIAL=initial_state is not None, FINAL=final, LEFT=final or packing.n_long > 0, **tile,
         )  # fmt: skip
     return states
 

@@ -99,7 +99,8 @@ def test_without_labels_what_never_happened_scores_high_and_few_normal_sessions_
     for scores in results:
         assert (scores.scores <= np.float32(scores.final)).all()
     assert unlabelled.record.mode == "normals_only"
-    assert set(unlabelled.record.metrics) == {"normals.warning", "normals.critical"}
+    assert set(unlabelled.record.metrics) == {"normals.warning", "normals.critical", "normals.warning.later"}
+    assert unlabelled.record.expected_warnings == 0
     shares = np.array(unlabelled.record.score_shares)
     assert shares.sum() == pytest.approx(1)
     assert shares[14:].sum() == pytest.approx(unlabelled.record.metrics["normals.warning"])

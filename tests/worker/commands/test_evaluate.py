@@ -58,6 +58,7 @@ def evaluated(
     scorer: Scorer | None = None,
     normal_weight: float = 1.0,
     max_events: int = 1024,
+    console: Console | None = None,
 ) -> tuple[dict[str, Any], str]:
     """`metrics.json` and the page."""
     evaluate_checkpoint(
@@ -68,7 +69,7 @@ def evaluated(
         report,
         normal_weight=normal_weight,
         seed=0,
-        console=Console(file=io.StringIO(), width=200),
+        console=console or Console(file=io.StringIO(), width=200),
         at=datetime(2026, 3, 1, 12, 30, tzinfo=UTC),
     )
     return json.loads((report / "metrics.json").read_bytes()), (report / "index.html").read_text("utf-8")
@@ -148,6 +149,7 @@ def test_the_metrics_file_has_its_documented_names(
             "unmatched_labels",
             "decides",
             "learnt_from",
+            "expected_warnings",
             "sessions",
             "keys",
             "distinct_sequences",
@@ -221,6 +223,21 @@ def test_it_is_told_when_the_sessions_are_those_of_the_training(
     knowing.trained_sketch = session_sketch(each + 1 for each in seen)
     metrics, page = evaluated(tmp_path, log, scorer=knowing)
     assert (metrics["learnt_from"], "trained on" in page) == (0.0, False)
+
+
+def test_what_the_training_promised_is_told_beside_what_happened(
+    labelled_logs: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    log, promising = labelled_logs[0], OddScorer()
+    promising.expected_warnings = 0.025
+    console = Console(file=io.StringIO(), record=True, width=200)
+    metrics, page = evaluated(tmp_path, log, scorer=promising, console=console)
+    assert metrics["expected_warnings"] == 0.025
+    happened = metrics["alerts"]["warning"]["unlabelled"]
+    assert (
+        f"{happened:.2%} of the unlabelled sessions are warnings; the training expected 2.50%" in console.export_text()
+    )
+    assert "2.5 % of the normal sessions of another time" in page
 
 
 def test_the_same_input_gives_the_same_bytes(

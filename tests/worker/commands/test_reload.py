@@ -17,7 +17,12 @@ import structlog
 from detector.checkpoint import MODEL_FILE, VOCABULARY_FILE
 from detector.text.vocabulary import Vocabulary
 from tests.detector.small_models import VOCABULARY, save_random
+from tests.worker.delivery.test_feedback import ODD_ONES, say
+from tests.worker.small_worker import FEEDBACK
 from worker.commands.reload import Reload
+from worker.delivery.feedback_topic import FeedbackTopic
+from worker.delivery.memory import MemoryBroker
+from worker.errors import RunError, SnapshotError
 from worker.observability.metrics import Metrics
 from worker.processing.fit import reading_record
 from worker.processing.pipeline import Pipeline
@@ -39,11 +44,12 @@ def put(place: Path, *overrides: str, seed: int, vocabulary: Vocabulary = VOCABU
 class Reloading:
     """A reload, without its worker; its settings are those of `overrides` when they are read again."""
 
-    def __init__(self, place: Path, look_every_s: float) -> None:
+    def __init__(self, place: Path, look_every_s: float, feedback: FeedbackTopic | None = None) -> None:
         self.overrides = [*RULES, f"model.checkpoint={place}", "model.device=cpu", "output.top_events=7"]
         self.metrics = Metrics()
         self.settings = self.read()
-        self.reload = Reload(self.settings, self.read, look_every_s)
+        self.reload = Reload(self.settings, self.read, look_every_s, feedback_every_s=0.01)
+        self.feedback = feedback
         self.running = load_scorer(self.settings).checkpoint
 
     def read(self) -> Settings:
@@ -67,10 +73,15 @@ class Reloading:
 
 
 @contextmanager
-def reloading(place: Path, look_every_s: float = 3600.0, serialize: Serialize | None = None) -> Iterator[Reloading]:
-    made = Reloading(place, look_every_s)
+def reloading(
+    place: Path,
+    look_every_s: float = 3600.0,
+    serialize: Serialize | None = None,
+    feedback: FeedbackTopic | None = None,
+) -> Iterator[Reloading]:
+    made = Reloading(place, look_every_s, feedback)
     stamp = checkpoint_stamp(made.settings)
-    with made.reload.watching(load_scorer(made.settings), stamp, made.metrics, serialize):
+    with made.reload.watching(load_scorer(made.settings), stamp, made.metrics, serialize, feedback):
         yield made
 
 
@@ -236,3 +247,68 @@ def test_settings_that_are_wrong_are_refused_as_a_whole(tmp_path: Path) -> None:
         assert made.refusal().startswith("--set scoring.warning")
     [told] = [each for each in log if each["event"] == "settings_refused"]
     assert len(told["errors"]) == 2
+
+
+class Brokers(MemoryBroker):
+    """Which can be away."""
+
+    away = False
+
+    def partitions(self, topic: str) -> list[int]:
+        if self.away:
+            raise RunError("nobody is there")
+        return super().partitions(topic)
+
+
+def test_verdicts_are_offered_as_they_come_with_whatever_checkpoint_is_due_then(tmp_path: Path) -> None:
+    put(tmp_path / "old", seed=1)
+    digest = put(tmp_path / "new", seed=2)
+    brokers = Brokers({FEEDBACK: 1})
+    say(brokers, ODD_ONES[0], "normal")
+    topic = FeedbackTopic(FEEDBACK, brokers)
+    topic.look()
+    with structlog.testing.capture_logs() as log, reloading(tmp_path / "old", feedback=topic) as made:
+        patterns = made.metrics.registry.get_sample_value
+        assert patterns("logmamba_judged_patterns", {"verdict": "normal"}) == 1
+        assert made.reload.due() is None, "the worker began with these"
+        say(brokers, ODD_ONES[1], "anomalous")
+        pipeline = made.pipeline()
+        assert pipeline.scorer.checkpoint == made.running
+        assert pipeline.feedback_version == 2
+        assert patterns("logmamba_judged_patterns", {"verdict": "anomalous"}) == 1
+        assert made.ended("taken") == 0, "nothing was reloaded"
+
+        made.overrides.append(f"model.checkpoint={tmp_path / 'new'}")
+        made.reload.ask()
+        wait_for(made.reload.due)
+        say(brokers, ODD_ONES[1], None)
+        wait_for(lambda: (due := made.reload.due()) is not None and due.feedback_version == 3)
+        pipeline = made.pipeline()
+        assert (pipeline.scorer.checkpoint, pipeline.feedback_version) == (digest, 3)
+        assert made.ended("taken") == 1
+
+        brokers.away = True
+        wait_for(lambda: [each for each in log if each["event"] == "feedback_unread"])
+        assert made.reload.due() is None, "what is known holds"
+        say(brokers, ODD_ONES[2], "normal")
+        brokers.away = False
+        assert made.pipeline().feedback_version == 4
+    assert [each["version"] for each in log if each["event"] == "feedback_taken"] == [2, 3, 4]
+    assert len([each for each in log if each["event"] == "feedback_unread"]) == 1
+
+
+def test_a_reload_that_is_refused_when_it_is_taken_keeps_no_verdict_from_holding(tmp_path: Path) -> None:
+    put(tmp_path / "old", seed=1)
+    put(tmp_path / "new", seed=2)
+    brokers = Brokers({FEEDBACK: 1})
+    topic = FeedbackTopic(FEEDBACK, brokers)
+    topic.look()
+    with reloading(tmp_path / "old", feedback=topic) as made:
+        made.overrides.append(f"model.checkpoint={tmp_path / 'new'}")
+        made.reload.ask()
+        wait_for(made.reload.due)
+        say(brokers, ODD_ONES[0], "normal")
+        wait_for(lambda: (due := made.reload.due()) is not None and due.feedback_version == 1)
+        made.reload.refused(SnapshotError("its records are deleted"))
+        pipeline = made.pipeline()
+        assert (pipeline.scorer.checkpoint, pipeline.feedback_version) == (made.running, 1)

@@ -113,6 +113,12 @@ def test_a_record_is_one_line_with_what_matters(topic: ScoreTopic) -> None:
     ]
 
 
+def test_what_an_operator_judged_is_told(topic: ScoreTopic) -> None:
+    topic.write(record("a", feedback={"verdict": "normal", "scored": "critical"}, top_events=[]))
+    [line] = followed(topic, 1)
+    assert line.endswith("normal   0.1000  a  19 events  judged normal, critical by its score")
+
+
 def test_for_a_script_records_are_as_they_were_written(topic: ScoreTopic) -> None:
     records = [record("[red]blk_7[/red] :bug: " + 300 * "long ", "critical"), record("blk_8")]
     topic.write(*records)

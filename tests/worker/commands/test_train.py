@@ -189,6 +189,17 @@ def test_what_is_learnt_from_and_how_good_it_is_are_said_in_words(tmp_path: Path
     assert "AUPRC" not in shown
 
 
+def test_what_normal_sessions_do_otherwise_at_another_time_is_said(tmp_path: Path) -> None:
+    """In order of time, as their column says; later ones beat more often."""
+    rows = [f"s{number}\t0\t{number}\t5 22 {'9 ' * (1 + 3 * (number >= 400))}11" for number in range(800)]
+    path = tmp_path / "sessions.tsv"
+    path.write_text("session_id\tlabel\torder\tevents\n" + "\n".join(rows[::2] + rows[1::2]) + "\n")
+    shown = train(path, tmp_path / "model", steps=2)
+    assert "% of the normal sessions are warnings: expect that" in shown
+    assert "no alarm rests on how often these come, which changes with the time: 9" in shown
+    assert load(tmp_path / "model").manifest.training.expected_warnings is not None
+
+
 def test_the_model_is_trained_in_the_precision_of_the_settings(tmp_path: Path, parsed: Path) -> None:
     losses = []
     for precision in ("auto", "float32", "bfloat16"):

@@ -24,6 +24,7 @@ from tests.worker.processing.test_score_records import (
 from worker.commands.explain_record import read_score_record
 from worker.errors import RunError
 from worker.kafka.avro import score_reader, score_writer
+from worker.processing.feedback import Applied
 from worker.processing.origins import Origins
 from worker.processing.records import Partition
 from worker.processing.score_records import ScoreEncoder
@@ -55,7 +56,8 @@ def test_a_record_reads_as_the_same_json_that_it_would_be(registry: SchemaRegist
         serialize=score_writer(use),
     )
     values = []
-    told = {"reason": Reason("Twice.", "F1"), "retracts": ["warning", "critical"]}
+    applied = Applied("counts 0123456789ab", "anomalous", "warning")
+    told = {"reason": Reason("Twice.", "F1"), "applied": applied, "retracts": ["warning", "critical"]}
     origins = Origins.of([Partition("raw", 0), Partition("raw", 2)], np.array([0, 1, 0, 0]), np.array([7, 3, 8, 9]))
     with_texts = told | {"texts": [None, b"a line", b"", None]}
     for more in ({}, told, with_texts, told | {"origins": origins}):

@@ -101,6 +101,40 @@ def test_an_end_that_may_be_stale_is_forgotten_and_told_again_after_what_has_com
         source.close(Deadline(10))
 
 
+def test_a_broker_may_be_asked_for_within_a_rebalance_whatever_else_the_client_has_to_tell() -> None:
+    """The client has statistics to tell in the same call, which ended the process."""
+    told = [0]
+
+    def tell(_statistics: str) -> None:
+        told[0] += 1
+
+    answers: list[str | None] = []
+
+    class Asking(Listener):
+        def on_assigned(self, partitions: Sequence[Partition]) -> None:
+            answers.append(outage.ask())
+            super().on_assigned(partitions)
+            time.sleep(0.2)  # statistics are due many times over
+
+        def on_revoked(self, partitions: Sequence[Partition]) -> None:
+            answers.append(outage.ask())
+            super().on_revoked(partitions)
+            time.sleep(0.2)
+
+        on_lost = on_revoked
+
+    with mock_cluster() as cluster:
+        cluster.produce([b"a open", b"a read"])
+        settings = mock_settings(cluster, statistics_interval_ms=10)
+        outage = Outage()
+        source = KafkaSource(ClientProperties(settings).consumer() | {"stats_cb": tell}, settings.input.topics, outage)
+        source.subscribe(Asking(source))
+        assert until_the_end(source) == [0, 1]
+        assert told[0]
+        source.close(Deadline(60))
+    assert answers == [None, None]
+
+
 def test_no_session_closes_as_idle_while_its_next_record_waits_in_the_clients_queue() -> None:
     skipped = 0.0
     with mock_cluster(partitions=2) as cluster:

@@ -156,8 +156,10 @@ def test_thresholds_that_are_saved_and_restored_anywhere_are_those_of_an_unbroke
             saved = AdaptiveState.model_validate_json(restored.state().model_dump_json())
             restored = adaptive(saved, rate=0.05)
         assert restored.in_force == unbroken.in_force
+        in_force, holds = unbroken.in_force, unbroken.holds_for(1)
         restored.learn(score)
         unbroken.learn(score)
+        assert unbroken.in_force == in_force or not holds
     assert restored.state() == unbroken.state()
 
 

@@ -18,6 +18,7 @@ from detector.scoring.reasons import Reason
 from detector.text.vocabulary import N_SPECIAL, UNK, Vocabulary
 from worker.processing.clock import NO_TIME
 from worker.processing.dead_letters import dead_letter
+from worker.processing.feedback import Applied
 from worker.processing.keys import MAX_KEY_CHARACTERS
 from worker.processing.lines import DeadLetter
 from worker.processing.origins import Origins
@@ -79,6 +80,7 @@ def encode(
     top_events: int = 2,
     thresholds: Thresholds = THRESHOLDS,
     reason: Reason | None = None,
+    applied: Applied | None = None,
     retracts: Sequence[Severity] = (),
     texts: Sequence[bytes | None] | None = None,
     origins: Origins | None = None,
@@ -94,6 +96,7 @@ def encode(
         score=score,
         thresholds=thresholds,
         reason=reason,
+        applied=applied,
         retracts=retracts,
         texts=texts,
         origins=origins,
@@ -175,13 +178,16 @@ def test_a_record_lists_fewer_events_rather_than_become_too_large_to_be_written(
 
 def test_the_keys_are_those_of_the_schema_in_its_order() -> None:
     record = validate(encode(SESSION, SURPRISES)[0])
-    optional = {"reason", "retracts", "origins"}
+    optional = {"reason", "pattern", "feedback", "retracts", "origins"}
     assert list(record) == SCHEMA["required"] == [name for name in SCHEMA["properties"] if name not in optional]
     origins = Origins.of([Partition("raw", 3)], np.zeros(4, np.int64), np.arange(4))
-    told = {"reason": Reason("Closed twice.", "F1"), "retracts": ["critical"], "origins": origins}
+    applied = Applied("counts 0123456789ab", "anomalous", "warning")
+    told = {"reason": Reason("Closed twice.", "F1"), "applied": applied, "retracts": ["critical"], "origins": origins}
     record = validate(encode(SESSION, SURPRISES, **told)[0])  # type: ignore[arg-type]
     assert list(record) == list(SCHEMA["properties"])
     assert record["reason"] == {"text": "Closed twice.", "family": "F1"}
+    assert record["pattern"] == "counts 0123456789ab"
+    assert record["feedback"] == {"verdict": "anomalous", "scored": "warning"}
 
 
 def test_a_final_record_names_the_early_ones_that_it_takes_back_by_their_ids() -> None:

@@ -1,0 +1,182 @@
+"""What does an event cost against the length of its open session, scored as the session grows or from its start?
+
+Open sessions of one length, no two alike, get an event each (or several) with every batch that goes through
+`Pipeline.process`, with early scores on and without a client; each session has been looked at up to there, as by a
+worker that has been running. `grown` is a scorer that goes on with long sessions from what it knows of them, `from the
+start` one that does not (`model.growing_sessions: 0`), as all were before there was such a thing. Both take turns.
+
+The model is an untrained one of the size asked for, whose scores never tell of anything: what an event costs does not
+depend on what a model has learnt. Figures are CPU time on a CPU and, since a CPU waits for it, wall time on a GPU; the
+medians of the rounds. `ratio` is to sessions of the first length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Final
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.curves import STREAM_TIME, Lines
+from benchmarks.pipeline import SETTINGS, TOPIC
+from detector.checkpoint import Checkpoint, demo_checkpoint, load
+from detector.model.model import DetectorModel, ModelConfig
+from detector.scoring.calibration import Combination
+from detector.scoring.scorer import Scorer
+from worker.observability.metrics import Metrics
+from worker.processing.clock import ClockState
+from worker.processing.pipeline import Pipeline
+from worker.processing.records import Partition, Records
+from worker.processing.session_state import SessionsState
+from worker.settings.document import load_settings
+
+FIRST: Final = Partition(TOPIC, 0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of an event, in microseconds; ratios to sessions of the first length."""
+
+    length: int
+    events: int
+    sessions: int
+    grown_us: float
+    from_start_us: float
+    grown_ratio: float
+    from_start_ratio: float
+
+
+def untrained(size: str) -> Checkpoint:
+    """A checkpoint of that size, for lines as those of the demo, whose early scores are always the same."""
+    shipped = load(demo_checkpoint())
+    config = ModelConfig.preset(size, len(shipped.vocabulary))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    model = DetectorModel(config, torch.from_numpy(shipped.vocabulary.template_features()))
+    never = Combination(bias=-3.0, logit_weight=0.0, level_weight=0.0, usual_weight=0.0)
+    calibration = replace(shipped.manifest.calibration, early=never)
+    manifest = shipped.manifest.model_copy(update={"model": config, "calibration": calibration})
+    return replace(shipped, manifest=manifest, weights=model.state_dict(), judge=None)
+
+
+class Run:
+    """A pipeline with open sessions of one length."""
+
+    def __init__(self, scorer: Scorer, lines: Lines, length: int, sessions: int, clock: Callable[[], float]) -> None:
+        self._lines, self._clock, self._random = lines, clock, Random(length)
+        limits = "sessions.max_events=1000000", "sessions.gap=1h", "model.batch_tokens=1000002"
+        settings = load_settings(None, [*SETTINGS, *limits, "scoring.early=true"])
+        self._pipeline = Pipeline(settings, scorer, Metrics())
+        self._keys = [self._random.getrandbits(62) for _ in range(sessions)]
+        events = sessions * length
+        tokens = np.random.default_rng(length).choice(lines.tokens, events)
+        offsets = np.repeat(np.arange(sessions), length) + np.tile(np.arange(length), sessions) * sessions
+        times, looked_at = np.full(sessions, STREAM_TIME), np.full(sessions, length)
+        state = SessionsState(
+            ClockState(STREAM_TIME),
+            [f"blk_{key}" for key in self._keys],
+            looked_at,
+            times,
+            times,
+            np.zeros(sessions, np.int64),
+            looked_at,
+            tokens.astype(np.int64),
+            offsets,
+            np.full(events, STREAM_TIME),
+        )
+        self._end = events
+        self._pipeline.open(FIRST, events, events, state)
+
+    def measure(self, events: int) -> float:
+        """Microseconds that an event takes, where each session gets so many at once."""
+        picked = [key for key in self._keys for _ in range(events)]
+        self._random.shuffle(picked)
+        values: list[bytes | None] = [
+            self._lines.line(self._random.randrange(len(self._lines.tokens)), key) for key in picked
+        ]
+        offsets = [*range(self._end, self._end + len(values))]
+        records = Records(TOPIC, 0, offsets, values, None, [STREAM_TIME] * len(values), None)
+        self._end += len(values)
+        begun = self._clock()
+        outputs = self._pipeline.process([records])
+        taken = self._clock() - begun
+        assert not outputs, "sessions that nothing is told of were to be scored, not told of"
+        return 1e6 * taken / len(values)
+
+
+def curve(scorers: tuple[Scorer, Scorer], lengths: list[int], sessions: int, events: int, rounds: int) -> list[Cost]:
+    """The lengths in turns, and both scorers."""
+    on_gpu = scorers[0].gpu_usage() is not None
+    clock = time.perf_counter if on_gpu else time.process_time
+    lines = Lines(scorers[0])
+    runs = [[Run(scorer, lines, length, sessions, clock) for scorer in scorers] for length in lengths]
+    found: list[tuple[list[float], list[float]]] = [([], []) for _ in lengths]
+    for turn in range(rounds + 3):
+        for pair, own in zip(runs, found, strict=True):
+            for run, figures in zip(pair, own, strict=True):
+                figure = run.measure(events)
+                if turn >= 3:  # before, sessions are taken in, kernels compiled and graphs captured
+                    figures.append(figure)
+    medians = [tuple(map(median, own)) for own in found]
+    return [
+        Cost(length, events, sessions, grown, whole, grown / medians[0][0], whole / medians[0][1])
+        for length, (grown, whole) in zip(lengths, medians, strict=True)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
+    parser.add_argument("--size", default="small", choices=["tiny", "small", "reference"])
+    parser.add_argument("--lengths", nargs="+", type=int, default=[20, 120, 500, 5_000])
+    parser.add_argument("--sessions", nargs="+", type=int, default=[10])
+    parser.add_argument("--events", nargs="+", type=int, default=[1, 10], help="of each session in a batch")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    arguments = parser.parse_args()
+
+    if arguments.device == "cpu":
+        torch.set_num_threads(1)
+    checkpoint = untrained(arguments.size)
+    costs: dict[str, list[Cost]] = {}
+    table = Table(title=f"an event of an open session, µs ({arguments.size}, {arguments.device})")
+    for name in ("precision", "sessions", "events each", "length", "grown", "ratio", "from the start", "ratio"):
+        table.add_column(name, justify="right")
+    for precision in arguments.precision:
+        for sessions in arguments.sessions:
+            for events in arguments.events:
+                first, second = (
+                    Scorer(checkpoint, device=arguments.device, precision=precision, growing=growing)
+                    for growing in (4 * sessions * len(arguments.lengths), 0)
+                )
+                for cost in curve((first, second), arguments.lengths, sessions, events, arguments.rounds):
+                    costs.setdefault(precision, []).append(cost)
+                    figures = cost.grown_us, cost.grown_ratio, cost.from_start_us, cost.from_start_ratio
+                    row = (
+                        precision,
+                        str(sessions),
+                        str(events),
+                        f"{cost.length:,}",
+                        *(f"{each:.2f}" for each in figures),
+                    )
+                    table.add_row(*row)
+    Console().print(table)
+    if arguments.output is not None:
+        figures = {precision: [asdict(cost) for cost in of] for precision, of in costs.items()}
+        arguments.output.write_text(
+            json.dumps({"size": arguments.size, "device": arguments.device, **figures}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()
