@@ -167,6 +167,10 @@ def test_a_session_that_was_scored_normal_is_judged_by_its_lines_and_what_is_no_
         after, _ = scored(application)["blk_2"]
         assert (after["severity"], after["score"]) == ("critical", before["score"])
         assert after["feedback"] == {"verdict": "anomalous", "scored": "normal"}
+        (whole := application.folder / "record.json").write_bytes(orjson.dumps(after))
+        explained = logmamba("explain", "--config", application.config, "--record", whole)
+        told = "an operator judged its pattern anomalous, so it is critical; its score alone makes it normal"
+        assert told in explained.stderr.splitlines()
         producer = Producer({"bootstrap.servers": application.bootstrap})
         producer.produce(application.settings["feedback"]["topic"], b"{}", b"counts")
         assert producer.flush(60) == 0
