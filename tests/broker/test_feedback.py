@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import orjson
 import pytest
+import yaml
 from confluent_kafka import Producer
 
 from detector.checkpoint import demo_checkpoint
-from tests.broker.harness import Application, Record, read_all
+from tests.broker.harness import AlertProcess, Application, Record, create_topic, read_all
 from tests.broker.kafka import KafkaBroker
+from tests.worker.alerting.receiving import ReceiverServer, Reply
 from tests.worker.command_line import Done, logmamba
 from worker.shipped import shipped_text
 
@@ -164,8 +167,50 @@ def test_a_session_that_was_scored_normal_is_judged_by_its_lines_and_what_is_no_
         after, _ = scored(application)["blk_2"]
         assert (after["severity"], after["score"]) == ("critical", before["score"])
         assert after["feedback"] == {"verdict": "anomalous", "scored": "normal"}
+        (whole := application.folder / "record.json").write_bytes(orjson.dumps(after))
+        explained = logmamba("explain", "--config", application.config, "--record", whole)
+        told = "an operator judged its pattern anomalous, so it is critical; its score alone makes it normal"
+        assert told in explained.stderr.splitlines()
         producer = Producer({"bootstrap.servers": application.bootstrap})
         producer.produce(application.settings["feedback"]["topic"], b"{}", b"counts")
         assert producer.flush(60) == 0
         worker.wait_until(lambda: worker.logged("feedback_not_read"))
         assert worker.stop() == 0, worker.tail()
+
+
+def test_a_receiver_that_answers_mutes_what_it_was_told_of(application: Application) -> None:
+    with ReceiverServer() as server:
+        alert = application.folder / "alert.yaml"
+        receiver = {"type": "webhook", "url": server.url, "answers": True}
+        section = {"receivers": {"tickets": receiver}, "start": "earliest", "group_wait": "0ms"}
+        alert.write_text(yaml.safe_dump({**application.settings, "model": {}, "alert": section}))
+        create_topic(application.bootstrap, application.score_topic, PARTITIONS)
+        missing = logmamba("alert", "--config", alert)
+        assert (missing.returncode, "feedback.topic: " in missing.stderr) == (1, True), missing
+        with application.start() as worker:
+            feed(application, [0])
+            worker.wait_until(lambda: len(scored(application)) == 1)
+            record, _ = scored(application)["blk_0"]
+            place = record["source"]
+            told = f"{application.settings['application_id']}\n{place['topic']}\n{place['partition']}\n"
+            identity = sha256(f"{told}{place['first_offset']}\nblk_0".encode()).hexdigest()[:32]
+            said = {"id": identity, "verdict": "normal", "note": "a known job"}
+            server.always = Reply(text=orjson.dumps({"feedback": [said]}).decode())
+            checked = logmamba("check", "--config", alert)
+            assert checked.returncode == 0, checked.stdout
+            assert f"may write {application.settings['feedback']['topic']}" in checked.stdout
+            with AlertProcess(alert, application.folder / "alert.log") as alerts:
+                alerts.wait_until(lambda: alerts.logged("answer_taken"))
+                worker.wait_until(lambda: worker.logged("feedback_taken"))
+                assert alerts.stop() == 0, alerts.tail()
+            feed(application, [1])
+            worker.wait_until(lambda: len(scored(application)) == 2)
+            assert scored(application)["blk_1"][0]["severity"] == "normal"
+            assert worker.stop() == 0, worker.tail()
+    [line] = feedback(application, "--list", "--json").stdout.splitlines()
+    verdict = orjson.loads(line)
+    assert (verdict["by"], verdict["note"], verdict["pattern"]) == (
+        "receiver tickets",
+        "a known job",
+        record["pattern"],
+    )

@@ -14,6 +14,7 @@ from worker.alerting.alerts import Alert, Notification
 from worker.alerting.delivery import Answer, NotTaken, Refused, post
 from worker.alerting.loop import AlertLoop
 from worker.alerting.receivers import Request, receiver_of
+from worker.commands.feedback import require_feedback_topic
 from worker.commands.tail import require_score_topic
 from worker.delivery.deadline import Deadline
 from worker.delivery.outage import Outage
@@ -110,6 +111,8 @@ def _begin(settings: Settings) -> None:
     configure_logging(settings.observability.log_level, settings.observability.log_format)
     _log.info("starting", settings=settings.describe())
     require_score_topic(settings)
+    if any(each.answers for each in settings.alert.receivers.values()):
+        require_feedback_topic(settings)
 
 
 def _require_receivers(settings: Settings) -> None:

@@ -144,6 +144,10 @@ def _brokers(settings: Settings, *, create_topics: bool, alert_alone: bool, for_
         [scores] = [topic for topic in topics.outputs() if topic.use == "scores"]
         detail = _partitions(scores, "does not exist, or may not be seen")
         rows.append(Row(f"scores topic {scores.name}", scores.partitions > 0, detail))
+        for topic in topics.outputs() if any(each.answers for each in settings.alert.receivers.values()) else ():
+            if topic.use == "feedback":
+                detail = _partitions(topic, "does not exist, or may not be seen")
+                rows.append(Row(f"feedback topic {topic.name}", topic.partitions > 0, detail))
     else:
         rows += _topics(topics, "tokens" if for_rekey else "scores")
         may += permissions(properties, topics)

@@ -75,12 +75,12 @@ class Done(NamedTuple):
     taken_back: int
 
 
-def verdicts_of(settings: Settings) -> Feedback:
-    """The verdicts that hold now.
+def require_feedback_topic(settings: Settings) -> None:
+    """See that the topic of verdicts is there, before a broker makes one that forgets them.
 
     Raises:
-        SettingsError: the settings name no topic of verdicts.
-        RunError: it cannot be read, or is not there.
+        SettingsError: the settings name none.
+        RunError: it is not there, or no broker answers.
     """
     topic = settings.feedback.topic
     if topic is None:
@@ -89,6 +89,16 @@ def verdicts_of(settings: Settings) -> Feedback:
     if not found.partitions:
         servers = settings.kafka["bootstrap.servers"]
         raise RunError(f"feedback.topic: {topic} does not exist at {servers}; run and check --create-topics make it")
+
+
+def verdicts_of(settings: Settings) -> Feedback:
+    """The verdicts that hold now.
+
+    Raises:
+        SettingsError: the settings name no topic of verdicts.
+        RunError: it cannot be read, or is not there.
+    """
+    require_feedback_topic(settings)
     reader = feedback_topic(settings)
     assert reader is not None, "there is a topic"
     return reader.look()
