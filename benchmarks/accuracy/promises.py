@@ -57,7 +57,7 @@ def judged(task: Task) -> tuple[Floats, float]:
     """`levels_by_counts`, and the share of warnings among normal sessions of another time that training expects."""
     parts = [training_sessions(part) for part in (task.training, task.validation)]
     found = bound(*parts)
-    evidence = Evidence.across_time(found.alike, found.later)
+    evidence = Evidence.certain(found.alike)
     known = parts[0].joined(parts[1])
     profile = CountProfile.fit(known.sequences, known.counts, found.bounds)
     bounds = np.append(0, np.cumsum([len(tokens) for tokens in task.test.tokens])).astype(np.int64)

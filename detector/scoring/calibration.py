@@ -170,14 +170,15 @@ class Evidence:
         return cls(level=float(np.log10((counts.sum() + 1) / (k + 1))), slope=1 / (mean * float(np.log(10))))
 
     @classmethod
-    def across_time(cls, alike: Evidences, later: Evidences) -> "Evidence":
-        """As `fit` on normal sessions like those to come.
+    def certain(cls, normal: Evidences) -> "Evidence":
+        """As `fit`, but the least evidence is critical only by the share of normal sessions with `CERTAINTY`.
 
-        Where those of another time have evidence more often, the least of it is not critical for being rare among
-        sessions alike.
+        That is the upper bound for a Poisson count: of few sessions without evidence it is no proof that there are
+        none. For a warning the estimate is enough.
         """
-        evidence = cls.fit(*alike)
-        return replace(evidence, level=min(evidence.level, max(WARNING_LEVEL, cls.fit(*later).level)))
+        evidence = cls.fit(*normal)
+        at_most = gammaincinv(normal.counts[normal.nats > 0].sum() + 1, CERTAINTY) / normal.counts.sum()
+        return replace(evidence, level=min(evidence.level, max(WARNING_LEVEL, -float(np.log10(at_most)))))
 
     def levels(self, evidence: Floats) -> Floats:
         """Level of sessions with evidence, from `SURPRISE_LEVEL` to `MAX_LEVEL`, ascending."""
@@ -411,7 +412,7 @@ class Calibration:
         *,
         classifier: bool,
         combine: bool = False,
-        counted: tuple[Evidences, Evidences] | None = None,
+        counted: Evidences | None = None,
     ) -> "Calibration":
         """Fit on validation sessions.
 
@@ -423,8 +424,7 @@ class Calibration:
             validation: the sessions.
             classifier: whether there is one.
             combine: whether the level may have a weight beside it.
-            counted: evidence by counts of sessions alike and of another time (`Evidence.across_time`), of far more
-                sessions than there are here, where such is known.
+            counted: evidence by counts of normal sessions, far more than there are here, where such is known.
         """
         normal = validation.labels != 1
         counts = validation.counts[normal]
@@ -433,11 +433,10 @@ class Calibration:
         if counted is None:
             evidence = Evidence.fit(_evidence(surprise, validation.unusual[normal], validation.seen[normal]), counts)
         else:
-            alike, later = counted
             order = _evidence(surprise, np.zeros_like(counts), validation.seen[normal])
-            scaled = counts * (alike.counts.sum() / counts.sum())
+            scaled = counts * (counted.counts.sum() / counts.sum())
             by_order = Evidences(order[order > 0], scaled[order > 0])
-            evidence = Evidence.across_time(Evidences.joined([alike, by_order]), later)
+            evidence = Evidence.certain(Evidences.joined([counted, by_order]))
         alone = Combination.of_level_alone()
         calibration = cls(tail=tail, evidence=evidence, early=alone, final=alone)
         if not classifier:

@@ -192,7 +192,7 @@ def train(
         statistics,
         classifier=classifier,
         combine=options.combine,
-        counted=bounded and (bounded.alike, bounded.later),
+        counted=bounded and bounded.alike,
     )
     shares = score_histogram(_final_scores(calibration, statistics, judged=found is not None), statistics.counts)
     if found is not None and len(left_out := found.left_out[1]):

@@ -99,12 +99,12 @@ def test_too_few_sessions_to_tell_what_they_have_in_common_are_judged_by_the_pro
 
 def test_the_share_expected_is_that_of_each_half_judged_by_the_other() -> None:
     _, found = learnt(VARIED)
-    evidence = Evidence.across_time(found.alike, found.later)
+    evidence = Evidence.certain(found.alike)
     assert expected_share(found.later, evidence) == 0
     # In the last tenth every second session ends otherwise; no habit of the first half tells.
     sessions = of((session(), 1_800), *[(session(), 1), ([*session(), RETRY], 1)] * 100)
     _, found = learnt(sessions)
-    evidence = Evidence.across_time(found.alike, found.later)
+    evidence = Evidence.certain(found.alike)
     assert expected_share(found.later, evidence) == pytest.approx(100 / 1_800), "a tenth is between the halves"
     vocabulary = Vocabulary(("open", "read", "write", "close", "retry", "beat"))
     lines = list(bounds_lines(found.bounds, 0.05, vocabulary))
@@ -114,13 +114,15 @@ def test_the_share_expected_is_that_of_each_half_judged_by_the_other() -> None:
     assert len(list(bounds_lines(found.bounds._replace(habitual=np.zeros(0, np.int64)), 0.01, vocabulary))) == 1
 
 
-def test_the_least_evidence_is_critical_only_where_it_is_rare_at_another_time_too() -> None:
-    rare = Evidences(np.array([0.0, 1.0]), np.array([9_999.0, 1.0]))
-    often = Evidences(np.array([0.0, 1.0]), np.array([90.0, 10.0]))
-    least = np.array([1e-9])
-    assert Evidence.across_time(rare, rare).levels(least) > 3
-    assert 2 <= Evidence.across_time(rare, often).levels(least) < 2.01, "still a warning"
-    assert Evidence.across_time(often, rare).levels(least) < 2
+def test_the_least_evidence_is_critical_only_where_enough_sessions_show_that_it_is_rare() -> None:
+    def level(some: int, of: int) -> float:
+        normal = Evidences(np.array([0.0, 1.0]), np.array([of - some, some], np.float64))
+        return float(Evidence.certain(normal).levels(np.array([1e-9]))[0])
+
+    assert level(0, 1_100) < 3 < level(0, 2_400), "1,100 without any: 2.3 of them may still be due"
+    assert level(9, 12_000) < 3 < level(9, 15_000)
+    assert level(0, 150) == pytest.approx(2), "still a warning"
+    assert level(0, 60) < 2, "60 sessions do not promise that"
 
 
 _EVENTS = st.lists(st.sampled_from([OPEN, READ, WRITE, CLOSE, RETRY, BEAT, 30, -5, -6]), min_size=1, max_size=60)
