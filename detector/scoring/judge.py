@@ -179,6 +179,10 @@ class Judge:
             return SUSPECT
         return ANOMALOUS if family.is_evidence else USUAL
 
+    def standing_of(self, way: Way) -> int:
+        """How a session stands by one thing that it breaks: USUAL, SUSPECT or, if judged so, ANOMALOUS."""
+        return self._standing(code_of((way,)))
+
     def running(self, events: Integers, bounds: Integers) -> Flags:
         """Whether sessions that go on are suspect after each event, (events,).
 
@@ -235,9 +239,15 @@ def scores(levels: Floats, standings: Standings, broken: Integers) -> Floats:
         broken: how many tolerances each breaks, (n,).
     """
     share = levels / MAX_LEVEL / np.maximum(broken, 1)
+    standing_out = standing_out_scores(share, standings)
+    return np.where(standings == USUAL, _usual(levels), standing_out)
+
+
+def standing_out_scores(share: Floats, standings: Standings) -> Floats:
+    """Scores of sessions that are SUSPECT or ANOMALOUS, by how far it goes, 0 to 1; 0 for USUAL ones; (n,)."""
     suspect = WARNING_SCORE + (_BELOW_CRITICAL - WARNING_SCORE) * share
     anomalous = CRITICAL_SCORE + (1 - CRITICAL_SCORE) * share
-    return np.select([standings == SUSPECT, standings == ANOMALOUS], [suspect, anomalous], _usual(levels))
+    return np.select([standings == SUSPECT, standings == ANOMALOUS], [suspect, anomalous], 0.0)
 
 
 def early_scores(levels: Floats, suspect: Flags) -> Floats:

@@ -16,6 +16,8 @@ from detector.scoring import judge
 from detector.scoring import scored_sequences_loop as loop
 from detector.scoring.count_profile import Judged
 from detector.scoring.count_vectors import CountVectors
+from detector.scoring.pace import Timed
+from detector.scoring.paced import Paced, paced
 from detector.scoring.reasons import Reason
 from detector.scoring.score_cache import Distinct, ScoreCache
 from detector.scoring.scored_sequences_loop import Remembered
@@ -81,6 +83,7 @@ class Scorer:
         self._calibration = checkpoint.manifest.calibration
         self._profile = checkpoint.profile
         self._judge = checkpoint.judge
+        self._pace = checkpoint.pace
         self._cache = ScoreCache(cache_size)
         target = resolve_device(device)
         dtype = compute_dtype(precision, target)
@@ -221,6 +224,15 @@ class Scorer:
             return None
         tokens = self.vocabulary.as_learned(np.frombuffer(sequence, dtype=np.int64))
         return self._judge.reason(tokens, self.vocabulary)
+
+    def paced(self, sessions: Timed) -> Mapping[int, Paced]:
+        """Which of complete sessions stand out by pauses or bursts, by number; no final score of theirs is lower."""
+        if self._pace is None:
+            return {}
+        if self.vocabulary.learned < len(self.vocabulary):
+            tokens = self.vocabulary.as_learned(sessions.sequences.tokens)
+            sessions = sessions._replace(sequences=sessions.sequences._replace(tokens=tokens))
+        return paced(self._pace.unusual(sessions), self._judge, self.vocabulary)
 
     def _check(self, tokens: Tokens) -> None:
         size = len(self.vocabulary)

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 
 from detector.reading import ReadingRecord
+from detector.scoring.pace import Timed
 from detector.scoring.scores import EventScores, Scores, Sequences
 from detector.text.vocabulary import Vocabulary
 from worker.delivery.deadline import Deadline
@@ -69,6 +70,10 @@ class OddScorer:
 
     def reason(self, sequence: bytes) -> None:
         """It has none."""
+
+    def paced(self, sessions: Timed) -> dict[int, Any]:
+        """It looks at no times."""
+        return {}
 
     def gpu_usage(self) -> None:
         """It uses none."""

@@ -8,7 +8,7 @@ across a threshold. The rows are put in the order of the outputs, judged in it a
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, repeat
 from typing import Final, NamedTuple
 
@@ -25,7 +25,7 @@ from worker.processing.record_columns import BY_BITS, KINDS, NOT_CLOSED, Form, R
 from worker.processing.record_loop import round_all
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import ScoreEncoder, Severity, Thresholds
-from worker.processing.scorer import Reason, Scorer
+from worker.processing.scorer import Paced, Reason, Scorer
 from worker.processing.session_columns import CLOSED_BY, ClosedSessions, SessionColumns
 from worker.processing.session_state import Column
 from worker.processing.sessions import Sessions, SharedCause
@@ -165,16 +165,19 @@ class OutputMaker:
         least = self.fixed.warning if settings.scoring.adaptive is None else min(self.fixed.warning, LOWEST)
         self._least_alert = least - _ROUNDING
 
-    def of(self, jobs: Sequence[Job], scores: Scores, origin: Origin | None = None) -> list[Output]:
+    def of(
+        self, jobs: Sequence[Job], scores: Scores, paced: Mapping[int, Paced], origin: Origin | None = None
+    ) -> list[Output]:
         """Outputs of the jobs, those of each in the order of its causes.
 
         Args:
             jobs: what was scored.
             scores: of the closed sessions of all jobs, then of those touched.
+            paced: of the closed sessions by number, those that stand out by their pace.
             origin: as of `Pipeline`.
         """
         closed, crossing, at = ClosedSessions.joined([job.closed for job in jobs]), [], 0
-        of_subjects = [scores.part(0, len(closed))]
+        of_subjects = [_raised(scores.part(0, len(closed)), paced)]
         for number, job in enumerate(jobs):
             if job.touched is not None and len(job.touched):
                 begin = len(closed) + at
@@ -194,7 +197,7 @@ class OutputMaker:
             np.append(closed.nth, np.zeros(sum(map(len, of_subjects[1:])), np.int64)),
         )
         alerted = subjects.sessions.alerted.copy()
-        outputs = self._outputs(jobs, closed, subjects, alerted, origin)
+        outputs = self._outputs(jobs, closed, subjects, alerted, paced, origin)
         at = len(closed)
         for _, touched, rows in crossing:
             touched.alerted[rows] = alerted[at : at + len(rows)]
@@ -206,7 +209,13 @@ class OutputMaker:
         return outputs
 
     def _outputs(
-        self, jobs: Sequence[Job], closed: ClosedSessions, subjects: _Subjects, alerted: Column, origin: Origin | None
+        self,
+        jobs: Sequence[Job],
+        closed: ClosedSessions,
+        subjects: _Subjects,
+        alerted: Column,
+        paced: Mapping[int, Paced],
+        origin: Origin | None,
     ) -> list[Output]:
         """The outputs; what has been told early of each of the subjects is in `alerted`, and added to it."""
         rows = self._rows(jobs, closed, subjects)
@@ -230,7 +239,7 @@ class OutputMaker:
             judged = loop.Judged(*(column[kept] for column in judged))
         self._count(early, judged.severities)
 
-        reasons, reason_of = self._reasons(subjects, rows, judged.severities)
+        reasons, reason_of = self._reasons(subjects, rows, judged.severities, paced)
         partitions, of, starts = _places(jobs, subjects, rows, origin)
         shape = len(partitions), len(thresholds), len(KINDS), len(_SEVERITIES)
         codes = np.ravel_multi_index((of, which, early.astype(np.int64), judged.severities), shape)
@@ -315,18 +324,23 @@ class OutputMaker:
             which.append(found.setdefault(thresholds, len(found)))
         return list(found), np.array(which, np.int64)
 
-    def _reasons(self, subjects: _Subjects, rows: _Rows, severities: Column) -> tuple[list[Reason | None], Column]:
+    def _reasons(
+        self, subjects: _Subjects, rows: _Rows, severities: Column, paced: Mapping[int, Paced]
+    ) -> tuple[list[Reason | None], Column]:
         """Reasons, and which of them each row has; the first is none, which all have but final alerts."""
         reasons: list[Reason | None] = [None]
         which = np.zeros(len(severities), np.int64)
         loud = np.flatnonzero((severities != loop.NORMAL) & (rows.closed_by != NOT_CLOSED))
         sessions, known = subjects.sessions, dict[bytes, int]()
-        columns = loud, sessions.ends[rows.subjects[loud]], rows.events[loud]
-        for row, end, events in zip(*(column.tolist() for column in columns), strict=True):
+        columns = loud, rows.subjects[loud], sessions.ends[rows.subjects[loud]], rows.events[loud]
+        for row, number, end, events in zip(*(column.tolist() for column in columns), strict=True):
             sequence = sessions.events[0, end - events : end].tobytes()
             if (at := known.get(sequence)) is None:
                 at = known[sequence] = len(reasons)
                 reasons.append(self._scorer.reason(sequence))
+            if number in paced:
+                reasons.append(_both(reasons[at], paced[number].reason))
+                at = len(reasons) - 1
             which[row] = at
         return reasons, which
 
@@ -404,6 +418,26 @@ class OutputMaker:
             strict=True,
         )
         return list(map(tuple.__new__, repeat(Output), outputs))  # as `Output._make`, without a call of Python's
+
+
+class _Reason(NamedTuple):
+    text: str
+    family: str
+
+
+def _both(counts: Reason | None, pace: Reason) -> Reason:
+    """What there is to say of a session's events, and of its pace; it belongs where its events put it."""
+    return pace if counts is None else _Reason(f"{counts.text} {pace.text}", counts.family)
+
+
+def _raised(scores: Scores, paced: Mapping[int, Paced]) -> Scores:
+    """The scores of complete sessions with their pace."""
+    if not paced:
+        return scores
+    finals = scores.finals.copy()
+    for number, each in paced.items():
+        finals[number] = max(finals[number], each.score)
+    return replace(scores, finals=finals)
 
 
 def _places(

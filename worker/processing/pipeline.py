@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
+from detector.scoring.pace import Timed
 from detector.scoring.scores import Sequences
 from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import Vocabulary
@@ -358,8 +359,9 @@ class Pipeline:
         with self._metrics.stage("score"):
             sequences = Sequences.joined([each.sequences() for each in (*closed, *touched)])
             scores = self.scorer.score_columns(sequences, complete, self._between_passes())
+            paced = self.scorer.paced(Timed.joined([each.timed() for each in closed])) if complete else {}
         with self._metrics.stage("encode"):
-            return self._outputs.of(jobs, scores, self.origin)
+            return self._outputs.of(jobs, scores, paced, self.origin)
 
     def _between_passes(self) -> Callable[[], None]:
         """What the scorer calls: one record may close every session of its partition, and scoring them take minutes."""
