@@ -1,6 +1,7 @@
 """What tolerances and verdicts make of a session's score, for checkpoints that learnt from sessions as they were.
 
-- A session that breaks a tolerance has at least `WARNING_SCORE`, and no other one has: so every warning has a reason.
+- A session that breaks a tolerance has at least `WARNING_SCORE`, and no other one has but by its pace
+  (`detector.scoring.paced`): so every warning has a reason.
 - What the sequence model and the count profile say, the level of `detector.scoring.calibration`, ranks among suspects,
   divided by how many tolerances each breaks: a usual session with one fault comes before one that differs in all
   respects, which is rather another way of working.

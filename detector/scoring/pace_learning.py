@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.scoring import pace_loop as loop
-from detector.scoring.pace import ANY, Integers, Pace, Timed, at_once, greatest, has_times, pairs
+from detector.scoring.pace import ANY, Integers, Pace, PaceKind, Timed, at_once, greatest, has_times, pairs
 from detector.sessions_file import ANOMALOUS, UNLABELLED
 
 FEWEST: Final = 100
@@ -32,8 +32,8 @@ def learn_pace(sessions: Timed, labels: npt.NDArray[np.int8], held_out: Flags) -
     """Learn from sessions that are not known to be anomalous, and see how the others keep to it.
 
     Where more than `DEPENDABLE` of those held out are beyond a limit, the next ones will be, too: then there is none.
-    Where labels take part, they say which limits tell anomalies: those that at least `PROOFS` anomalous sessions break,
-    and hardly any other one does (`PROOF`).
+    Where labels take part, they say whether times tell anomalies: of pauses, of bursts, there are none unless at least
+    `PROOFS` anomalous sessions are beyond a limit; and no limit stays that others are beyond as well (`PROOF`).
 
     Args:
         sessions: with their times.
@@ -52,7 +52,7 @@ def learn_pace(sessions: Timed, labels: npt.NDArray[np.int8], held_out: Flags) -
         known = np.flatnonzero(labels != UNLABELLED)
         pace = _borne_out(pace, sessions.select(known), anomalous[known])
         kept = len(pace.pauses) + len(pace.bursts)
-        told = f"pauses and bursts: {learnt:,} limits, of which {kept:,} tell sessions labelled anomalous and are kept"
+        told = f"pauses and bursts: {learnt:,} limits, of which labels bear out {kept:,}; no other one is kept"
         return (pace if kept else None), [told]
     others = sessions.select(np.flatnonzero(~anomalous & held_out))
     n, beyond = len(others.spans), len(pace.unusual(others))
@@ -75,16 +75,22 @@ def learn(sessions: Timed) -> Pace:
 
 
 def _borne_out(pace: Pace, sessions: Timed, anomalous: Flags) -> Pace:
-    """The limits that labels bear out."""
-    broken: dict[tuple[str, int, int], list[int]] = {}
+    """The limits that labels bear out: none that normal sessions break as well, and only of a kind that tells."""
+    broken: dict[tuple[PaceKind, int, int], list[int]] = {}
     for row, several in pace.unusual(sessions).items():
         for each in several:
             tally = broken.setdefault((each.kind, each.token, each.previous), [0, 0])
             tally[int(anomalous[row])] += 1
-    proven = {which for which, (no, yes) in broken.items() if yes >= PROOFS and yes >= PROOF * (yes + no)}
-    pauses = [("pause", token, previous) in proven for token, previous in pace.pauses[:, :2].tolist()]
-    bursts = [("burst", token, ANY) in proven for token in pace.bursts[:, 0].tolist()]
-    return Pace(pace.pauses[np.array(pauses, np.bool_)], pace.bursts[np.array(bursts, np.bool_)])
+    refuted = {which for which, (no, yes) in broken.items() if yes < PROOF * (yes + no)}
+
+    def kept(kind: PaceKind, limits: list[tuple[int, int]]) -> Flags:
+        proofs = sum(yes for which, (_, yes) in broken.items() if which[0] == kind and which not in refuted)
+        own = [(kind, *limit) not in refuted for limit in limits]
+        return np.array(own, np.bool_) & (proofs >= PROOFS)
+
+    pauses = kept("pause", [(token, previous) for token, previous in pace.pauses[:, :2].tolist()])
+    bursts = kept("burst", [(token, ANY) for token in pace.bursts[:, 0].tolist()])
+    return Pace(pace.pauses[pauses], pace.bursts[bursts])
 
 
 def _stated(values: Integers) -> list[tuple[int, tuple[int, int, int]]]:
