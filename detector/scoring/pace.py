@@ -7,8 +7,9 @@ others an hour. Two things are held to limits:
   row, whatever came before it;
 - *burst*: how many events of a template come within a second.
 
-The limit is `FACTOR` times what is usual (`detector.scoring.pace_learning`), and a second more for a pause. What is
-less far out is what slow disks and busy hours do (`benchmarks/results/accuracy.md`).
+The limit is so many times what is usual (`detector.scoring.pace_learning`): `PAUSES` times and a second for a pause,
+`BURSTS` times and at least `FEWEST_AT_ONCE` for a burst. What is less far out is what slow disks and busy hours do
+(`benchmarks/results/accuracy.md`).
 
 Times are those of the events, as sessions have them. One event without a time, or a pause that is longer than the
 session was open in stream time, which follows no single wrong clock, and there is no evidence. An unusual pace is a
@@ -33,7 +34,8 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-FACTOR: Final = 2
+PAUSES: Final = 3
+BURSTS: Final = 2
 FEWEST_AT_ONCE: Final = 3
 """Events of a template within a second that are never a burst."""
 ANY: Final = loop.ANY
@@ -160,11 +162,11 @@ class Pace:
 
     @cached_property
     def _limits(self) -> loop.Limits:
-        longest = FACTOR * self.pauses[:, 4] + loop.SECOND
+        longest = PAUSES * self.pauses[:, 4] + loop.SECOND
         size = max(int(self.pauses[:, 0].max(initial=UNK)), int(self.bursts[:, 0].max(initial=UNK))) + 2
         least, most = np.full((2, size), _NEVER)
         np.minimum.at(least, self.pauses[:, 0], longest)
-        most[self.bursts[:, 0]] = np.maximum(FACTOR * self.bursts[:, 3], FEWEST_AT_ONCE)
+        most[self.bursts[:, 0]] = np.maximum(BURSTS * self.bursts[:, 3], FEWEST_AT_ONCE)
         return loop.Limits(pairs(self.pauses[:, 0], self.pauses[:, 1]), longest, least, most)
 
     def _long_pauses(self, sessions: Timed) -> list[tuple[int, Unusual]]:

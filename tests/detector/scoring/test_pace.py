@@ -197,7 +197,7 @@ def defined(tokens: Sequence[int], times: Sequence[int], span: int) -> dict[tupl
     found: dict[tuple[str, int, int], int] = {}
     if NO_TIME in times:
         return found
-    longest = {(token, before): 2 * ms + 1_000 for token, before, _, _, ms in TABLE.pauses.tolist()}
+    longest = {(token, before): 3 * ms + 1_000 for token, before, _, _, ms in TABLE.pauses.tolist()}
     for at in range(1, len(tokens)):
         pause = min(times[at:]) - max(times[:at])
         if 0 < pause <= min(span, LONGEST) * 5 // 4 + 1_000:

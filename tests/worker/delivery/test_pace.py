@@ -61,7 +61,7 @@ def test_records_tell_of_pauses_and_bursts() -> None:
         assert record["severity"] != "normal" or record["score"] < 0.7
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(STEPS)
 def test_crashes_aborts_and_rebalances_change_no_score(steps: list[str]) -> None:
     broker = filled()
