@@ -8,7 +8,7 @@ across a threshold. The rows are put in the order of the outputs, judged in it a
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise, repeat
 from typing import Final, NamedTuple
 
@@ -21,6 +21,7 @@ from worker.processing import severity_loop as loop
 from worker.processing.adaptive import LOWEST, AdaptiveThresholds
 from worker.processing.line_texts import LineTexts
 from worker.processing.origins import EVENT_BITS, Origins, OriginsOfOpen
+from worker.processing.paced import both_reasons, raised
 from worker.processing.record_columns import BY_BITS, KINDS, NOT_CLOSED, Form, RecordColumns, Told
 from worker.processing.record_loop import round_all
 from worker.processing.records import Partition, Records
@@ -121,6 +122,7 @@ class _Subjects(NamedTuple):
     scores: Scores
     jobs: Column  # the number of the job of each
     nth: Column  # of `ClosedSession`; 0 for an open one
+    paced: Mapping[int, Paced]  # those that stand out by their pace, all of them closed
 
 
 class _Rows(NamedTuple):
@@ -177,7 +179,7 @@ class OutputMaker:
             origin: as of `Pipeline`.
         """
         closed, crossing, at = ClosedSessions.joined([job.closed for job in jobs]), [], 0
-        of_subjects = [_raised(scores.part(0, len(closed)), paced)]
+        of_subjects = [raised(scores.part(0, len(closed)), paced)]
         for number, job in enumerate(jobs):
             if job.touched is not None and len(job.touched):
                 begin = len(closed) + at
@@ -195,9 +197,10 @@ class OutputMaker:
                 [*(len(job.closed) for job in jobs), *(len(rows) for _, _, rows in crossing)],
             ),
             np.append(closed.nth, np.zeros(sum(map(len, of_subjects[1:])), np.int64)),
+            paced,
         )
         alerted = subjects.sessions.alerted.copy()
-        outputs = self._outputs(jobs, closed, subjects, alerted, paced, origin)
+        outputs = self._outputs(jobs, closed, subjects, alerted, origin)
         at = len(closed)
         for _, touched, rows in crossing:
             touched.alerted[rows] = alerted[at : at + len(rows)]
@@ -209,13 +212,7 @@ class OutputMaker:
         return outputs
 
     def _outputs(
-        self,
-        jobs: Sequence[Job],
-        closed: ClosedSessions,
-        subjects: _Subjects,
-        alerted: Column,
-        paced: Mapping[int, Paced],
-        origin: Origin | None,
+        self, jobs: Sequence[Job], closed: ClosedSessions, subjects: _Subjects, alerted: Column, origin: Origin | None
     ) -> list[Output]:
         """The outputs; what has been told early of each of the subjects is in `alerted`, and added to it."""
         rows = self._rows(jobs, closed, subjects)
@@ -239,7 +236,7 @@ class OutputMaker:
             judged = loop.Judged(*(column[kept] for column in judged))
         self._count(early, judged.severities)
 
-        reasons, reason_of = self._reasons(subjects, rows, judged.severities, paced)
+        reasons, reason_of = self._reasons(subjects, rows, judged.severities)
         partitions, of, starts = _places(jobs, subjects, rows, origin)
         shape = len(partitions), len(thresholds), len(KINDS), len(_SEVERITIES)
         codes = np.ravel_multi_index((of, which, early.astype(np.int64), judged.severities), shape)
@@ -324,9 +321,7 @@ class OutputMaker:
             which.append(found.setdefault(thresholds, len(found)))
         return list(found), np.array(which, np.int64)
 
-    def _reasons(
-        self, subjects: _Subjects, rows: _Rows, severities: Column, paced: Mapping[int, Paced]
-    ) -> tuple[list[Reason | None], Column]:
+    def _reasons(self, subjects: _Subjects, rows: _Rows, severities: Column) -> tuple[list[Reason | None], Column]:
         """Reasons, and which of them each row has; the first is none, which all have but final alerts."""
         reasons: list[Reason | None] = [None]
         which = np.zeros(len(severities), np.int64)
@@ -338,8 +333,8 @@ class OutputMaker:
             if (at := known.get(sequence)) is None:
                 at = known[sequence] = len(reasons)
                 reasons.append(self._scorer.reason(sequence))
-            if number in paced:
-                reasons.append(_both(reasons[at], paced[number].reason))
+            if number in subjects.paced:
+                reasons.append(both_reasons(reasons[at], subjects.paced[number].reason))
                 at = len(reasons) - 1
             which[row] = at
         return reasons, which
@@ -418,26 +413,6 @@ class OutputMaker:
             strict=True,
         )
         return list(map(tuple.__new__, repeat(Output), outputs))  # as `Output._make`, without a call of Python's
-
-
-class _Reason(NamedTuple):
-    text: str
-    family: str
-
-
-def _both(counts: Reason | None, pace: Reason) -> Reason:
-    """What there is to say of a session's events, and of its pace; it belongs where its events put it."""
-    return pace if counts is None else _Reason(f"{counts.text} {pace.text}", counts.family)
-
-
-def _raised(scores: Scores, paced: Mapping[int, Paced]) -> Scores:
-    """The scores of complete sessions with their pace."""
-    if not paced:
-        return scores
-    finals = scores.finals.copy()
-    for number, each in paced.items():
-        finals[number] = max(finals[number], each.score)
-    return replace(scores, finals=finals)
 
 
 def _places(
