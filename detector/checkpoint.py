@@ -35,6 +35,7 @@ from detector.reading import ReadingRecord
 from detector.scoring.calibration import Calibration
 from detector.scoring.count_profile import Bounds, CountProfile
 from detector.scoring.judge import Judge
+from detector.scoring.pace import Pace
 from detector.text.vocabulary import VOCABULARY_FILE, Vocabulary
 
 FORMAT: Final = "logmamba.checkpoint"
@@ -46,6 +47,8 @@ _WITHOUT_TOLERANCES = "it was trained with labels, on sessions vouched for as no
 # Beside the model's weights; the last is there only where the table does not hold all vectors.
 _VECTORS, _WEIGHTS, _SEEN = (f"count_profile.{name}" for name in ("vectors", "weights", "seen"))
 _BOUNDS = tuple(f"count_profile.{name}" for name in Bounds._fields)
+# Likewise, where the sessions had times that can be depended on.
+_PAUSES, _BURSTS = "pace.pauses", "pace.bursts"
 TOLERANCES_FILE: Final = "tolerances.json"
 FILES = (MODEL_FILE, VOCABULARY_FILE, MANIFEST_FILE)
 EXPECTED_WARNINGS: Final = "normals.warning.later"
@@ -118,6 +121,7 @@ class Checkpoint:
         weights: parameters and buffers of the model, by name, on the CPU.
         profile: of the counts in normal sessions.
         judge: tolerances and verdicts; None where it learnt from labels or from normal sessions.
+        pace: limits of pauses and bursts; None where there are none.
     """
 
     digest: str
@@ -126,6 +130,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     profile: CountProfile
     judge: Judge | None = None
+    pace: Pace | None = None
 
     def build_model(self) -> DetectorModel:
         """A new model with these weights, in evaluation mode, float32, on the CPU."""
@@ -144,6 +149,7 @@ def save(
     training: TrainingRecord,
     reading: ReadingRecord | None = None,
     judge: Judge | None = None,
+    pace: Pace | None = None,
 ) -> str:
     """Write a checkpoint at `directory`, replacing an older checkpoint there as a whole.
 
@@ -161,6 +167,8 @@ def save(
         weights[_SEEN] = torch.from_numpy(profile.seen.view(np.int64))
     if profile.bounds is not None:
         weights |= dict(zip(_BOUNDS, map(torch.from_numpy, profile.bounds), strict=True))
+    if pace:
+        weights[_PAUSES], weights[_BURSTS] = map(torch.from_numpy, (pace.pauses, pace.bursts))
     contents: dict[File, bytes] = {
         MODEL_FILE: safetensors.torch.save(weights),
         VOCABULARY_FILE: vocabulary.to_json(),
@@ -262,10 +270,15 @@ def load(directory: Path) -> Checkpoint:
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{directory / MODEL_FILE}: the count profile: {error}") from error
     try:
+        timed = {_PAUSES, _BURSTS} & weights.keys()
+        pace = Pace(weights.pop(_PAUSES).numpy(), weights.pop(_BURSTS).numpy()) if timed else None
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{directory / MODEL_FILE}: pauses and bursts: {error}") from error
+    try:
         judge = Judge.from_json(contents[TOLERANCES_FILE]) if TOLERANCES_FILE in contents else None
     except ValueError as error:
         raise CheckpointError(f"{directory / TOLERANCES_FILE}: {error}") from error
-    checkpoint = Checkpoint(_sha256(manifest_bytes), manifest, vocabulary, weights, profile, judge)
+    checkpoint = Checkpoint(_sha256(manifest_bytes), manifest, vocabulary, weights, profile, judge, pace)
     _check_fit(directory, checkpoint)
     return checkpoint
 

@@ -157,7 +157,7 @@ def bgl() -> Dataset:
     events: list[Sequence[str]] = []
     counts, order, anomalous = [], [], []
     for label, name in enumerate(("test_normal_windows", "test_abnormal_windows")):
-        for number, line in enumerate(_text_lines(DATA / f"bgl/{name}.tsv.gz")):
+        for number, line in enumerate(text_lines(DATA / f"bgl/{name}.tsv.gz")):
             count, window = line.split("\t")
             events.append(window.split())
             counts.append(int(count))
@@ -249,9 +249,10 @@ def _of_events(
 
 
 def _csv_rows(path: Path) -> Iterable[dict[str, str]]:
-    return csv.DictReader(_text_lines(path))
+    return csv.DictReader(text_lines(path))
 
 
-def _text_lines(path: Path) -> Iterator[str]:
+def text_lines(path: Path) -> Iterator[str]:
+    """Lines of a compressed file, without their ends."""
     with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
         yield from (line.rstrip("\n") for line in file)

@@ -3,7 +3,8 @@
 A family is which tolerances its sessions break, and which way. The training names those it found, F1 the largest; any
 other one goes by its tolerances, as in ``<5 +9 7>8``: too few of token 5, the rare token 9, more of 7 than its relation
 to 8 allows (``-`` for missing, ``>`` for too many, ``7<8`` for fewer). Such a name means the same as long as the
-vocabulary does.
+vocabulary does. A long pause before token 4 (``~4``) and a burst of it (``*4``) are families for themselves: what a
+session breaks by its counts is another family, whatever its pace.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from detector.scoring.tolerances import KINDS, Broken, Kind, way_codes
 Verdict = Literal["normal", "anomalous"]
 VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 
-_SIGNS: Final[dict[Kind, str]] = {"missing": "-", "rare": "+", "fewer": "<", "more": ">"}
+_SIGNS: Final[dict[Kind, str]] = {"missing": "-", "rare": "+", "fewer": "<", "more": ">", "pause": "~", "burst": "*"}
 _BETWEEN: Final[dict[Kind, str]] = {"below": "<", "above": ">"}
 _NUMBER: Final = re.compile(r"F\d+")
-_WAY: Final = re.compile(r"([-+<>])(\d+)|(\d+)([<>])(\d+)")
+_WAY: Final = re.compile(r"([-+<>~*])(\d+)|(\d+)([<>])(\d+)")
 
 
 class Way(NamedTuple):

@@ -1,6 +1,7 @@
 """What tolerances and verdicts make of a session's score, for checkpoints that learnt from sessions as they were.
 
-- A session that breaks a tolerance has at least `WARNING_SCORE`, and no other one has: so every warning has a reason.
+- A session that breaks a tolerance has at least `WARNING_SCORE`, and no other one has but by its pace
+  (`detector.scoring.paced`): so every warning has a reason.
 - What the sequence model and the count profile say, the level of `detector.scoring.calibration`, ranks among suspects,
   divided by how many tolerances each breaks: a usual session with one fault comes before one that differs in all
   respects, which is rather another way of working.
@@ -197,6 +198,10 @@ class Judge:
             return SUSPECT
         return ANOMALOUS if family.is_evidence else USUAL
 
+    def standing_of(self, way: Way) -> int:
+        """How a session stands by one thing that it breaks: USUAL, SUSPECT or, if judged so, ANOMALOUS."""
+        return self._standing(code_of((way,)))
+
     def running(self, events: Integers, bounds: Integers) -> Flags:
         """Whether sessions are suspect after each of their events, (events,).
 
@@ -288,9 +293,15 @@ def scores(levels: Floats, standings: Standings, broken: Integers) -> Floats:
         broken: how many tolerances each breaks, (n,).
     """
     share = levels / MAX_LEVEL / np.maximum(broken, 1)
+    standing_out = standing_out_scores(share, standings)
+    return np.where(standings == USUAL, _usual(levels), standing_out)
+
+
+def standing_out_scores(share: Floats, standings: Standings) -> Floats:
+    """Scores of sessions that are SUSPECT or ANOMALOUS, by how far it goes, 0 to 1; 0 for USUAL ones; (n,)."""
     suspect = WARNING_SCORE + (_BELOW_CRITICAL - WARNING_SCORE) * share
     anomalous = CRITICAL_SCORE + (1 - CRITICAL_SCORE) * share
-    return np.select([standings == SUSPECT, standings == ANOMALOUS], [suspect, anomalous], _usual(levels))
+    return np.select([standings == SUSPECT, standings == ANOMALOUS], [suspect, anomalous], 0.0)
 
 
 def early_scores(levels: Floats, suspect: Flags) -> Floats:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from detector.scoring.families import Family
+from detector.scoring.pace import ANY, Unusual
 from detector.scoring.tolerances import Broken, Tolerances
 from detector.text.vocabulary import UNK, Vocabulary
 
@@ -85,6 +86,25 @@ def of_session(
     )
     sentences.append(f"Same as family {family.name}{had}, {judged}.")
     return Reason(" ".join(sentences), family.name)
+
+
+def of_pace(unusual: Unusual, vocabulary: Vocabulary) -> str:
+    """A pause or burst beyond its limit, beside what is usual."""
+    name, share = _template(unusual.token, vocabulary), percent(unusual.within / unusual.sessions)
+    if unusual.kind == "burst":
+        return f"{name}: {times(unusual.value)} within 1 s; {share} of sessions with it have at most {unusual.usual:,}."
+    after = "" if unusual.previous == ANY else f", after {_template(unusual.previous, vocabulary)}"
+    most = f"{share} of sessions have at most {duration(unusual.usual, up=True)} there"
+    return f"{name}: a pause of {duration(unusual.value)} before it{after}; {most}."
+
+
+def duration(ms: int, *, up: bool = False) -> str:
+    """A time in seconds up to ten minutes, in minutes up to two hours, else in hours; rounded down, or up."""
+    for unit, name, least in ((3_600_000, "h", 7_200_000), (60_000, "min", 600_000), (1_000, "s", 10_000)):
+        if ms >= least:
+            return f"{-(-ms // unit) if up else ms // unit:,} {name}"
+    tenths = -(-ms // 100) if up else ms // 100
+    return f"{tenths / 10:g} s"
 
 
 def times(count: int) -> str:

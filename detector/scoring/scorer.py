@@ -18,6 +18,8 @@ from detector.scoring import scored_sequences_loop as loop
 from detector.scoring.count_profile import Judged
 from detector.scoring.count_vectors import CountVectors
 from detector.scoring.growing_sessions import GrowingSessions
+from detector.scoring.pace import Timed
+from detector.scoring.paced import Paced, paced
 from detector.scoring.reasons import Reason
 from detector.scoring.score_cache import Distinct, ScoreCache
 from detector.scoring.scored_sequences_loop import Remembered
@@ -93,6 +95,7 @@ class Scorer:
         self._profile = checkpoint.profile
         self._judge = checkpoint.judge
         self._patterns = SessionPatterns(checkpoint.vocabulary, checkpoint.judge)
+        self._pace = checkpoint.pace
         self._cache = ScoreCache(cache_size)
         target = resolve_device(device)
         dtype = compute_dtype(precision, target)
@@ -294,6 +297,15 @@ class Scorer:
     def pattern_so_far(self, sequence: bytes) -> str:
         """What is certain of the pattern of a session that goes on (`detector.scoring.session_pattern.may_become`)."""
         return self._patterns.so_far(np.frombuffer(sequence, dtype=np.int64))
+
+    def paced(self, sessions: Timed) -> Mapping[int, Paced]:
+        """Which of complete sessions stand out by pauses or bursts, by number; no final score of theirs is lower."""
+        if self._pace is None:
+            return {}
+        if self.vocabulary.learned < len(self.vocabulary):
+            tokens = self.vocabulary.as_learned(sessions.sequences.tokens)
+            sessions = sessions._replace(sequences=sessions.sequences._replace(tokens=tokens))
+        return paced(self._pace.unusual(sessions), self._judge, self.vocabulary)
 
     def _checked(self, sequences: Sequences) -> Sequences:
         """With tokens as the model knows them."""

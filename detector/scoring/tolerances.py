@@ -43,8 +43,8 @@ CELLS: Final = 1 << 22
 LOOSE: Final = 2 * RARE
 """Without its own sessions a tolerance may be kept that is not kept with them."""
 
-Kind = Literal["missing", "rare", "fewer", "more", "below", "above"]
-KINDS: Final[tuple[Kind, ...]] = ("missing", "rare", "fewer", "more", "below", "above")
+Kind = Literal["missing", "rare", "fewer", "more", "below", "above", "pause", "burst"]
+KINDS: Final[tuple[Kind, ...]] = ("missing", "rare", "fewer", "more", "below", "above", "pause", "burst")
 MISSING, RARE_TEMPLATE, FEWER, MORE, BELOW, ABOVE = range(6)
 
 
@@ -52,7 +52,8 @@ class Broken(NamedTuple):
     """A tolerance that a session breaks, and which way.
 
     Attributes:
-        kind: `missing` and `rare` of presence, `fewer` and `more` of a range, `below` and `above` of a relation.
+        kind: `missing` and `rare` of presence, `fewer` and `more` of a range, `below` and `above` of a relation;
+            `pause` and `burst` are of `detector.scoring.pace`.
         token: of the template.
         other: of the one it is related to; 0 where there is none.
         nats: of evidence.

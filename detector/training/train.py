@@ -23,6 +23,7 @@ from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibrat
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.count_vectors import CountVectors
 from detector.scoring.judge import USUAL
+from detector.scoring.pace import Pace
 from detector.scoring.score_histogram import score_histogram
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
@@ -77,12 +78,13 @@ class Trained:
     set_aside: SetAside | None = None
     state: TrainingState | None = None
 
-    def save(self, directory: Path, reading: ReadingRecord | None = None) -> str:
+    def save(self, directory: Path, reading: ReadingRecord | None = None, pace: Pace | None = None) -> str:
         """Write the checkpoint and return its digest; the training's state is no longer needed and removed.
 
         Args:
             directory: where to.
             reading: how the sessions came about; None for parsed ones.
+            pace: limits of their pauses and bursts.
 
         Raises:
             CheckpointError: as `detector.checkpoint.save`.
@@ -96,6 +98,7 @@ class Trained:
             training=self.record,
             reading=reading,
             judge=None if self.set_aside is None else self.set_aside.judge,
+            pace=pace,
         )
         if self.state is not None:
             self.state.remove()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from detector.checkpoint import FILES, MANIFEST_FILE, MODEL_FILE, VOCABULARY_FIL
 from detector.errors import CheckpointError
 from detector.scoring import count_profile
 from detector.scoring.count_profile import Bounds, CountProfile
+from detector.scoring.pace import Pace
 from detector.text.vocabulary import Vocabulary
-from tests.detector.small_models import CALIBRATION, RECORD, TEMPLATES, VOCABULARY, random_model, save_random
+from tests.detector.small_models import CALIBRATION, PROFILE, RECORD, TEMPLATES, VOCABULARY, random_model, save_random
 
 
 @pytest.fixture
@@ -101,6 +103,35 @@ def test_what_bounds_the_alarms_of_a_count_profile_is_kept(tmp_path: Path) -> No
     judged = loaded.judge(np.append(between, beyond), np.array([0, 4, 95]))
     assert judged.final[0] == 0 < judged.final[1]
     assert load(save_random(tmp_path / "none") and tmp_path / "none").profile.bounds is None
+
+
+PACE = Pace(np.array([[3, 0, 900, 900, 4_000], [4, 3, 900, 899, 0]], np.int64), np.array([[3, 900, 900, 1]], np.int64))
+
+
+def save_paced(directory: Path, pace: Pace | None) -> None:
+    parts: dict[str, Any] = {"vocabulary": VOCABULARY, "calibration": CALIBRATION, "training": RECORD, "pace": pace}
+    save(directory, model=random_model(), profile=PROFILE, **parts)
+
+
+def test_limits_of_pauses_and_bursts_come_back_and_none_stay_none(tmp_path: Path) -> None:
+    save_paced(tmp_path / "model", PACE)
+    loaded = load(tmp_path / "model").pace
+    assert loaded is not None
+    assert (loaded.pauses.tolist(), loaded.bursts.tolist()) == (PACE.pauses.tolist(), PACE.bursts.tolist())
+    for none in (None, Pace(PACE.pauses[:0], PACE.bursts[:0])):
+        save_paced(tmp_path / "model", none)
+        assert load(tmp_path / "model").pace is None
+
+
+def test_limits_that_are_no_table_of_them_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    save_paced(path, PACE)
+    weights = safetensors.torch.load_file(path / MODEL_FILE)
+    weights["pace.bursts"] = weights["pace.bursts"][:, :3].contiguous()
+    safetensors.torch.save_file(weights, path / MODEL_FILE)
+    rehash(path, MODEL_FILE)
+    with pytest.raises(CheckpointError, match="pauses and bursts: bursts is no table of 4 columns"):
+        load(path)
 
 
 def test_a_checkpoint_from_before_there_was_a_record_of_its_sessions_is_read_without_one(saved: Path) -> None:

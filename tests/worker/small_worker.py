@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 
 from detector.reading import ReadingRecord
+from detector.scoring.pace import Timed
 from detector.scoring.scores import EventScores, Growth, Scores, Sequences
 from detector.scoring.session_pattern import SessionPatterns
 from detector.text.vocabulary import Vocabulary
@@ -94,6 +95,10 @@ class OddScorer:
     def pattern_so_far(self, sequence: bytes) -> str:
         """Likewise."""
         return SessionPatterns(self.vocabulary, None).so_far(np.frombuffer(sequence, np.int64))
+
+    def paced(self, sessions: Timed) -> dict[int, Any]:
+        """It looks at no times."""
+        return {}
 
     def gpu_usage(self) -> None:
         """It uses none."""

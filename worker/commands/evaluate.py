@@ -95,7 +95,9 @@ def evaluate_checkpoint(
             lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
         )
         scoring = bar.add_task("distinct sequences scored", total=len(read.sessions.sequences))
-        scores = score_sequences(scorer, read.sessions.sequences, thresholds, lambda count: bar.advance(scoring, count))
+        scores = score_sequences(
+            scorer, read.sessions.sequences, read.least, thresholds, lambda count: bar.advance(scoring, count)
+        )
     with console.status("figures, bootstrap and baselines"):
         evaluation = evaluate(
             read.sessions,

@@ -110,7 +110,7 @@ def train_checkpoint(
             highlight=False,
             soft_wrap=True,
         )
-    digest = trained.save(output, found.reading)
+    digest = trained.save(output, found.reading, found.pace)
     if trained.set_aside is not None:
         for line in set_aside_lines(trained.set_aside):
             _say(console, printable(line))
@@ -241,7 +241,7 @@ def _describe(found: TrainingSet, console: Console) -> None:
     )
     if any(anomalous) and sum(sessions) > found.keys:
         console.print("a label is one of a key: it counts for each of the key's sessions", highlight=False)
-    for line in found.refused:
+    for line in (*found.refused, *found.pace_told):
         _say(console, line)
     if found.unmatched_labels:
         console.print(f"{found.unmatched_labels:,} labels are of sessions that the input does not hold")

@@ -31,7 +31,7 @@ from worker.formats.times.years import FileYears
 from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Events
 from worker.processing.records import Partition, Records
-from worker.processing.session_columns import RANK_EXPIRED, ClosedSession
+from worker.processing.session_columns import RANK_EXPIRED, ClosedSession, ClosedSessions
 from worker.processing.session_rules import SessionRules
 from worker.processing.session_state import Session
 from worker.processing.sessions import Sessions
@@ -166,7 +166,7 @@ class Step(NamedTuple):
     partition: Partition
     records: Records | None
     events: Events | None
-    closed: Sequence[ClosedSession]
+    closed: ClosedSessions
 
 
 def closed_sessions(

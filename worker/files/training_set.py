@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ import pyarrow as pa
 
 from detector.errors import InputFileError
 from detector.reading import ReadingRecord
+from detector.scoring.pace import Pace, Timed
+from detector.scoring.pace_learning import learn_pace
 from detector.sessions_file import NO_ORDER, UNLABELLED, read_sessions
 from detector.text.canonical import Mask
 from detector.text.mining import learn_vocabulary
@@ -46,6 +48,8 @@ class TrainingSet:
     Attributes:
         vocabulary: learnt from the training part only.
         training, validation: sessions, split by key.
+        pace: limits of pauses and bursts; None where there are none, as without times.
+        pace_told: what is to be said of them, a line each.
         keys: how many keys the sessions have, those of both parts.
         unmatched_labels: labels whose session is not in the input.
         refused: what is to be said of lines that a worker would have sent to the dead-letter topic.
@@ -55,6 +59,8 @@ class TrainingSet:
     vocabulary: Vocabulary
     training: TrainingSessions
     validation: TrainingSessions
+    pace: Pace | None
+    pace_told: Sequence[str]
     keys: int
     unmatched_labels: int
     refused: Sequence[str]
@@ -95,13 +101,22 @@ def read_training_set(
     decoder = Decoder(settings.input, settings.sessions, tokenizer)
     rules = SessionRules.of(settings.sessions, vocabulary)
     rows: list[_Row] = []
+    timed: list[Timed] = []
     refusals = Refusals(stream)
     for step in closed_sessions(stream, decoder, rules, progress):
         refusals.add(step)
         rows += map(_row, step.closed)
+        if inputs.times:
+            timed.append(step.closed.sessions.timed())
     refusals.require_events()
     reading = reading_record(settings, times=inputs.times)
-    return _split(vocabulary, rows, [1] * len(rows), labels, seed, refusals.described(), reading)
+    found = _split(vocabulary, rows, [1] * len(rows), labels, seed, refusals.described(), reading)
+    if not timed:
+        return found
+    known = {} if labels is None else labels
+    of_rows = np.array([known.get(key, UNLABELLED) for key, _ in rows], np.int8)
+    pace, told = learn_pace(Timed.joined(timed), of_rows, np.array([is_validation(key, seed) for key, _ in rows]))
+    return replace(found, pace=pace, pace_told=told)
 
 
 def read_vocabulary_of(
@@ -224,6 +239,8 @@ def _split(
         vocabulary=vocabulary,
         training=whole.select(~sides),
         validation=whole.select(sides),
+        pace=None,
+        pace_told=(),
         keys=len(keys),
         unmatched_labels=len(labels.keys() - keys),
         refused=refused,

@@ -8,7 +8,6 @@ across a threshold. The rows are put in the order of the outputs, judged in it a
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise, repeat
 from typing import Final, NamedTuple
 
@@ -18,18 +17,18 @@ from numpy.typing import NDArray
 from detector.scoring.scores import Scores
 from worker.observability.metrics import Metrics
 from worker.processing import severity_loop as loop
-from worker.processing.adaptive import LOWEST, AdaptiveThresholds
+from worker.processing.adaptive import LOWEST
 from worker.processing.feedback import Applied, Feedback
-from worker.processing.line_texts import LineTexts
-from worker.processing.origins import EVENT_BITS, Origins, OriginsOfOpen
+from worker.processing.jobs import Job
+from worker.processing.origins import Origins
+from worker.processing.paced import both_reasons, raised
 from worker.processing.record_columns import BY_BITS, KINDS, NOT_CLOSED, Form, RecordColumns, Told
 from worker.processing.record_loop import round_all
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import ScoreEncoder, Severity, Thresholds
-from worker.processing.scorer import Reason, Scorer
+from worker.processing.scorer import Paced, Reason, Scorer
 from worker.processing.session_columns import CLOSED_BY, ClosedSessions, SessionColumns
 from worker.processing.session_state import Column
-from worker.processing.sessions import GrownSessions, Sessions, SharedCause
 from worker.processing.verdict_rows import Judged, VerdictRows
 from worker.settings.document import Settings
 
@@ -70,54 +69,6 @@ class Output(NamedTuple):
     partition: int | None = None
 
 
-@dataclass(slots=True)
-class OpenPartition:
-    """A partition that the pipeline works on."""
-
-    sessions: Sessions
-    position: int  # offset after the last record that was processed
-    live_from: int  # outputs with an earlier cause are already published
-    replay_from: int
-    opened_at: float  # monotonic seconds
-    adaptive: AdaptiveThresholds | None
-    texts: LineTexts | None  # where records have them
-    newest_ms: int | None = None  # Kafka timestamp of the latest record
-    same_feedback: bool = True  # whether what was told since the snapshot was judged by the verdicts that hold now
-    late_events: int = 0  # of those of the sessions, what is counted already
-    skewed_events: int = 0
-    origins: OriginsOfOpen | None = None  # of events of token records, whose offsets and causes are numbers of events
-
-    @property
-    def event_bits(self) -> int:
-        """By how many bits an event's offset, and a cause's, is greater than the record's."""
-        return 0 if self.origins is None else EVENT_BITS
-
-    @property
-    def live_cause(self) -> int:
-        """The least cause whose outputs are not published already."""
-        return self.live_from << self.event_bits
-
-    @property
-    def replay_cause(self) -> int:
-        """The least cause that is not from before the snapshot."""
-        return self.replay_from << self.event_bits
-
-
-@dataclass(slots=True)
-class Job:
-    """What one partition's records give to score."""
-
-    partition: Partition
-    opened: OpenPartition
-    closed: ClosedSessions
-    records: Records | None = None  # those that caused it, where records did
-    touched: SessionColumns | None = None  # open ones with new events that may cross a threshold
-    grown: GrownSessions | None = None  # long open ones with new events, before it is known which may
-    # By offset and time, the events of which several have the same record as their cause: it ended a wait. Events that
-    # have both in common share the cause, too.
-    shared: dict[tuple[int, int], SharedCause] = field(default_factory=dict)
-
-
 class _Subjects(NamedTuple):
     """The sessions that rows are about: those that closed, then the open ones that may cross a threshold."""
 
@@ -125,6 +76,7 @@ class _Subjects(NamedTuple):
     scores: Scores
     jobs: Column  # the number of the job of each
     nth: Column  # of `ClosedSession`; 0 for an open one
+    paced: Mapping[int, Paced]  # those that stand out by their pace, all of them closed
 
 
 class _Rows(NamedTuple):
@@ -178,16 +130,19 @@ class OutputMaker:
         least = self.fixed.warning if settings.scoring.adaptive is None else min(self.fixed.warning, LOWEST)
         self._least_alert = least - _ROUNDING
 
-    def of(self, jobs: Sequence[Job], scores: Scores, origin: Origin | None = None) -> list[Output]:
+    def of(
+        self, jobs: Sequence[Job], scores: Scores, paced: Mapping[int, Paced], origin: Origin | None = None
+    ) -> list[Output]:
         """Outputs of the jobs, those of each in the order of its causes.
 
         Args:
             jobs: what was scored.
             scores: of the closed sessions of all jobs, then of those touched.
+            paced: of the closed sessions by number, those that stand out by their pace.
             origin: as of `Pipeline`.
         """
         closed, crossing, at = ClosedSessions.joined([job.closed for job in jobs]), [], 0
-        of_subjects = [scores.part(0, len(closed))]
+        of_subjects = [raised(scores.part(0, len(closed)), paced)]
         for number, job in enumerate(jobs):
             if job.touched is not None and len(job.touched):
                 begin = len(closed) + at
@@ -205,6 +160,7 @@ class OutputMaker:
                 [*(len(job.closed) for job in jobs), *(len(rows) for _, _, rows in crossing)],
             ),
             np.append(closed.nth, np.zeros(sum(map(len, of_subjects[1:])), np.int64)),
+            paced,
         )
         alerted = subjects.sessions.alerted.copy()
         outputs = self._outputs(jobs, closed, subjects, alerted, origin)
@@ -241,7 +197,8 @@ class OutputMaker:
         verdicts = np.zeros(len(which), np.int64)
         if self._verdicts is not None:
             as_told = ~live & ~np.array([job.opened.same_feedback for job in jobs], np.bool_)[rows.jobs]
-            looked_at = Judged(rows.subjects, rows.events, early, shown >= warnings, as_told)
+            by_pace = np.isin(rows.subjects, np.fromiter(subjects.paced, np.int64))
+            looked_at = Judged(rows.subjects, rows.events, early, shown >= warnings, as_told, by_pace)
             verdicts = self._verdicts.of(subjects.sessions, looked_at)
         judged = loop.Judged(*(np.empty(len(which), np.int64) for _ in loop.Judged._fields))
         scored = loop.Scored(rows.subjects, shown, warnings, criticals, early.astype(np.int64), verdicts)
@@ -355,20 +312,26 @@ class OutputMaker:
         which = np.zeros(len(judged.scored), np.int64)
         loud = np.flatnonzero(((judged.severities | judged.scored) != loop.NORMAL) & (rows.closed_by != NOT_CLOSED))
         sessions, known = subjects.sessions, dict[tuple[bytes, int], int]()
+        numbers = rows.subjects[loud]
         columns = (
             loud,
-            sessions.ends[rows.subjects[loud]],
+            numbers,
+            sessions.ends[numbers],
             rows.events[loud],
             judged.severities[loud],
             judged.scored[loud],
         )
-        for row, end, events, severity, scored in zip(*(column.tolist() for column in columns), strict=True):
+        for row, number, end, events, severity, scored in zip(*(column.tolist() for column in columns), strict=True):
             sequence = sessions.events[0, end - events : end].tobytes()
             if (at := known.get((sequence, scored))) is None:
                 at = known[sequence, scored] = len(reasons)
                 reasons.append(None if severity == loop.NORMAL else self._scorer.reason(sequence))
                 verdicts = self._verdicts
                 applied.append(None if verdicts is None else verdicts.applied(sequence, _SEVERITIES[scored]))
+            if number in subjects.paced:
+                reasons.append(both_reasons(reasons[at], subjects.paced[number].reason))
+                applied.append(None)  # a pattern is of events, whatever their times
+                at = len(reasons) - 1
             which[row] = at
         return reasons, applied, which
 

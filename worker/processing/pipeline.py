@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
+from detector.scoring.pace import Timed
 from detector.scoring.scores import LONG, Growth, Sequences
 from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import Vocabulary
@@ -28,10 +29,11 @@ from worker.processing.dead_letters import dead_letter
 from worker.processing.decoder import Decoder, Events, LineEncoder
 from worker.processing.feedback import Feedback
 from worker.processing.fit import check_fit
+from worker.processing.jobs import Job, OpenPartition
 from worker.processing.line_texts import LineTexts, TextKeeper, shown_texts
 from worker.processing.lines import Reason
 from worker.processing.origins import OriginsOfOpen
-from worker.processing.outputs import ALARMED, Job, OpenPartition, Origin, Output, OutputMaker
+from worker.processing.outputs import ALARMED, Origin, Output, OutputMaker
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Kind, ScoreEncoder, Serialize, Severity
 from worker.processing.scorer import Scorer
@@ -375,8 +377,9 @@ class Pipeline:
         with self._metrics.stage("score"):
             sequences = Sequences.joined([each.sequences() for each in (*closed, *touched)])
             scores = self.scorer.score_columns(sequences, complete, passed, self._numbers(jobs, sequences))
+            paced = self.scorer.paced(Timed.joined([each.timed() for each in closed])) if complete else {}
         with self._metrics.stage("encode"):
-            return self._outputs.of(jobs, scores, self.origin)
+            return self._outputs.of(jobs, scores, paced, self.origin)
 
     def _go_on(self, jobs: Sequence[Job], passed: Callable[[], None]) -> None:
         """Score the new events of long sessions; those that something may be told of come to `Job.touched` as a whole.

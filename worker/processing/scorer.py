@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from detector.errors import CheckpointError, DeviceError
 from detector.reading import ReadingRecord
+from detector.scoring.pace import Timed
 from detector.scoring.scores import Growth, Scores, Sequences
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError, SettingsError
@@ -49,8 +50,20 @@ class Reason(Protocol):
         """A name that `logmamba verdicts` takes an answer for."""
 
 
+class Paced(Protocol):
+    """A session that stands out by its pace (`detector.scoring.paced.Paced`)."""
+
+    @property
+    def score(self) -> float:
+        """Below which its own cannot be."""
+
+    @property
+    def reason(self) -> Reason:
+        """Why."""
+
+
 class Scorer(Protocol):
-    """Scores event sequences; a pure function of the tokens and the checkpoint."""
+    """Scores event sequences; a pure function of the tokens, of the times for `paced`, and the checkpoint."""
 
     @property
     def checkpoint(self) -> str:
@@ -131,6 +144,9 @@ class Scorer(Protocol):
 
     def pattern_so_far(self, sequence: bytes) -> str:
         """What is certain of the pattern of a session that goes on (`detector.scoring.session_pattern.may_become`)."""
+
+    def paced(self, sessions: Timed) -> Mapping[int, Paced]:
+        """Which of complete sessions stand out by pauses or bursts, by number; no final score of theirs is lower."""
 
     def gpu_usage(self) -> GpuUsage | None:
         """How the GPU is used that it scores on; None on a CPU. Only for the thread that scores."""

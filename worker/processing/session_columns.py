@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from detector.scoring.pace import Timed
 from detector.scoring.scores import Sequences
 from worker.processing import session_loop as loop
-from worker.processing.clock import ClockState
+from worker.processing.clock import NO_TIME, ClockState
 from worker.processing.origins import OriginsOfOpen
 from worker.processing.session_state import FIELDS, SESSION_COLUMNS, Column, Session, SessionsState
 
@@ -167,6 +168,11 @@ class SessionColumns(Rows[Session]):
     def sequences(self) -> Sequences:
         """The tokens of each, as a scorer takes them."""
         return Sequences(self.events[0], self.ends)
+
+    def timed(self) -> Timed:
+        """The tokens of each with their times, as a scorer takes them."""
+        spans = np.where(self.opened_at == NO_TIME, 0, self.last_at - np.maximum(self.opened_at, -(2**62)))
+        return Timed(self.sequences(), self.events[2], spans)
 
     def keys_as_bytes(self) -> list[bytes]:
         """The key of each in UTF-8."""

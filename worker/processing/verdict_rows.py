@@ -29,6 +29,7 @@ class Judged(NamedTuple):
     early: NDArray[np.bool_]
     alerting: NDArray[np.bool_]  # whether the score reaches a threshold
     as_told: NDArray[np.bool_]  # early ones that were judged before, nobody knows by which verdicts
+    by_pace: NDArray[np.bool_]  # of a session that stands out by its times, of which its pattern says nothing
 
 
 class VerdictRows:
@@ -50,7 +51,7 @@ class VerdictRows:
         if not self._feedback.records:
             return found
         lengths = np.fromiter(self._feedback.raised_lengths, np.int64)
-        looked_at = ~rows.early & (rows.alerting | np.isin(rows.events, lengths))
+        looked_at = ~rows.early & ~rows.by_pace & (rows.alerting | np.isin(rows.events, lengths))
         for row in np.flatnonzero(looked_at).tolist():
             verdict = self._feedback.verdict(self._pattern(_sequence(sessions, rows, row)))
             found[row] = _VERDICTS[verdict]

@@ -100,7 +100,7 @@ def test_the_sessions_and_scores_are_those_of_logmamba_score(tmp_path: Path) -> 
     score_files(use, OddScorer(), [first, second], tmp_path / "scores.jsonl")
     records = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     read = read_evaluated_sessions(use, OddScorer(), [first, second], None)
-    scores = score_sequences(OddScorer(), read.sessions.sequences, THRESHOLDS)
+    scores = score_sequences(OddScorer(), read.sessions.sequences, read.least, THRESHOLDS)
     assert [
         (read.keys[key], read.places[place], offset, len(read.sessions.sequences[sequence]), scores.final[sequence])
         for key, place, offset, sequence in zip(
@@ -117,12 +117,12 @@ def test_the_sessions_and_scores_are_those_of_logmamba_score(tmp_path: Path) -> 
 def test_an_early_score_crosses_a_threshold_with_the_first_event_that_brings_it_there() -> None:
     read = VOCABULARY.token_of("<*> read")
     sequences = [np.array(tokens) for tokens in ([read, ODD, ODD, ODD], [ODD, read], [read, read])]
-    found = score_sequences(OddScorer(), sequences, THRESHOLDS)
+    found = score_sequences(OddScorer(), sequences, [0.0, 0.8, 0.0], THRESHOLDS)
     assert {severity: crossed.tolist() for severity, crossed in found.crossed.items()} == {
         "warning": [4, 1, 0],
         "critical": [0, 1, 0],
     }
-    assert found.final.tolist() == [0.75, 0.5, 0.0]
+    assert found.final.tolist() == [0.75, 0.8, 0.0], "the pace of the second says more than its events"
 
 
 def test_a_label_is_that_of_every_session_of_its_key(tmp_path: Path) -> None:

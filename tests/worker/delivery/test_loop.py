@@ -18,6 +18,7 @@ from tests.worker.small_worker import (
     STATE,
     VOCABULARY,
     Clock,
+    OddScorer,
     SmallWorker,
     memory_broker,
     outputs,
@@ -42,10 +43,12 @@ def filled(partitions: int = 1, repeat: int = 1) -> MemoryBroker:
     return broker
 
 
-def undisturbed(broker_of: Callable[[], MemoryBroker], *overrides: str) -> list[dict[str, Any]]:
+def undisturbed(
+    broker_of: Callable[[], MemoryBroker], *overrides: str, scorer: OddScorer | None = None
+) -> list[dict[str, Any]]:
     broker = broker_of()
     numbers = broker.partitions(INPUT)
-    SmallWorker(broker, small_settings(*overrides), numbers).run([None] * 40)
+    SmallWorker(broker, small_settings(*overrides), numbers, scorer=scorer).run([None] * 40)
     return by_partition(broker)
 
 
@@ -80,12 +83,12 @@ def calm(partitions: int) -> list[dict[str, Any]]:
     return undisturbed(lambda: filled(partitions, repeat=3), *RULES)
 
 
-def run_with(steps: list[str], broker: MemoryBroker, *overrides: str) -> None:
+def run_with(steps: list[str], broker: MemoryBroker, *overrides: str, scorer: OddScorer | None = None) -> None:
     """Workers, one after the other, until every record is processed."""
     clock = Clock()
     remaining = list(steps)
     while True:
-        small = SmallWorker(broker, small_settings(*overrides), broker.partitions(INPUT), clock)
+        small = SmallWorker(broker, small_settings(*overrides), broker.partitions(INPUT), clock, scorer=scorer)
         script: list[Callable[[], object] | None] = []
         ending = "stop"
         while remaining:

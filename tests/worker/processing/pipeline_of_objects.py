@@ -10,7 +10,8 @@ from detector.scoring.session_pattern import may_become
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import LOWEST
 from worker.processing.feedback import Applied, Feedback
-from worker.processing.outputs import ALARMED, RAISED, OpenPartition, Output, SessionAlert
+from worker.processing.jobs import OpenPartition
+from worker.processing.outputs import ALARMED, RAISED, Output, SessionAlert
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
 from worker.processing.score_records import Headers, Kind, ScoreEncoder, Serialize, Severity, Thresholds

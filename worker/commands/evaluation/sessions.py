@@ -35,6 +35,7 @@ class ReadSessions:
 
     Attributes:
         sessions: rows in the order in which the sessions closed.
+        least: below which the final score of each of `sessions.sequences` cannot be, by its pace.
         keys: session key by its number in `sessions.key`.
         inputs: name of each input file, in the order of reading.
         places: what offsets count in: names of files, or partitions of records that know their place.
@@ -45,6 +46,7 @@ class ReadSessions:
     """
 
     sessions: EvaluatedSessions
+    least: Sequence[float]
     keys: Sequence[str]
     inputs: Sequence[str]
     places: Sequence[str]
@@ -103,23 +105,26 @@ def read_evaluated_sessions(
         refusals = Refusals(stream)
         for step in closed_sessions(stream, pipeline.decoder, rules, progress):
             refusals.add(step)
-            for session in (each.session for each in step.closed):
+            paced = scorer.paced(step.closed.sessions.timed())
+            for number, session in enumerate(step.closed.sessions):
                 label = known.get(session.key, UNLABELLED)
                 origin, start = stream.origin(step.partition, session.first_offset)
                 name = str(origin) if stream.placed else origin.topic
-                rows.add(session.key, session.tokens.tobytes(), label, 1, name, session.first_offset - start)
+                least = paced[number].score if number in paced else 0.0
+                rows.add(session.key, session.tokens.tobytes(), label, 1, name, session.first_offset - start, least)
         refusals.require_events()
         refused = refusals.count
         for line in refusals.described():
             tell(line)
     return ReadSessions(
         sessions=EvaluatedSessions(
-            sequences=[np.frombuffer(tokens, np.int64) for tokens in rows.sequences],
+            sequences=[np.frombuffer(tokens, np.int64) for tokens, _ in rows.sequences],
             sequence=np.asarray(rows.sequence),
             key=np.asarray(rows.key),
             labels=np.asarray(rows.labels),
             counts=np.asarray(rows.counts),
         ),
+        least=[least for _, least in rows.sequences],
         keys=list(rows.keys),
         inputs=[path.name for path in files.paths],
         places=list(rows.places),
@@ -134,7 +139,7 @@ def read_evaluated_sessions(
 class _Rows:
     """Columns that grow; a million sessions take some 60 bytes each, and their keys and distinct sequences."""
 
-    sequences: dict[bytes, int] = field(default_factory=dict)
+    sequences: dict[tuple[bytes, float], int] = field(default_factory=dict)
     keys: dict[str, int] = field(default_factory=dict)
     sequence: array[int] = field(default_factory=lambda: array("q"))
     key: array[int] = field(default_factory=lambda: array("q"))
@@ -144,8 +149,10 @@ class _Rows:
     place: array[int] = field(default_factory=lambda: array("q"))
     first_offset: array[int] = field(default_factory=lambda: array("q"))
 
-    def add(self, key: str, tokens: bytes, label: int, count: int, place: str, first_offset: int) -> None:
-        self.sequence.append(self.sequences.setdefault(tokens, len(self.sequences)))
+    def add(
+        self, key: str, tokens: bytes, label: int, count: int, place: str, first_offset: int, least: float = 0.0
+    ) -> None:
+        self.sequence.append(self.sequences.setdefault((tokens, least), len(self.sequences)))
         self.key.append(self.keys.setdefault(key, len(self.keys)))
         self.labels.append(label)
         self.counts.append(count)
@@ -156,6 +163,7 @@ class _Rows:
 def score_sequences(
     scorer: Scorer,
     sequences: Sequence[npt.NDArray[np.int64]],
+    least: Sequence[float],
     thresholds: Mapping[str, float],
     progress: Callable[[int], object] = lambda _count: None,
 ) -> SequenceScores:
@@ -164,6 +172,7 @@ def score_sequences(
     Args:
         scorer: what to score with.
         sequences: int64 (events,) each.
+        least: below which the final score of each cannot be.
         thresholds: by severity.
         progress: told how many sequences were scored since the last call.
     """
@@ -173,7 +182,7 @@ def score_sequences(
         part = sequences[start : start + _SCORED_AT_ONCE]
         columns = Sequences.of([tokens.tobytes() for tokens in part])
         for index, scores in enumerate(scorer.score_columns(columns, len(part)), start):
-            final[index] = round(scores.final, DECIMALS)
+            final[index] = round(max(scores.final, least[index]), DECIMALS)
             early = scores.scores.astype(np.float64).round(DECIMALS)
             for severity, threshold in thresholds.items():
                 reached = early >= threshold
