@@ -47,6 +47,7 @@ class Scorer:
         vocabulary: its templates.
         reading: how the sessions that it was trained on came about; None where that is not known.
         trained_score_shares: how the scores of its validation sessions are spread (`TrainingRecord.score_shares`).
+        fingerprint: how its training's sessions were spread (`Manifest.fingerprint`).
         trained_sketch: which sessions those of its training were (`TrainingRecord.sketch`).
         cache_hits: sequences answered without the model so far, repeated ones within a call among them.
         cache_misses: sequences the model was run on so far.
@@ -74,6 +75,7 @@ class Scorer:
         self.vocabulary = checkpoint.vocabulary
         self.reading = checkpoint.manifest.reading
         self.trained_score_shares = checkpoint.manifest.training.score_shares
+        self.fingerprint = checkpoint.manifest.fingerprint
         self.trained_sketch = checkpoint.manifest.training.sketch
         self.cache_hits = 0
         self.cache_misses = 0
