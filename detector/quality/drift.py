@@ -32,7 +32,8 @@ RETRAIN_AFTER: Final = 40
 """Blocks that a `watch` lasts until it is `retrain`: what has changed has stayed."""
 
 _BEYOND = 3.0  # above the threshold the sum goes no further: what is over has to be seen to be over
-_APART_MS = 10_000
+_MOST_WAITING = 1_000_000  # events, by memory
+_APART_MS = 20_000
 _WINDOW_MS = 3_600_000
 _MOST_WINDOW = 64  # blocks
 _MOST_KINDS = 64  # of unknown line, of a block
@@ -118,7 +119,7 @@ class DriftMonitor:
         self._sums = np.zeros(len(self._tails))
         self._turn, self._taken = -1, 0  # of stream time, and how many sessions of it were taken
         self._waiting: list[tuple[Stream, Floats, Ints]] = []
-        self._waits = 0
+        self._waits = self._waiting_events = 0
         self._window: deque[_Block] = deque(maxlen=_MOST_WINDOW)
         self._watched = 0  # blocks that the watch has lasted
         self._watching = np.zeros(len(self._tails), np.bool_)
@@ -156,7 +157,8 @@ class DriftMonitor:
         if len(stream):
             self._waiting.append((stream, scores, ended_ms))
             self._waits += len(stream)
-            if self._waits >= BLOCK * AT_ONCE:
+            self._waiting_events += len(stream.tokens)
+            if self._waits >= BLOCK * AT_ONCE or self._waiting_events >= _MOST_WAITING:
                 self.judge()
 
     def judge(self) -> None:
@@ -169,6 +171,7 @@ class DriftMonitor:
         rest = np.arange(whole, self._waits)
         self._waiting = [(joined.select(rest), scores[rest], ended_ms[rest])] if len(rest) else []
         self._waits -= whole
+        self._waiting_events = len(self._waiting[0][0].tokens) if self._waiting else 0
         for begin in range(0, whole, BLOCK * AT_ONCE):
             end = min(whole, begin + BLOCK * AT_ONCE)
             self._judge(joined.part(begin, end), scores[begin:end], ended_ms[begin:end])
