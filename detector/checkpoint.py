@@ -31,6 +31,7 @@ from torch import Tensor
 
 from detector.errors import CheckpointError
 from detector.model.model import DetectorModel, ModelConfig
+from detector.quality.fingerprint import Fingerprint
 from detector.reading import ReadingRecord
 from detector.scoring.calibration import Calibration
 from detector.scoring.count_profile import Bounds, CountProfile
@@ -95,7 +96,8 @@ class Manifest(BaseModel):
     """``manifest.json`` without its own hash.
 
     `reading` says how the sessions of raw lines were formed; it is None for parsed ones, and in a checkpoint from
-    before there was such a record.
+    before there was such a record. `fingerprint` is what drift is told by; None where the training had too few sessions
+    or not in their order, and likewise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -107,6 +109,7 @@ class Manifest(BaseModel):
     calibration: Calibration
     training: TrainingRecord
     reading: ReadingRecord | None = None
+    fingerprint: Fingerprint | None = None
     files: dict[File, str]
 
 
@@ -150,6 +153,7 @@ def save(
     reading: ReadingRecord | None = None,
     judge: Judge | None = None,
     pace: Pace | None = None,
+    fingerprint: Fingerprint | None = None,
 ) -> str:
     """Write a checkpoint at `directory`, replacing an older checkpoint there as a whole.
 
@@ -182,6 +186,7 @@ def save(
         calibration=calibration,
         training=training,
         reading=reading,
+        fingerprint=fingerprint,
         files={name: _sha256(data) for name, data in contents.items()},
     )
     return _write(directory, manifest, contents)

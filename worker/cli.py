@@ -24,6 +24,7 @@ from detector.errors import DetectorError
 from worker.checkpoint_cli import verdicts, vocabulary
 from worker.console import err, examples, out, reading, tell
 from worker.errors import SettingsError, WorkerError
+from worker.generate_cli import generating
 from worker.options import (
     ConfigOption,
     InputOption,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 
 app.add_typer(topics)
+app.add_typer(generating)
 app.add_typer(verdicts, name="verdicts")
 app.add_typer(vocabulary, name="vocabulary")
 
@@ -385,39 +387,3 @@ def example(
     from worker.shipped import shipped_names, shipped_text
 
     typer.echo("\n".join(shipped_names()) if name is None else shipped_text(name), nl=name is None)
-
-
-@app.command(epilog=examples("logmamba generate --lines 50000 --output hdfs.log.gz --labels labels.csv"))
-def generate(
-    lines: Annotated[int, typer.Option("--lines", min=1, help="How many lines.", show_default=False)],
-    output: Annotated[Path | None, typer.Option("--output", help="Log file (plain or .gz).")] = None,
-    labels: Annotated[Path | None, typer.Option("--labels", help="CSV of the truth: block_id,label,fault.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    anomalies: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of blocks with a fault.")] = 0.03,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Send to the first input topic of these settings, keyed by block.")
-    ] = None,
-    overrides: SetOption = [],  # noqa: B006
-    rate: Annotated[int | None, typer.Option(min=1, help="Lines a second; as fast as possible when not given.")] = None,
-) -> None:
-    """Generate HDFS-like logs with known faults, to a file or to a topic."""
-    from worker.commands.generate import generate_to_file, generate_to_topic
-
-    if (output is None) == (config is None):
-        raise typer.BadParameter("give either --output (a file) or --config (a topic)")
-    if output is not None:
-        if rate is not None:
-            raise typer.BadParameter("--rate goes with --config: a file is written as fast as possible")
-        generate_to_file(lines, output, labels, seed=seed, anomaly_rate=anomalies, console=err)
-    else:
-        with stopped_by_signals() as stopping:
-            generate_to_topic(
-                lines,
-                settings_of(config, overrides),
-                labels,
-                seed=seed,
-                anomaly_rate=anomalies,
-                rate=rate,
-                stopping=stopping,
-                console=err,
-            )

@@ -1,17 +1,18 @@
-"""Commands on the topics of an application: `logmamba tail`, `alert`, `feedback`, `capture`, `replay-dead-letters`."""
+"""Commands on the topics of an application: `tail`, `alert`, `feedback`, `capture`, `replay-dead-letters`, `drift`."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from worker.console import err, examples, out, tell
+from worker.console import err, examples, out, reading, tell
 from worker.formats.printable import printable
-from worker.options import ConfigOption, SetOption, settings_of
+from worker.options import ConfigOption, OptionalCheckpoint, OptionalConfig, SetOption, settings_of
 from worker.signals import stopped_by_signals
 
 topics = typer.Typer()
@@ -200,6 +201,48 @@ def replay(
                 settings, reasons=reasons, since=time_ms, limit=limit, dry_run=dry_run, stopping=stopping
             )
     typer.echo(json.dumps(tally.to_json()) if as_json else told(tally, dry_run=dry_run))
+
+
+@topics.command(
+    epilog=examples(
+        "logmamba drift --config worker.yaml --input app.log.gz",
+        "logmamba drift --config worker.yaml --since 1d --json",
+    )
+)
+def drift(
+    config: OptionalConfig = None,
+    overrides: SetOption = [],  # noqa: B006
+    checkpoint: OptionalCheckpoint = None,
+    inputs: Annotated[
+        list[Path],
+        typer.Option("--input", help="In place of the input topics: files, as of score.", show_default=False),
+    ] = [],  # noqa: B006
+    records: Annotated[int | None, typer.Option(min=1, help="Of topics, only the newest so many.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Of topics, only from then on: a time (ISO 8601), or so long ago (2d).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+) -> None:
+    """Say how far logs have drifted from those that the checkpoint was trained on: ok, watch or retrain."""
+    if inputs and (records is not None or since is not None):
+        raise typer.BadParameter("--records and --since are for topics; --input names files")
+    if not inputs and config is None:
+        raise typer.BadParameter("give --input (files) or --config (its input topics)")
+    from worker.commands.drift import drift_of_files, drift_of_topics, show
+    from worker.processing.scorer import load_scorer
+
+    time_ms, settings = _since(since), settings_of(config, overrides, checkpoint)
+    scorer = load_scorer(settings)
+    if inputs:
+        with reading(inputs) as advance:
+            found = drift_of_files(settings, scorer, inputs, advance, tell)
+    else:
+        with err.status("reading the input topics"):
+            found = drift_of_topics(settings, scorer, records=records, since=time_ms, tell=tell)
+    if as_json:
+        typer.echo(json.dumps({"topics": [asdict(each) for each in found]}))
+    else:
+        show(found, out)
 
 
 def _since(text: str | None) -> int | None:

@@ -55,6 +55,7 @@ class Scorer:
         vocabulary: its templates.
         reading: how the sessions that it was trained on came about; None where that is not known.
         trained_score_shares: how the scores of its validation sessions are spread (`TrainingRecord.score_shares`).
+        fingerprint: how its training's sessions were spread (`Manifest.fingerprint`).
         trained_sketch: which sessions those of its training were (`TrainingRecord.sketch`).
         expected_warnings: share of later normal sessions that its training expects (`TrainingRecord`).
         cache_hits: sequences answered without the model so far, repeated ones within a call among them.
@@ -86,6 +87,7 @@ class Scorer:
         self.vocabulary = checkpoint.vocabulary
         self.reading = checkpoint.manifest.reading
         self.trained_score_shares = checkpoint.manifest.training.score_shares
+        self.fingerprint = checkpoint.manifest.fingerprint
         self.trained_sketch = checkpoint.manifest.training.sketch
         self.expected_warnings = checkpoint.manifest.training.expected_warnings
         self.cache_hits = 0

@@ -15,6 +15,7 @@ from detector.checkpoint import EXPECTED_WARNINGS, TrainingRecord
 from detector.errors import TrainingError
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
+from detector.quality.fingerprint import Fingerprint, Stream
 from detector.quality.metrics import Detection, average_precision
 from detector.quality.session_sketch import session_hash, session_sketch
 from detector.reading import ReadingRecord
@@ -37,6 +38,7 @@ from detector.training.state import TrainingState
 from detector.training.trainer import Trainer
 
 __all__ = [
+    "History",
     "Stage",
     "Trained",
     "TrainingOptions",
@@ -56,6 +58,19 @@ _SHARE_DIGITS = 6
 
 
 @dataclass(frozen=True)
+class History:
+    """The sessions of a training, in the order in which they ended.
+
+    Attributes:
+        stream: all of them.
+        held_out: which are validation, (n,).
+    """
+
+    stream: Stream
+    held_out: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Trained:
     """A trained and calibrated model.
 
@@ -67,6 +82,7 @@ class Trained:
         record: where it comes from.
         set_aside: which sessions it did not learn from, and how others are held to what the rest has in common; None
             where labels took part or the sessions were vouched for.
+        fingerprint: how its sessions were spread; None where there were too few or their order is not known.
         state: of the training that made it, where that was kept.
     """
 
@@ -76,6 +92,7 @@ class Trained:
     calibration: Calibration
     record: TrainingRecord
     set_aside: SetAside | None = None
+    fingerprint: Fingerprint | None = None
     state: TrainingState | None = None
 
     def save(self, directory: Path, reading: ReadingRecord | None = None, pace: Pace | None = None) -> str:
@@ -99,6 +116,7 @@ class Trained:
             reading=reading,
             judge=None if self.set_aside is None else self.set_aside.judge,
             pace=pace,
+            fingerprint=self.fingerprint,
         )
         if self.state is not None:
             self.state.remove()
@@ -116,6 +134,7 @@ def train(
     kernels: Backend = "auto",
     options: TrainingOptions = _DEFAULTS,
     validation: TrainingSessions | None = None,
+    history: History | None = None,
     normals: bool = False,
     progress: Callable[[TrainingProgress], None] | None = None,
     state: Path | None = None,
@@ -141,6 +160,7 @@ def train(
         kernels: as for the scorer.
         options: how long and how fast.
         validation: sessions to stop and calibrate by; none: a share of `sessions`.
+        history: the same sessions in order of time, for what drift is told by.
         normals: whether sessions without a label are known to be normal.
         progress: called every few steps.
         state: a file that the training is saved to after each validation. Where it is already there, this training goes
@@ -197,12 +217,16 @@ def train(
         combine=options.combine,
         counted=bounded and bounded.alike,
     )
-    shares = score_histogram(_final_scores(calibration, statistics, judged=found is not None), statistics.counts)
+    finals = _final_scores(calibration, statistics, judged=found is not None)
+    scored = _by_sequence(held_out, finals)
+    shares = score_histogram(finals, statistics.counts)
     if found is not None and len(left_out := found.left_out[1]):
         suspects = trainer.statistics(profile, left_out)
         levels = calibration.levels(suspects.highest, suspects.unusual, np.zeros_like(suspects.seen))
         standings = found.judge.standings(CountVectors.of_sequences(left_out.sequences))
-        shares += score_histogram(judge.scores(levels, *standings), left_out.counts)
+        scores = judge.scores(levels, *standings)
+        scored |= _by_sequence(left_out, scores)
+        shares += score_histogram(scores, left_out.counts)
     metrics = validation_metrics(calibration, statistics, judged=found is not None)
     if bounded is not None:
         metrics[EXPECTED_WARNINGS] = expected_share(bounded.later, calibration.evidence)
@@ -222,7 +246,8 @@ def train(
         # With labels it would lower the scores of just these sessions, and a threshold chosen on them would be too low.
         normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
         profile = CountProfile.fit(normal.sequences, normal.counts, bounded and bounded.bounds)
-    return Trained(model.cpu(), vocabulary, profile, calibration, record, found, saved)
+    fingerprint = None if history is None else _fingerprint(history, scored)
+    return Trained(model.cpu(), vocabulary, profile, calibration, record, found, fingerprint, saved)
 
 
 def validation_metrics(
@@ -259,6 +284,20 @@ def _final_scores(calibration: Calibration, statistics: SessionStatistics, *, ju
         return calibration.final_scores(statistics.highest, statistics.logits, statistics.unusual, statistics.seen)
     levels = calibration.levels(statistics.highest, statistics.unusual, statistics.seen)
     return judge.scores(levels, np.full(len(levels), USUAL, np.int8), np.zeros(len(levels), np.int64))
+
+
+def _by_sequence(sessions: TrainingSessions, scores: npt.NDArray[np.float64]) -> dict[bytes, float]:
+    return {events.tobytes(): score for events, score in zip(sessions.sequences, scores.tolist(), strict=True)}
+
+
+def _fingerprint(history: History, scored: dict[bytes, float]) -> Fingerprint | None:
+    """Scores are those of held-out sessions: of what a model learnt from it thinks better than of what is to come."""
+    stream = history.stream
+    bounds = np.append(0, stream.ends)
+    scores = np.full(len(stream), np.nan)
+    for row in np.flatnonzero(history.held_out).tolist():
+        scores[row] = scored.get(stream.tokens[bounds[row] : bounds[row + 1]].tobytes(), np.nan)
+    return Fingerprint.of(stream, scores, history.held_out)
 
 
 def _sketch(*parts: TrainingSessions | None) -> list[int] | None:

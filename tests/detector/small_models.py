@@ -9,6 +9,7 @@ import torch
 
 from detector.checkpoint import Checkpoint, TrainingRecord, load, save
 from detector.model.model import DetectorModel, ModelConfig
+from detector.quality.fingerprint import Fingerprint
 from detector.reading import ReadingRecord
 from detector.scoring.calibration import Calibration, Combination, Evidence, Tail
 from detector.scoring.count_profile import CountProfile
@@ -60,7 +61,12 @@ def random_model(vocabulary: Vocabulary = VOCABULARY, *, seed: int = 1, d_model:
 
 
 def save_random(
-    directory: Path, vocabulary: Vocabulary = VOCABULARY, *, seed: int = 1, reading: ReadingRecord | None = None
+    directory: Path,
+    vocabulary: Vocabulary = VOCABULARY,
+    *,
+    seed: int = 1,
+    reading: ReadingRecord | None = None,
+    fingerprint: Fingerprint | None = None,
 ) -> str:
     return save(
         directory,
@@ -70,6 +76,7 @@ def save_random(
         calibration=CALIBRATION,
         training=RECORD,
         reading=reading,
+        fingerprint=fingerprint,
     )
 
 

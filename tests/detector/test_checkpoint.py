@@ -17,6 +17,7 @@ import torch
 
 from detector.checkpoint import FILES, MANIFEST_FILE, MODEL_FILE, VOCABULARY_FILE, load, save
 from detector.errors import CheckpointError
+from detector.quality.fingerprint import Fingerprint, Stream
 from detector.scoring import count_profile
 from detector.scoring.count_profile import Bounds, CountProfile
 from detector.scoring.pace import Pace
@@ -143,6 +144,16 @@ def test_a_checkpoint_from_before_its_trainings_scores_were_kept_is_read_without
     assert load(saved).manifest.training.score_shares == RECORD.score_shares
     reseal(saved, lambda body: body["training"].pop("score_shares"))  # type: ignore[attr-defined]
     assert load(saved).manifest.training.score_shares is None
+
+
+def test_a_fingerprint_is_kept_and_a_checkpoint_from_before_there_was_one_is_read_without(tmp_path: Path) -> None:
+    stream = Stream.of([np.array([3, 4, 5])] * 300)
+    fingerprint = Fingerprint.of(stream, np.full(300, 0.1), np.arange(300) % 5 != 0)
+    assert fingerprint is not None
+    save_random(tmp_path / "model", fingerprint=fingerprint)
+    assert load(tmp_path / "model").manifest.fingerprint == fingerprint
+    reseal(tmp_path / "model", lambda body: body.pop("fingerprint"))
+    assert load(tmp_path / "model").manifest.fingerprint is None
 
 
 def test_the_same_training_gives_the_same_bytes(tmp_path: Path) -> None:

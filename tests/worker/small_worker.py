@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 
+from detector.quality.fingerprint import Fingerprint
 from detector.reading import ReadingRecord
 from detector.scoring.pace import Timed
 from detector.scoring.scores import EventScores, Growth, Scores, Sequences
@@ -41,6 +42,7 @@ class OddScorer:
 
     checkpoint = "sha256:odd"
     trained_score_shares = None
+    fingerprint: Fingerprint | None = None
     trained_sketch: list[int] | None = None
     expected_warnings: float | None = None
     cache_hits = cache_misses = batches_split = 0

@@ -20,35 +20,30 @@ from worker.settings.document import Settings
 _BURST = 1_000  # lines sent between two looks at the clock
 
 
-def generate_to_file(
-    lines: int, output: Path, labels: Path | None, *, seed: int, anomaly_rate: float, console: Console
-) -> None:
-    """Write `lines` lines to `output`, and the truth to `labels`.
+def generate_to_file(log: GeneratedLog, output: Path, labels: Path | None, console: Console) -> None:
+    """Write a log to `output`, and the truth to `labels`.
 
     Raises:
         RunError: a file cannot be written.
     """
-    log = GeneratedLog(lines=lines, seed=seed, anomaly_rate=anomaly_rate)
     try:
-        with _progress(lines, console) as advance:
+        with _progress(log, console) as advance:
             truths = write_files(log, output, labels, advance)
     except OSError as error:
         raise RunError(f"{error.filename or output}: cannot be written: {error.strerror}") from error
-    _summary(lines, truths, console)
+    _summary(log, truths, console)
 
 
 def generate_to_topic(
-    lines: int,
+    log: GeneratedLog,
     settings: Settings,
     labels: Path | None,
     *,
-    seed: int,
-    anomaly_rate: float,
     rate: int | None,
     stopping: Callable[[], bool],
     console: Console,
 ) -> None:
-    """Send `lines` lines to the first input topic, keyed by block; stops early when `stopping()`.
+    """Send a log to the first input topic, keyed by block; stops early when `stopping()`.
 
     Raises:
         RunError: no broker answers, the topic does not exist, or lines were not delivered.
@@ -58,13 +53,12 @@ def generate_to_topic(
     [*inputs] = topics.inputs()
     if not inputs:
         raise RunError(f"input.topics: no topic matches {settings.input.topics[0]}")
-    log = GeneratedLog(lines=lines, seed=seed, anomaly_rate=anomaly_rate)
     writer = Writer(settings, inputs[0].name)
-    with _progress(lines, console) as advance:
+    with _progress(log, console) as advance:
         truths = send(log, writer, rate=rate, stopping=stopping, progress=advance)
     if labels is not None:
         write_labels(truths, labels)
-    _summary(lines, truths, console)
+    _summary(log, truths, console)
 
 
 def send(
@@ -101,13 +95,14 @@ def send(
 
 
 @contextmanager
-def _progress(lines: int, console: Console) -> Iterator[Callable[[int], object]]:
+def _progress(log: GeneratedLog, console: Console) -> Iterator[Callable[[int], object]]:
     columns = TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=lines)
+        task = bar.add_task("", total=log.lines)
         yield lambda count: bar.advance(task, count)
 
 
-def _summary(lines: int, truths: Sequence[Truth], console: Console) -> None:
-    faults = sum(truth.label for truth in truths)
-    console.print(f"{lines:,} lines, {len(truths):,} blocks, {faults:,} with a fault", highlight=False)
+def _summary(log: GeneratedLog, truths: Sequence[Truth], console: Console) -> None:
+    faults, new = sum(truth.label for truth in truths), sum(len(truth.new_lines) for truth in truths)
+    drifted = f", {new:,} lines of the new release" if new else ""
+    console.print(f"{log.lines:,} lines, {len(truths):,} blocks, {faults:,} with a fault{drifted}", highlight=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from detector.sessions_file import read_sessions
 from detector.text.tokenizer import event_tokens
 from worker.errors import RunError
-from worker.files.input_files import open_inputs
+from worker.files.input_files import InputFiles, open_inputs
 from worker.files.log_files import LogStream, parsed_session, partition_of
 from worker.files.refusals import Refusals
 from worker.observability.metrics import Metrics
@@ -77,12 +77,7 @@ def score_files(
         raise RunError(f"{output}: cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            scored = (
-                _parsed(pipeline, scorer, files.paths, done)
-                if files.parsed
-                else _raw(pipeline, files.stream(), done, progress, tell)
-            )
-            for value, severity in scored:
+            for value, severity in scored_files(pipeline, files, done, progress, tell):
                 file.write(value + b"\n")
                 done.sessions += 1
                 done.warnings += severity == "warning"
@@ -96,6 +91,23 @@ def score_files(
 
 
 _Scored = Iterator[tuple[bytes, str]]  # value and severity
+
+
+def scored_files(
+    pipeline: Pipeline,
+    files: InputFiles,
+    done: ScoredFiles,
+    progress: Callable[[int], object],
+    tell: Callable[[str], object],
+) -> _Scored:
+    """The score record and the severity of every session of files; lines are counted in `done`.
+
+    Raises:
+        InputFileError: an input cannot be read, or the inputs hold no session.
+    """
+    if files.parsed:
+        return _parsed(pipeline, files.paths, done)
+    return _raw(pipeline, files.stream(), done, progress, tell)
 
 
 def _raw(
@@ -130,10 +142,10 @@ def _records(outputs: Iterable[Output]) -> _Scored:
             yield each.value or b"", each.severity
 
 
-def _parsed(pipeline: Pipeline, scorer: Scorer, paths: Sequence[Path], done: ScoredFiles) -> _Scored:
+def _parsed(pipeline: Pipeline, paths: Sequence[Path], done: ScoredFiles) -> _Scored:
     for path in paths:
         rows = read_sessions(path)
-        sequences = list(event_tokens(scorer.vocabulary, rows.events))
+        sequences = list(event_tokens(pipeline.scorer.vocabulary, rows.events))
         partition = partition_of(path)
         pipeline.open(partition)
         for first in range(0, len(rows), _PARSED_BATCH):

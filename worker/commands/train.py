@@ -84,7 +84,7 @@ def train_checkpoint(
     # PyTorch takes seconds to import; a mistake in the input shows before.
     from detector.training.bounds import bounds_lines
     from detector.training.set_aside import set_aside_lines
-    from detector.training.train import MIN_ANOMALOUS_SESSIONS, TrainingOptions, train
+    from detector.training.train import MIN_ANOMALOUS_SESSIONS, History, TrainingOptions, train
 
     with _reporting(log, console, resumed=state.exists()) as report:
         trained = train(
@@ -99,6 +99,7 @@ def train_checkpoint(
             options=TrainingOptions(
                 next_token_steps=steps, classifier_steps=steps, batch_tokens=batch_tokens, combine=combine
             ),
+            history=None if found.stream is None else History(found.stream, found.held_out),
             normals=normals,
             progress=report,
             state=state,

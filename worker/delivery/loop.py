@@ -41,7 +41,7 @@ from worker.delivery.commit_pace import CommitPace
 from worker.delivery.deadline import Deadline, StopDeadline
 from worker.delivery.outage import Outage
 from worker.delivery.protocols import NO_RELOADS, Committed, Message, Reloads, Sink, Source
-from worker.delivery.report import Report, log_move
+from worker.delivery.report import Report, log_drift, log_move
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshot_writer import SnapshotWriter
 from worker.delivery.snapshots import SnapshotPointer
@@ -387,7 +387,7 @@ class Worker:
 
     def _use(self, pipeline: AnyPipeline) -> None:
         pipeline.while_scoring = self._while_scoring
-        pipeline.time_moved = log_move
+        pipeline.time_moved, pipeline.drifted = log_move, log_drift
         self._pipeline = self._report.pipeline = pipeline
 
     def _go_over_to(self, pipeline: AnyPipeline) -> None:

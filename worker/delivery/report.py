@@ -14,7 +14,7 @@ from worker.delivery.protocols import Reloads, Source
 from worker.errors import AbortCause
 from worker.observability.metrics import Metrics
 from worker.observability.recent_alerts import RecentAlerts
-from worker.observability.status import PartitionStatus, WorkerStatus
+from worker.observability.status import DriftStatus, PartitionStatus, WorkerStatus
 from worker.processing.clock import Move
 from worker.processing.outputs import Output
 from worker.processing.records import Partition, Records
@@ -135,6 +135,7 @@ class Report:
             partitions=tuple(map(self._partition, sorted(self._partitions))),
             totals=self.totals | self._metrics.judged_sessions,
             unknown_share=self.pipeline.unknown_share,
+            drift=self.pipeline.drift(),
             reload=self._reloads.latest,
         )
         self._metrics.show(self.status)
@@ -173,3 +174,20 @@ def log_move(partition: Partition, move: Move) -> None:
     """Say that a partition's stream time jumped or fell."""
     event = "stream_time_jumped" if move.jumped else "stream_time_fell"
     _log.info(event, partition=str(partition), **{"from": iso_time(move.before), "to": iso_time(move.after)})
+
+
+def log_drift(drift: DriftStatus, before: str) -> None:
+    """Say that the verdict on a topic's drift is another one than before."""
+    told = {
+        "topic": drift.topic,
+        "verdict": drift.verdict,
+        "before": before,
+        "since": drift.since,
+        "because": list(drift.because),
+        "unknown": round(drift.unknown, 3),
+        "moved": [f"{each.before:.0%} to {each.now:.0%} of sessions: {each.template}" for each in drift.moved],
+    }
+    if drift.verdict == "ok":
+        _log.info("drift_over", **told)
+    else:
+        _log.warning("drift", **told)

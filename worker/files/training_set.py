@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from detector.errors import InputFileError
+from detector.quality.fingerprint import Stream, pause_bins
 from detector.reading import ReadingRecord
 from detector.scoring.pace import Pace, Timed
 from detector.scoring.pace_learning import learn_pace
@@ -38,7 +39,8 @@ from worker.settings.document import Settings
 
 VALIDATION_SHARE = 0.2
 
-_Row = tuple[str, npt.NDArray[np.int64]]  # session key, event tokens
+# Session key, event tokens, pauses before them where times are known.
+_Row = tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int8] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class TrainingSet:
         unmatched_labels: labels whose session is not in the input.
         refused: what is to be said of lines that a worker would have sent to the dead-letter topic.
         reading: how the sessions came about; None for parsed ones.
+        stream: all sessions, in the order in which they ended; None where rows stand for several.
+        held_out: which of these are validation.
     """
 
     vocabulary: Vocabulary
@@ -65,6 +69,8 @@ class TrainingSet:
     unmatched_labels: int
     refused: Sequence[str]
     reading: ReadingRecord | None
+    stream: Stream | None
+    held_out: npt.NDArray[np.bool_]
 
 
 def is_validation(key: str, seed: int) -> bool:
@@ -105,7 +111,7 @@ def read_training_set(
     refusals = Refusals(stream)
     for step in closed_sessions(stream, decoder, rules, progress):
         refusals.add(step)
-        rows += map(_row, step.closed)
+        rows += _rows(step.closed, timed=inputs.times)
         if inputs.times:
             timed.append(step.closed.sessions.timed())
     refusals.require_events()
@@ -114,8 +120,8 @@ def read_training_set(
     if not timed:
         return found
     known = {} if labels is None else labels
-    of_rows = np.array([known.get(key, UNLABELLED) for key, _ in rows], np.int8)
-    pace, told = learn_pace(Timed.joined(timed), of_rows, np.array([is_validation(key, seed) for key, _ in rows]))
+    of_rows = np.array([known.get(key, UNLABELLED) for key, _, _ in rows], np.int8)
+    pace, told = learn_pace(Timed.joined(timed), of_rows, found.held_out)
     return replace(found, pace=pace, pace_told=told)
 
 
@@ -199,7 +205,7 @@ def _parsed(inputs: Sequence[Path], labels: Mapping[str, int] | None, seed: int)
         own = np.concatenate([file.labels for file in files])
         labels = {key: label for key, label in zip(keys, own.tolist(), strict=True) if label != UNLABELLED}
     counts = np.concatenate([file.counts for file in files])
-    rows = list(zip(keys, event_tokens(vocabulary, events), strict=True))
+    rows: list[_Row] = [(key, tokens, None) for key, tokens in zip(keys, event_tokens(vocabulary, events), strict=True)]
     in_time = _in_time([file.order for file in files])
     return _split(vocabulary, [rows[row] for row in in_time], counts[in_time].tolist(), labels, seed, (), None)
 
@@ -213,8 +219,11 @@ def _in_time(orders: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
     return np.concatenate([mine + start for mine, start in zip(rows, starts[:-1], strict=True)])
 
 
-def _row(closed: ClosedSession) -> _Row:
-    return closed.session.key, np.array(closed.session.tokens, np.int64)
+def _rows(closed: Sequence[ClosedSession], *, timed: bool) -> Iterator[_Row]:
+    for each in closed:
+        times = np.array(each.session.times, np.int64)
+        pauses = pause_bins(times, np.array([len(times)])) if timed else None
+        yield each.session.key, np.array(each.session.tokens, np.int64), pauses
 
 
 def _split(
@@ -227,13 +236,15 @@ def _split(
     reading: ReadingRecord | None,
 ) -> TrainingSet:
     labels = {} if labels is None else labels
-    keys = {key for key, _ in rows}
-    sides = np.array([is_validation(key, seed) for key, _ in rows])
+    keys = {key for key, _, _ in rows}
+    sides = np.array([is_validation(key, seed) for key, _, _ in rows])
+    sequences = [tokens for _, tokens, _ in rows]
+    pauses = [each for _, _, each in rows if each is not None]
     whole = TrainingSessions.of(
-        [tokens for _, tokens in rows],
-        [labels.get(key, UNLABELLED) for key, _ in rows],
+        sequences,
+        [labels.get(key, UNLABELLED) for key, _, _ in rows],
         counts,
-        [key for key, _ in rows],
+        [key for key, _, _ in rows],
     )
     return TrainingSet(
         vocabulary=vocabulary,
@@ -245,4 +256,6 @@ def _split(
         unmatched_labels=len(labels.keys() - keys),
         refused=refused,
         reading=reading,
+        stream=Stream.of(sequences, pauses or None) if max(counts, default=1) == 1 else None,
+        held_out=sides,
     )

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from detector.scoring.score_histogram import score_histogram
 from worker.observability.collectors import Delays, Gpu, GpuUsage
-from worker.observability.status import WorkerStatus
+from worker.observability.status import DriftStatus, WorkerStatus
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # Finer below a tenth of a second, which is where a worker is that keeps up.
@@ -87,6 +87,7 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"logmamba_{name}", text, labels, registry=registry)
 
+        of_topic = ("topic", "of")
         self._build = gauge("build_info", "1; what the worker is made of", "version", "confluent_kafka", "torch")
         self._model = gauge("model_info", "1; the checkpoint that it scores with", "checkpoint", "vocabulary")
         self._reloads = counter("reloads", "Settings or checkpoint read again, by what came of it", "result")
@@ -107,6 +108,17 @@ class Metrics:
         self._unknown_share = gauge("unknown_event_share", "Share of the latest events that no template matches")
         self._new_templates = counter(
             "new_templates", "Kinds of line that no template matches and that had not come before"
+        )
+        self._drift_verdict = gauge("drift_verdict", "1 for what is said of a topic's drift", "topic", "verdict")
+        self._drift_sessions = gauge("drift_sessions", "Sessions that the figures of drift are of", "topic")
+        self._drift_share = gauge(
+            "drift_share", "Share of sessions with unknown and new lines, and of templates that came or went", *of_topic
+        )
+        self._drift_divergence = gauge(
+            "drift_divergence", "Jensen-Shannon divergence of the latest sessions from the training's", *of_topic
+        )
+        self._drift_moved = gauge(
+            "drift_moved", "By how much the share of sessions with a template has moved", "topic", "template"
         )
         self._late = counter("late_events", "Events older than the stream time of their partition")
         self._skewed = counter("skewed_events", "Events that waited, too far in the future, and were contradicted")
@@ -151,6 +163,7 @@ class Metrics:
         self._aborted = self._transactions.labels("aborted")
         self._status: WorkerStatus | None = None
         self._gpu: Gpu | None = None
+        self._drifted: Sequence[DriftStatus] = ()
         self._unknown_share.set(math.nan)
         self.brokers(up=0, down=0)
         self.feedback({"normal": 0, "anomalous": 0})
@@ -215,12 +228,32 @@ class Metrics:
         self._ready.set(status.ready)
         self._connected.set(not status.broker_away)
         self._missing_topics.set(len(status.missing_topics))
+        self.drift(status.drift or ())
         for state in ("live", "replaying"):
             self._partitions.labels(state).set(sum(each.state == state for each in status.partitions))
         for each in status.partitions:
             place = each.topic, each.partition
             self._lag.labels(*place).set(math.nan if each.lag is None else each.lag)
             self._lag_seconds.labels(*place).set(math.nan if each.lag_seconds is None else each.lag_seconds)
+
+    def drift(self, topics: Sequence[DriftStatus]) -> None:
+        """How far each topic has drifted, now."""
+        if topics == self._drifted:
+            return
+        self._drifted = topics
+        for gauge in (self._drift_verdict, self._drift_sessions, self._drift_share, self._drift_divergence):
+            gauge.clear()
+        self._drift_moved.clear()
+        for each in topics:
+            for verdict in ("ok", "watch", "retrain"):
+                self._drift_verdict.labels(each.topic, verdict).set(each.verdict == verdict)
+            self._drift_sessions.labels(each.topic).set(each.sessions)
+            for of in ("unknown", "new", "churn"):
+                self._drift_share.labels(each.topic, of).set(getattr(each, of))
+            for feature, divergence in each.divergence.items():
+                self._drift_divergence.labels(each.topic, feature).set(divergence)
+            for moved in each.moved:
+                self._drift_moved.labels(each.topic, moved.template).set(moved.now - moved.before)
 
     def brokers(self, up: int, down: int) -> None:
         """How many brokers the client is connected to, and how many it fails to reach."""

@@ -26,9 +26,10 @@ from detector.scoring.score_histogram import score_histogram
 from worker.observability.metrics import Observed
 from worker.observability.recent_alerts import MOST_SESSIONS, Published, PublishedAlerts
 from worker.observability.repeated import repeated
-from worker.observability.status import ProcessState, ProcessStatus, WorkerStatus
+from worker.observability.status import DriftStatus, ProcessState, ProcessStatus, WorkerStatus
 
 _INTERVAL_S = 1.0
+_VERDICTS = (None, "ok", "watch", "retrain")  # of drift, the worst last
 _COUNTED = {"counter", "histogram"}  # types of metrics whose samples are counts
 
 
@@ -154,6 +155,7 @@ class JoinedProcesses(PublishedAlerts):
             ),
             totals=dict(totals),
             unknown_share=max(shares, default=None),
+            drift=_worst_drift([each.drift for each in told]),
             reload=max((each.reload for each in told if each.reload), key=lambda reload: reload.at, default=None),
             processes=processes,
         )
@@ -246,6 +248,18 @@ class _Registry(CollectorRegistry):
     def restricted_registry(self, _: Iterable[str]) -> _Registry:  # type: ignore[override]
         """The same: what is asked for by name is among them."""
         return self
+
+
+def _worst_drift(told: Sequence[tuple[DriftStatus, ...] | None]) -> tuple[DriftStatus, ...] | None:
+    """Of each topic what the process says that has seen the most drift: each judges the partitions that it has."""
+    if all(each is None for each in told):
+        return None
+    worst: dict[str, DriftStatus] = {}
+    for each in (status for statuses in told for status in statuses or ()):
+        known = worst.setdefault(each.topic, each)
+        if (_VERDICTS.index(each.verdict), each.sessions) > (_VERDICTS.index(known.verdict), known.sessions):
+            worst[each.topic] = each
+    return tuple(worst[topic] for topic in sorted(worst))
 
 
 def _place(sample: Sample) -> tuple[str, frozenset[tuple[str, str]]]:

@@ -10,6 +10,9 @@ from typing import Literal, NamedTuple
 MOSTLY_UNKNOWN = 0.5
 """Share of unknown events from which on scores mean little."""
 
+NO_FINGERPRINT = "no fingerprint: train again with this version, on 200 sessions or more in their order of time"
+"""What a checkpoint has by which no drift can be told."""
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
@@ -94,6 +97,50 @@ class ProcessStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class MovedTemplate:
+    """A template that more or fewer sessions have than in the training.
+
+    Attributes:
+        template: its text.
+        before: share of the training's sessions that have it.
+        now: of the latest ones.
+    """
+
+    template: str
+    before: float
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class DriftStatus:
+    """How far a topic's latest sessions are from those of the training (`detector.quality.drift.Drift`).
+
+    Attributes:
+        topic: of the sessions.
+        verdict: None until there were sessions enough.
+        since: time of the session from which on it is `ok`, or is not, ISO 8601; None where sessions have no times.
+        because: features that it is for.
+        sessions: that the figures are of, the latest hour's; no verdict is theirs alone.
+        unknown: share of them with a line that no template matches.
+        new: share of them with a line that the training did not have.
+        churn: share of the templates that came or went.
+        divergence: Jensen-Shannon divergence by feature, 0 to 1.
+        moved: the three templates that moved most.
+    """
+
+    topic: str
+    verdict: Literal["ok", "watch", "retrain"] | None
+    since: str | None = None
+    because: tuple[str, ...] = ()
+    sessions: int = 0
+    unknown: float = 0.0
+    new: float = 0.0
+    churn: float = 0.0
+    divergence: Mapping[str, float] = field(default_factory=dict)
+    moved: tuple[MovedTemplate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """A worker at one moment; the loop publishes a new one, so readers in other threads see no half of it.
 
@@ -112,6 +159,7 @@ class WorkerStatus:
         partitions: those that it holds.
         totals: counts since the start by what they count.
         unknown_share: share of the latest thousand events or more that fit no template; None before the first thousand.
+        drift: of each topic; None where the checkpoint has no fingerprint of its training.
         reload: the latest one of settings or checkpoint; None before the first.
         processes: those that it consists of; none where it is a single one.
     """
@@ -129,6 +177,7 @@ class WorkerStatus:
     partitions: tuple[PartitionStatus, ...] = ()
     totals: Mapping[str, int] = field(default_factory=dict)
     unknown_share: float | None = None
+    drift: tuple[DriftStatus, ...] | None = None
     reload: ReloadStatus | None = None
     processes: tuple[ProcessStatus, ...] = ()
 

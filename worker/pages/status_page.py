@@ -14,7 +14,7 @@ from worker.observability.history import Hour
 from worker.observability.metrics import DELAY_BOUNDS
 from worker.observability.recent_alerts import MOST_SESSIONS, Alert
 from worker.observability.slow_look import Seen
-from worker.observability.status import MOSTLY_UNKNOWN, GroupMember, WorkerStatus
+from worker.observability.status import MOSTLY_UNKNOWN, NO_FINGERPRINT, GroupMember, WorkerStatus
 from worker.pages.charts import Line, spread_chart, time_chart
 from worker.pages.html import environment
 from worker.pages.wording import compact, duration, number, share
@@ -98,6 +98,7 @@ def render_status(
         delays=[_delay(hour.all_delay), _delay(hour.all_slow_delay)],
         scores=_scores(status, hour),
         charts=_charts(status, hour),
+        no_fingerprint=NO_FINGERPRINT,
         now=now(),
     )
 
@@ -172,6 +173,12 @@ def _notices(status: WorkerStatus, no_members: str, heartbeat_age_s: float) -> I
             f"{status.unknown_share:.0%} of the latest events are unknown to the checkpoint: their scores mean little. "
             "Was it trained on logs of this kind?",
         )
+    for topic in status.drift or ():
+        if topic.verdict == "retrain":
+            yield (
+                "warning",
+                f"The sessions of {topic.topic} are no longer like those of the training, and stay so: train again.",
+            )
     for each in status.processes:
         if each.state in ("restarting", "given_up"):
             what = "It is started again." if each.state == "restarting" else "It is not started again."

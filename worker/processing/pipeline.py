@@ -22,11 +22,13 @@ from detector.text.tokenizer import Tokenizer
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError
 from worker.observability.metrics import Metrics
+from worker.observability.status import DriftStatus
 from worker.processing.adaptive import AdaptiveState, AdaptiveThresholds
 from worker.processing.clock import Move
 from worker.processing.counted_decoder import CountedDecoder
 from worker.processing.dead_letters import dead_letter
 from worker.processing.decoder import Decoder, Events, LineEncoder
+from worker.processing.drift import DriftWatch
 from worker.processing.feedback import Feedback
 from worker.processing.fit import check_fit
 from worker.processing.jobs import Job, OpenPartition
@@ -72,6 +74,7 @@ class Pipeline:
             its offsets are less there; None: where they say.
         when_decoded: called with the records of each partition and the events in them.
         time_moved: told of each jump and fall of a partition's stream time, but for those that are only replayed.
+        drifted: told of each new verdict on the drift of a topic, and of the one before it.
 
     Raises:
         SettingsError: the settings cannot fit the checkpoint.
@@ -119,11 +122,21 @@ class Pipeline:
             feedback=self.feedback_version,
         )
         self._outputs = OutputMaker(settings, scorer, records, metrics, feedback)
+        self._drift = DriftWatch(
+            scorer.fingerprint,
+            vocabulary,
+            timed=times and not parsed,
+            changed=self._told_of_drift,
+        )
         self._open: dict[Partition, OpenPartition] = {}
         self.while_scoring: Callable[[], None] = lambda: None
         self.origin: Origin | None = None
         self.when_decoded: Callable[[Records, Events], None] = lambda _records, _events: None
         self.time_moved: Callable[[Partition, Move], None] = lambda _partition, _move: None
+        self.drifted: Callable[[DriftStatus, str], None] = lambda _drift, _before: None
+
+    def _told_of_drift(self, drift: DriftStatus, before: str) -> None:
+        self.drifted(drift, before)
 
     # -- partitions ------------------------------------------------------------------------------------------------
 
@@ -195,6 +208,10 @@ class Pipeline:
     def unknown_share(self) -> float | None:
         """As of `CountedDecoder`."""
         return self._counted.unknown_share
+
+    def drift(self) -> tuple[DriftStatus, ...] | None:
+        """Of each topic; None where the checkpoint has no fingerprint of its training."""
+        return self._drift.status()
 
     def unfinished(self, partition: Partition) -> bool:
         """Whether `flush` would have anything to close: an open session, or an event that waits."""
@@ -378,6 +395,7 @@ class Pipeline:
             sequences = Sequences.joined([each.sequences() for each in (*closed, *touched)])
             scores = self.scorer.score_columns(sequences, complete, passed, self._numbers(jobs, sequences))
             paced = self.scorer.paced(Timed.joined([each.timed() for each in closed])) if complete else {}
+        self._drift.ended([job.partition.topic for job in jobs], closed, scores.finals[:complete])
         with self._metrics.stage("encode"):
             return self._outputs.of(jobs, scores, paced, self.origin)
 

@@ -21,6 +21,7 @@ from detector.text.flat import flat
 from detector.text.vocabulary import Vocabulary
 from worker.errors import RunError, SettingsError
 from worker.observability.metrics import Metrics
+from worker.observability.status import DriftStatus
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import Column, Move
 from worker.processing.counted_decoder import CountedDecoder
@@ -51,6 +52,7 @@ class Tokens(NamedTuple):
     vocabulary: Vocabulary
     reading: ReadingRecord | None
     trained_score_shares: None = None
+    fingerprint: None = None
 
 
 class NoSessions:
@@ -81,7 +83,7 @@ class Rekeying:
         scorer: the tokens that it was given.
         decoder: reads the lines.
         misfits: how reading the lines differs from the checkpoint's training.
-        while_scoring, time_moved: as of `Pipeline`; never called.
+        while_scoring, time_moved, drifted: as of `Pipeline`; never called.
 
     Raises:
         SettingsError: the settings are not for rekeying, or do not fit the checkpoint.
@@ -109,6 +111,7 @@ class Rekeying:
         self._merging = merging or Merging()
         self.while_scoring: Callable[[], None] = lambda: None
         self.time_moved: Callable[[Partition, Move], None] = lambda _partition, _move: None
+        self.drifted: Callable[[DriftStatus, str], None] = lambda _drift, _before: None
 
     # -- partitions ------------------------------------------------------------------------------------------------
 
@@ -160,6 +163,9 @@ class Rekeying:
     def newest_ms(self, partition: Partition) -> int | None:
         """Kafka timestamp of the latest record that was processed, in ms; None where that is not known."""
         return self._open[partition].newest_ms
+
+    def drift(self) -> None:
+        """Nothing is said of it: there are no sessions."""
 
     @property
     def unknown_share(self) -> float | None:

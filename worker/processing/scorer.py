@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import CheckpointError, DeviceError
+from detector.quality.fingerprint import Fingerprint
 from detector.reading import ReadingRecord
 from detector.scoring.pace import Timed
 from detector.scoring.scores import Growth, Scores, Sequences
@@ -80,6 +81,10 @@ class Scorer(Protocol):
     @property
     def trained_score_shares(self) -> Sequence[float] | None:
         """How final scores were spread in the training (`TrainingRecord.score_shares`); None where nobody knows."""
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """How the training's sessions were spread (`Manifest.fingerprint`); None where nobody knows."""
 
     @property
     def trained_sketch(self) -> Sequence[int] | None:

@@ -11,10 +11,11 @@ from tests.worker.small_worker import SmallWorker, memory_broker
 from tests.worker.small_worker import settings as small_settings
 from tests.worker.statuses import STATUS
 from worker.observability.processes import JoinedProcesses
+from worker.observability.status import DriftStatus, MovedTemplate
 
 # Labels whose values are the application's own.
 _OPEN = {"topic", "partition", "application", "worker", "checkpoint", "vocabulary"}
-_OPEN |= {"version", "confluent_kafka", "torch"}
+_OPEN |= {"template", "version", "confluent_kafka", "torch"}
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
@@ -49,7 +50,15 @@ def every_metric() -> list[Described]:
     metrics.watch_gpu(lambda: GpuUsage(0.0, 0, 0, 0))
     found: list[Described] = []
 
+    drift = DriftStatus(
+        "raw",
+        "ok",
+        divergence=dict.fromkeys(("tokens", "lengths", "pauses", "scores"), 0.0),
+        moved=(MovedTemplate("a", 0, 1),),
+    )
+
     def look() -> None:
+        metrics.drift([drift])
         for family in [*metrics.registry.collect(), *of_processes]:
             if not family.name.startswith("logmamba_"):
                 continue

@@ -115,6 +115,7 @@ def test_the_status_is_json(server: Server) -> None:
         ],
         "totals": {"score_records": 99},
         "unknown_share": None,
+        "drift": None,
         "reload": None,
         "processes": [],
     }

@@ -22,7 +22,7 @@ from worker.observability.http_server import serve
 from worker.observability.metrics import Metrics
 from worker.observability.recent_alerts import RecentAlerts
 from worker.observability.slow_look import SlowLook
-from worker.observability.status import GroupMember, ProcessStatus, ReloadStatus
+from worker.observability.status import DriftStatus, GroupMember, MovedTemplate, ProcessStatus, ReloadStatus
 from worker.pages.explanations import Explanation, Explanations
 from worker.pages.worker_pages import worker_pages
 from worker.processing.score_records import Severity
@@ -232,6 +232,32 @@ def test_scores_are_compared_with_the_trainings_where_the_checkpoint_has_them(si
     assert "the checkpoint does not say how its training" in site.get().text
     site.status = replace(STATUS, trained_score_shares=[0.97, *[0.0] * 13, 0.02, *[0.0] * 4, 0.01])
     assert "of those that the training was tested on 3 %" in site.get().text
+
+
+def test_drift_is_told_topic_by_topic_and_that_a_checkpoint_cannot_tell(site: Site) -> None:
+    assert "The checkpoint has no fingerprint: train again with this version" in site.get().text
+    moved = (MovedTemplate(f"disk {EVIL}", 1.0, 0.25),)
+    site.status = replace(
+        STATUS,
+        drift=(
+            DriftStatus(
+                "raw", "retrain", "2024-03-01T12:00:00.000Z", ("tokens", "unknown"), 1_600, 0.5, 0.5, 0.1, {}, moved
+            ),
+            DriftStatus("shop", None),
+        ),
+    )
+    page = site.get()
+    for text in (
+        "The sessions of raw are no longer like those of the training, and stay so: train again.",
+        "retrain tokens, unknown, since 2024-03-01T12:00:00.000Z",
+        "1,600",
+        "100 % → 25 %",
+        EVIL,
+        "too few sessions yet",
+    ):
+        assert text in page.text
+    assert EVIL not in page.html
+    assert "no fingerprint" not in page.text
 
 
 def test_trouble_is_told_and_a_worker_that_hangs_is_grey(site: Site) -> None:
