@@ -27,7 +27,7 @@ from benchmarks.accuracy.results import markdown
 from benchmarks.accuracy.tasks import Floats, Task
 from detector.scoring.calibration import CRITICAL_LEVEL, WARNING_LEVEL, Evidence
 from detector.scoring.count_profile import CountProfile
-from detector.training.bounds import bound, expected_share
+from detector.training.alarm_bounds import bound, expected_share
 
 STRETCHES = {
     "hdfs-first-50-normals": (500, 1_000, 2_000, 4_000),

@@ -32,7 +32,7 @@ Where no label says what is wrong, the counts alone make alarms, and two more ru
   is only a new mixture of known behaviours, or more of one; tolerances (`detector.scoring.tolerances`) know only what
   nearly all sessions have in common, and how far it may go. Counts that break no tolerance are not unusual.
 - What normal sessions of another time did, too, is no evidence. A template whose counts are *habitually* unusual, when
-  the profile of one half of the time judges the other half (`detector.training.bounds`), makes none.
+  the profile of one half of the time judges the other half (`detector.training.alarm_bounds`), makes none.
 """
 
 from collections.abc import Sequence

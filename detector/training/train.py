@@ -29,7 +29,7 @@ from detector.scoring.score_histogram import score_histogram
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import Vocabulary
-from detector.training.bounds import bound, expected_share
+from detector.training.alarm_bounds import bound, expected_share
 from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingProgress
 from detector.training.options import Stage, TrainingOptions

@@ -82,7 +82,7 @@ def train_checkpoint(
     _describe(found, console)
 
     # PyTorch takes seconds to import; a mistake in the input shows before.
-    from detector.training.bounds import bounds_lines
+    from detector.training.alarm_bounds import bounds_lines
     from detector.training.set_aside import set_aside_lines
     from detector.training.train import MIN_ANOMALOUS_SESSIONS, History, TrainingOptions, train
 

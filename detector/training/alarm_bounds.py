@@ -9,7 +9,8 @@ them, which ask two questions.
   nothing. Shorter stretches do not tell: there the same job runs before and after.
 - *Folds* drawn at random, each judged by the profile of the others: what is rare among sessions like these? All of them
   calibrate (cross-conformal prediction, Vovk 2015), so no threshold rests on the few kinds of sessions that chance put
-  into a validation part.
+  into a validation part; unless that part, by the other one, shows with `CERTAINTY` that more than `PROMISED` of its
+  sessions have evidence: then it is of another time, or its sessions hold parts of each other, and it calibrates alone.
 
 That a session was cut excuses what it lacks only where some of these sessions were cut.
 """
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtrc
+from scipy.special import bdtrc, ndtri
 
 from detector.scoring.calibration import CERTAINTY, WARNING_LEVEL, Evidence, Evidences
 from detector.scoring.count_profile import Bounds, CountProfile
@@ -43,7 +44,7 @@ class Bounded(NamedTuple):
 
     Attributes:
         bounds: of the count profile.
-        alike: evidence of normal sessions by others like them.
+        alike: evidence of normal sessions by others like them, or of the validation part by the other one.
         later: evidence of the sessions of each half of the time by the other half.
     """
 
@@ -56,14 +57,15 @@ def bound(*parts: TrainingSessions) -> Bounded:
     """Bound the alarms of a profile that learns from sessions, all of them normal.
 
     Args:
-        parts: each in order of time, as far as that is known. A row that stands for several sessions has no time: it is
-            divided evenly.
+        parts: those to learn from and, where they are apart, those to validate by; each in order of time, as far as
+            that is known. A row that stands for several sessions has no time: it is divided evenly.
     """
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.joined(part)
     halves = np.concatenate([_halves(part.counts) for part in parts], axis=1)
-    return _Divided(whole, halves).bound()
+    last = np.where(np.arange(len(whole)) < len(parts[0]), 0, whole.counts)
+    return _Divided(whole, halves, last).bound()
 
 
 def expected_share(later: Evidences, evidence: Evidence) -> float:
@@ -97,12 +99,14 @@ def bounds_lines(bounds: Bounds, share: float, vocabulary: Vocabulary, most: int
 
 
 class _Divided:
-    def __init__(self, sessions: TrainingSessions, halves: Integers) -> None:
+    def __init__(self, sessions: TrainingSessions, halves: Integers, last: Integers) -> None:
         vectors = CountVectors.of_sequences(sessions.sequences)
         _, first, which = np.unique(vectors.codes, return_index=True, return_inverse=True)
         self._vectors = vectors.take(first)
         self._sequences = [sessions.sequences[row] for row in first.tolist()]
-        self._all, *self._halves = (np.bincount(which, each).astype(np.int64) for each in (sessions.counts, *halves))
+        self._all, self._last, *self._halves = (
+            np.bincount(which, each).astype(np.int64) for each in (sessions.counts, last, *halves)
+        )
         self._size = int(vectors.tokens.max(initial=0)) + 1
         had = np.bincount(vectors.tokens, sessions.counts[vectors.rows]).astype(np.int64)
         self._order = self._cut(*learn_order(sessions.sequences, sessions.counts, had))
@@ -131,8 +135,12 @@ class _Divided:
             for (learnt, judged), habit in zip((halves, halves[::-1]), habits[::-1], strict=True)
         ]
         habitual = np.union1d(*habits)
-        alike = [self._evidence(self._all - fold, fold, habitual) for fold in self._folds()]
-        return Bounded(self._bounds(habitual), Evidences.joined(alike), Evidences.joined(later))
+        alike = Evidences.joined([self._evidence(self._all - fold, fold, habitual) for fold in self._folds()])
+        if self._last.any():
+            held_out = self._evidence(self._all - self._last, self._last, habitual)
+            if _least_share(held_out) > PROMISED:
+                alike = held_out
+        return Bounded(self._bounds(habitual), alike, Evidences.joined(later))
 
     def _bounds(self, habitual: Integers) -> Bounds:
         return Bounds(habitual, *self._order)
@@ -173,6 +181,17 @@ class _Divided:
             fold[order] = np.diff((ends + number) // _FOLDS, prepend=number // _FOLDS)
             folds.append(fold)
         return folds
+
+
+def _least_share(evidences: Evidences) -> float:
+    """Lower bound for the share of sessions with evidence: those with equal counts are one draw, as copies of it.
+
+    By the normal approximation, with the variance of a ratio of sums over draws (Cochran 1977).
+    """
+    nats, counts = evidences
+    share = counts[nats > 0].sum() / counts.sum()
+    error = np.sqrt(np.square(counts * ((nats > 0) - share)).sum()) / counts.sum()
+    return float(share - ndtri(CERTAINTY) * error)
 
 
 def _halves(counts: Integers) -> Integers:

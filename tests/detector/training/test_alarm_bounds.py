@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from detector.scoring.calibration import Evidence, Evidences
 from detector.scoring.count_profile import CountProfile
 from detector.text.vocabulary import UNK, Vocabulary
-from detector.training.bounds import Bounded, bound, bounds_lines, expected_share
+from detector.training.alarm_bounds import Bounded, bound, bounds_lines, expected_share
 from detector.training.data import TrainingSessions
 
 OPEN, READ, WRITE, CLOSE, RETRY, BEAT = range(3, 9)
@@ -149,3 +149,17 @@ def test_an_unknown_line_is_told_at_once_although_others_were_usual_beside_somet
     judged = profile.judge(np.array([OPEN, READ, READ, -7, WRITE, CLOSE], np.int64), np.array([0, 6]))
     assert (judged.running > 0).tolist() == [False, False, False, True, True, True]
     assert judged.final[0] >= judged.running[-1]
+
+
+@pytest.mark.parametrize("kinds", [1, 40])
+def test_a_validation_part_calibrates_alone_where_many_kinds_of_its_sessions_are_new(kinds: int) -> None:
+    """One kind may be there by chance, however many sessions have it."""
+    usual = shuffled(of(*((session(beats=beats), 100) for beats in range(20))))
+    new = of(
+        *((session(3 + kind, 9), 40 // kinds) for kind in range(kinds)),
+        *((session(beats=beats), 8) for beats in range(20)),
+    )
+    found = bound(usual, shuffled(new))
+    calibrates = found.alike.counts.sum()
+    assert calibrates == (200 if kinds > 1 else 2_200)
+    assert (Evidence.certain(found.alike).levels(np.array([1e-9])) < 2) == (kinds > 1)
