@@ -18,11 +18,10 @@ from detector.model.model import DetectorModel, ModelConfig
 from detector.quality.metrics import Detection, average_precision
 from detector.quality.session_sketch import session_hash, session_sketch
 from detector.reading import ReadingRecord
-from detector.scoring import judge
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.count_vectors import CountVectors
-from detector.scoring.judge import USUAL
+from detector.scoring.judge import USUAL, Judge, scores
 from detector.scoring.score_histogram import score_histogram
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
@@ -160,7 +159,7 @@ def train(
         found = set_aside(vocabulary, fitting, held_out)
         fitting, held_out = found.kept
         _check_enough(fitting, held_out)
-    classifier = _enough_labels(fitting, held_out)
+    classifier = enough_labels(fitting, held_out)
     target = resolve_device(device)
     config = size if isinstance(size, ModelConfig) else ModelConfig.preset(size, len(vocabulary))
     identity = _identity(fitting, held_out, vocabulary, config, seed, options)
@@ -183,17 +182,16 @@ def train(
     if classifier:
         trainer.classifier(fitting)
     profile = CountProfile.fit(normal.sequences, normal.counts)
-    statistics = trainer.statistics(profile)
-    if found is not None:  # what is evidence the tolerances say, and none of these sessions breaks one
-        none = np.zeros(len(held_out))
-        statistics = replace(statistics, unusual=none, early_unusual=none, seen=none.astype(np.bool_))
-    calibration = Calibration.fit(statistics, classifier=classifier, combine=options.combine)
-    shares = score_histogram(_final_scores(calibration, statistics, judged=found is not None), statistics.counts)
-    if found is not None and len(left_out := found.left_out[1]):
-        suspects = trainer.statistics(profile, left_out)
-        levels = calibration.levels(suspects.highest, suspects.unusual, np.zeros_like(suspects.seen))
-        standings = found.judge.standings(CountVectors.of_sequences(left_out.sequences))
-        shares += score_histogram(judge.scores(levels, *standings), left_out.counts)
+    left_out = TrainingSessions.of([]) if found is None else found.left_out[1]
+    measured = calibrated(
+        trainer,
+        profile,
+        held_out,
+        left_out,
+        None if found is None else found.judge,
+        classifier=classifier,
+        combine=options.combine,
+    )
     record = TrainingRecord(
         fingerprint=sessions.fingerprint(),
         seed=seed,
@@ -201,8 +199,8 @@ def train(
         sessions=int(sessions.counts.sum()),
         anomalous=int(sessions.counts[sessions.labels == ANOMALOUS].sum()),
         events=int(sessions.counts @ sessions.lengths),
-        metrics=validation_metrics(calibration, statistics, judged=found is not None),
-        score_shares=np.round(shares / shares.sum(), _SHARE_DIGITS).tolist(),
+        metrics=measured.metrics,
+        score_shares=measured.score_shares,
         sketch=_sketch(sessions, validation),
     )
     if not classifier:
@@ -210,7 +208,58 @@ def train(
         # With labels it would lower the scores of just these sessions, and a threshold chosen on them would be too low.
         normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
         profile = CountProfile.fit(normal.sequences, normal.counts)
-    return Trained(model.cpu(), vocabulary, profile, calibration, record, replay, found, saved)
+    return Trained(model.cpu(), vocabulary, profile, measured.calibration, record, replay, found, saved)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """How the scores of a trained model are calibrated, and what they say of the validation sessions.
+
+    Attributes:
+        calibration: of the scores.
+        metrics: of `validation_metrics`.
+        score_shares: as in `TrainingRecord`.
+    """
+
+    calibration: Calibration
+    metrics: dict[str, float]
+    score_shares: list[float]
+
+
+def calibrated(
+    trainer: Trainer,
+    profile: CountProfile,
+    held_out: TrainingSessions,
+    left_out: TrainingSessions,
+    judge: Judge | None,
+    *,
+    classifier: bool,
+    combine: bool = False,
+) -> Calibrated:
+    """Calibrate by the trainer's validation sessions.
+
+    Args:
+        trainer: with the trained model.
+        profile: of the training sessions.
+        held_out: the validation sessions; none breaks a tolerance.
+        left_out: those that were set aside.
+        judge: with the tolerances; None where there are none.
+        classifier: whether the model has one.
+        combine: as in `TrainingOptions`.
+    """
+    statistics = trainer.statistics(profile)
+    if judge is not None:  # what is evidence the tolerances say, and none of these sessions breaks one
+        none = np.zeros(len(held_out))
+        statistics = replace(statistics, unusual=none, early_unusual=none, seen=none.astype(np.bool_))
+    calibration = Calibration.fit(statistics, classifier=classifier, combine=combine)
+    shares = score_histogram(_final_scores(calibration, statistics, judged=judge is not None), statistics.counts)
+    if judge is not None and len(left_out):
+        suspects = trainer.statistics(profile, left_out)
+        levels = calibration.levels(suspects.highest, suspects.unusual, np.zeros_like(suspects.seen))
+        standings = judge.standings(CountVectors.of_sequences(left_out.sequences))
+        shares += score_histogram(scores(levels, *standings), left_out.counts)
+    metrics = validation_metrics(calibration, statistics, judged=judge is not None)
+    return Calibrated(calibration, metrics, np.round(shares / shares.sum(), _SHARE_DIGITS).tolist())
 
 
 def validation_metrics(
@@ -246,7 +295,7 @@ def _final_scores(calibration: Calibration, statistics: SessionStatistics, *, ju
     if not judged:
         return calibration.final_scores(statistics.highest, statistics.logits, statistics.unusual, statistics.seen)
     levels = calibration.levels(statistics.highest, statistics.unusual, statistics.seen)
-    return judge.scores(levels, np.full(len(levels), USUAL, np.int8), np.zeros(len(levels), np.int64))
+    return scores(levels, np.full(len(levels), USUAL, np.int8), np.zeros(len(levels), np.int64))
 
 
 def _sketch(*parts: TrainingSessions | None) -> list[int] | None:
@@ -277,7 +326,7 @@ def _check_enough(sessions: TrainingSessions, held_out: TrainingSessions) -> Non
         raise TrainingError("no normal session among the validation sessions")
 
 
-def _enough_labels(fitting: TrainingSessions, held_out: TrainingSessions) -> bool:
+def enough_labels(fitting: TrainingSessions, held_out: TrainingSessions) -> bool:
     """Whether a classifier can be trained and calibrated.
 
     Raises:
