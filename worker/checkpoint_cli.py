@@ -83,13 +83,14 @@ def adapt(
 
     Exit code 0: it is in its place, and workers take it; 3: it is not, and the last line says why.
     """
-    from worker.commands.adapt import NotAdapted, Traffic, adapt_checkpoint, as_answers
+    from worker.commands.adapt import NotAdapted, Traffic, adapt_checkpoint
+    from worker.commands.verdicts import read_answers
 
     if bool(inputs) == (since is not None):
         raise typer.BadParameter("give either --input or --since")
     settings = settings_of(config, overrides, checkpoint)
     traffic = Traffic(inputs, since_of(since), records)
-    answers = [] if feedback is None else as_answers(feedback)
+    answers = [] if feedback is None else read_answers(feedback)
     from detector.training.renewal import RenewalOptions
 
     options = RenewalOptions(

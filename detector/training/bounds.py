@@ -11,8 +11,7 @@ is common today is not yet usual:
 - *Never without a verdict*: what a verdict called anomalous, what the training set aside, and whatever breaks the same
   and more.
 - *A key* gives at most `KEY_SHARE` of what is learnt, or twice its even share where there are few keys.
-- *At most `MOST_TEMPLATES` templates* are added at a time (`detector.text.vocabulary`, by whoever learns them), those of
-  the most lines.
+- *At most `MOST_TEMPLATES` templates* are added at a time (by whoever learns them), those of the most lines.
 
 Each template that is new is rare by itself (`Tolerances.aware_of`), lest one that becomes usual make all others usual.
 """
@@ -99,12 +98,14 @@ def bounded(
     _, first, which = np.unique(vectors.codes, return_index=True, return_inverse=True)
     broken = _Broken(vectors.take(first), judge, vocabulary)
     usual_on = _usual_on(broken, which, recent.counts, days)
-    horizon = (date.fromordinal(date(1970, 1, 1).toordinal() + int(days.max())) - timedelta(_FORGOTTEN_DAYS)).isoformat()
+    horizon = (
+        date.fromordinal(date(1970, 1, 1).toordinal() + int(days.max())) - timedelta(_FORGOTTEN_DAYS)
+    ).isoformat()
     known = {
         name: {day for day in (*watched.get(name, ()), *usual_on.get(name, ())) if day >= horizon}
         for name in (*usual_on, *watched)
     }
-    enough = {name for name, on in known.items() if on and (planned and name in usual_on or len(on) >= needed_days)}
+    enough = {name for name, on in known.items() if on and ((planned and name in usual_on) or len(on) >= needed_days)}
     totals = broken.sessions(which, recent.counts)
     chosen = sorted(enough & totals.keys(), key=lambda name: (-totals[name], name))[:MOST_USUAL]
     admitted = broken.admitted(set(chosen))

@@ -62,7 +62,8 @@ def compare(
     """Compare two checkpoints on sessions in the tokens of both.
 
     Args:
-        before, after: their scorers.
+        before: scorer of the old one.
+        after: of the new one.
         old: of before, held out; what is an alarm, and what is none, the old one says, and labels where there are some.
         recent: usual ones of the recent traffic, held out.
         held_back: what was not learnt from.
@@ -75,7 +76,7 @@ def compare(
     was, now = (_judged(scorer, recent) for scorer in (before, after))
     figures += _usual("recent", "recent sessions", recent, was, now, np.ones(len(recent), np.bool_))
     was, now = (_judged(scorer, held_back) for scorer in (before, after))
-    figures += _found("held_back", "recent alarms, held back", held_back, was, now, was.alarm)
+    figures += _found("held_back", "held-back alarms", held_back, was, now, was.alarm)
     return figures
 
 
@@ -101,26 +102,14 @@ def _usual(
     n = int(counts.sum())
     if not n:
         return []
-    alarms = [float(counts @ each.alarm / n) for each in (was, now)]
     events = int(counts @ sessions.lengths)
-    nats = [float(counts @ each.nats / events) for each in (was, now)]
+    alarms, more_alarms = (float(counts @ each.alarm / n) for each in (was, now))
+    nats, more_nats = (float(counts @ each.nats / events) for each in (was, now))
+    few = more_alarms <= alarms + max(MORE_ALARMS, _chance(alarms, counts))
+    expected = more_nats <= nats * (1 + MORE_SURPRISE) + 0.01
     return [
-        Figure(
-            f"{name}.alarms",
-            f"{words} that are alarms",
-            *alarms,
-            n,
-            "share",
-            alarms[1] <= alarms[0] + max(MORE_ALARMS, _chance(alarms[0], counts)),
-        ),
-        Figure(
-            f"{name}.nats",
-            f"{words}, nats an event",
-            *nats,
-            n,
-            "nats",
-            nats[1] <= nats[0] * (1 + MORE_SURPRISE) + 0.01,
-        ),
+        Figure(f"{name}.alarms", f"{words} that are alarms", alarms, more_alarms, n, "share", few),
+        Figure(f"{name}.nats", f"{words}, nats an event", nats, more_nats, n, "nats", expected),
     ]
 
 
@@ -131,9 +120,9 @@ def _found(
     n = int(counts.sum())
     if not n:
         return []
-    found = [float(counts @ each.alarm / n) for each in (was, now)]
-    least = FOUND_AGAIN * found[0] - _chance(FOUND_AGAIN * found[0], counts)
-    return [Figure(f"{name}.found", f"{words} that are still found", *found, n, "share", found[1] >= least)]
+    found, still = (float(counts @ each.alarm / n) for each in (was, now))
+    least = FOUND_AGAIN * found - _chance(FOUND_AGAIN * found, counts)
+    return [Figure(f"{name}.found", f"{words} that are still found", found, still, n, "share", still >= least)]
 
 
 def _chance(share: float, counts: npt.NDArray[np.int64]) -> float:

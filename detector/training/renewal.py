@@ -98,7 +98,9 @@ class RenewalOptions:
         days: on so many different ones a session's doings have to be usual before they are.
         planned: somebody vouches for what is usual in the recent traffic.
         steps: most optimiser steps; None for as many as there is to learn.
-        device, precision, kernels: as for a training.
+        device: as for a training.
+        precision: likewise.
+        kernels: likewise.
     """
 
     days: int = DAYS
@@ -154,11 +156,9 @@ def renew(
             planned=options.planned,
         )
     learnt, tried = _parted(found.sessions, recent)
-    if int(learnt.counts.sum()) < LEAST_SESSIONS:
-        raise TooLittle(
-            f"of {int(recent.sessions.counts.sum()):,} recent sessions {int(learnt.counts.sum()):,} may be learnt from; "
-            f"at least {LEAST_SESSIONS} are needed"
-        )
+    n, may = (int(each.counts.sum()) for each in (recent.sessions, learnt))
+    if may < LEAST_SESSIONS:
+        raise TooLittle(f"of {n:,} recent sessions {may:,} may be learnt from; at least {LEAST_SESSIONS} are needed")
     replayed, old = older.split(HELD_OUT, seed)
     adapted = adapt(
         parent,
@@ -266,7 +266,9 @@ def _joined(recent: TrainingSessions, older: TrainingSessions) -> TrainingSessio
     return replace(both.select(counts > 0), counts=counts[counts > 0])
 
 
-def _record(before: TrainingRecord, adapted: Adapted, kept: TrainingSessions, recent: TrainingSessions) -> TrainingRecord:
+def _record(
+    before: TrainingRecord, adapted: Adapted, kept: TrainingSessions, recent: TrainingSessions
+) -> TrainingRecord:
     """Where the new checkpoint comes from: what the old one came from, and recent sessions."""
     keys = recent.keys or ()
     hashes = [session_hash(key, row.tobytes()) for key, row in zip(keys, recent.sequences, strict=True)]

@@ -10,6 +10,7 @@ Duffield, Lund and Thorup 2005): the count of any kind of session stays what it 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -92,5 +93,5 @@ def from_bytes(data: bytes, tokens: int) -> TrainingSessions:
     if events.max(initial=0) >= tokens:
         raise ValueError(f"token {events.max()} is beyond the vocabulary of {tokens} tokens")
     bounds = np.append(0, np.cumsum(lengths)).tolist()
-    sequences = [events[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    sequences = [events[start:end] for start, end in pairwise(bounds)]
     return TrainingSessions(sequences, labels, counts)

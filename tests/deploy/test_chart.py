@@ -259,7 +259,9 @@ def test_alert_knows_what_it_shares_with_the_workers_and_nothing_takes_it_for_on
     assert not rendered["Service"]["spec"]["selector"].items() <= labels.items()
 
 
-def test_adaptations_write_where_the_workers_read_one_at_a_time_and_never_again_after_one_failed(tmp_path: Path) -> None:
+def test_adaptations_write_where_the_workers_read_one_at_a_time_and_never_again_after_one_failed(
+    tmp_path: Path,
+) -> None:
     rendered = resources(render(tmp_path, MOST))
     job = rendered["CronJob"]["spec"]
     assert (job["schedule"], job["timeZone"], job["concurrencyPolicy"]) == ("5 4 * * 1-5", "Europe/Berlin", "Forbid")

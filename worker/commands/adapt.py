@@ -22,7 +22,6 @@ from detector.training.bounds import MOST_TEMPLATES
 from worker.commands.capture import capture_records
 from worker.commands.terminal.stage_lines import StageLines
 from worker.commands.verdicts import Answer, with_answers
-from worker.commands.verdicts import read_answers as as_answers
 from worker.errors import SettingsError, WorkerError
 from worker.files.input_files import open_inputs
 from worker.files.recent_traffic import RecentTraffic, read_recent_traffic
@@ -81,7 +80,10 @@ class Adapted:
         """What became of the checkpoint."""
         if self.version is None:
             return f"it would be checkpoint {self.renewal.digest}; nothing was changed"
-        return f"{self.version} scores in place of {self.was}, checkpoint {self.renewal.digest}; workers take it within seconds"
+        return (
+            f"{self.version} scores in place of {self.was}, checkpoint {self.renewal.digest}; workers take it within "
+            "seconds"
+        )
 
     def to_json(self) -> bytes:
         """One JSON object, schema `logmamba.adaptation/1`."""
@@ -92,8 +94,8 @@ class Adapted:
                 "version": self.version,
                 "was": self.was,
                 "checkpoint": self.renewal.digest,
+                **asdict(self.renewal.adaptation),
                 "figures": self.renewal.figures,
-                **asdict(replace(self.renewal.adaptation, figures={})),
             }
         )
 
@@ -143,7 +145,9 @@ def adapt_checkpoint(
         if parent.judge is not None:
             parent = replace(parent, judge=with_answers(parent.judge, answers))
         elif answers:
-            raise SettingsError(["--feedback: the checkpoint has no families; allowed: none for one trained with labels"])
+            raise SettingsError(
+                ["--feedback: the checkpoint has no families; allowed: none for one trained with labels"]
+            )
         recent = _read(settings, traffic, parent, console)
         before = _older(settings, older, parent, recent, console)
         _describe(recent, before, parent, console)
@@ -151,9 +155,8 @@ def adapt_checkpoint(
             renewal = _renewed(parent, recent, before, candidate, options, console)
             _tell(renewal, options, console)
             if worse := renewal.worse:
-                raise NotAdapted(
-                    f"the checkpoint stays as it is, since the new one is worse: {', '.join(each.words for each in worse)}"
-                )
+                which = ", ".join(each.words for each in worse)
+                raise NotAdapted(f"the checkpoint stays as it is, since the new one is worse: {which}")
             if dry_run:
                 return Adapted(renewal, None, None)
             was, version = versions.take(candidate, parent)
@@ -288,8 +291,7 @@ def _tell(renewal: Renewal, options: RenewalOptions, console: Console) -> None:
         most = max(len(days) for days in watched.values())
         _say(
             console,
-            f"{len(watched):,} things are usual but new, on {most} of {options.days} days so far; they are alarms until "
-            "then",
+            f"{len(watched):,} things are usual but new, on {most} of {options.days} days so far: alarms until then",
         )
     console.print(_table(renewal.figures))
 

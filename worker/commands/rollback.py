@@ -102,7 +102,8 @@ def as_table(versions: Sequence[ShownVersion]) -> Table:
     """The versions for a terminal."""
     table = Table(box=SIMPLE_HEAD)
     for name in ("version", "", "adapted at", "templates", "became usual", "stayed alarms"):
-        table.add_column(name, justify="right" if name in ("templates", "became usual", "stayed alarms") else "left")
+        numeric = name in ("templates", "became usual", "stayed alarms")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for each in versions:
         table.add_row(
             each.version,
