@@ -33,6 +33,7 @@ from detector.reading import ReadingRecord
 from detector.scoring.calibration import Calibration
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.judge import Judge
+from detector.scoring.verdict_weights import VerdictWeights
 from detector.text.vocabulary import VOCABULARY_FILE, Vocabulary
 from detector.training import replay as samples
 from detector.training.data import TrainingSessions
@@ -46,6 +47,7 @@ MANIFEST_FILE: Final = "manifest.json"
 _WITHOUT_TOLERANCES = "it was trained with labels, on sessions vouched for as normal, or by an older version"
 # Beside the model's weights; the last is there only where the table does not hold all vectors.
 _VECTORS, _WEIGHTS, _SEEN = (f"count_profile.{name}" for name in ("vectors", "weights", "seen"))
+_VERDICTS = tuple(f"verdicts.{name}" for name in ("features", "weights"))  # only where there were any on sessions
 TOLERANCES_FILE: Final = "tolerances.json"
 FILES = (MODEL_FILE, VOCABULARY_FILE, MANIFEST_FILE)
 _OTHER_FILES = (TOLERANCES_FILE, REPLAY_FILE)
@@ -113,6 +115,7 @@ class Checkpoint:
         weights: parameters and buffers of the model, by name, on the CPU.
         profile: of the counts in normal sessions.
         judge: tolerances and verdicts; None where it learnt from labels or from normal sessions.
+        verdict_weights: what verdicts on single sessions add to scores; None where there were none.
         replay: sessions that stand for those it learnt from (`detector.training.replay`); None in an older checkpoint.
     """
 
@@ -122,6 +125,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     profile: CountProfile
     judge: Judge | None = None
+    verdict_weights: VerdictWeights | None = None
     replay: TrainingSessions | None = None
 
     def build_model(self) -> DetectorModel:
@@ -141,6 +145,7 @@ def save(
     training: TrainingRecord,
     reading: ReadingRecord | None = None,
     judge: Judge | None = None,
+    verdict_weights: VerdictWeights | None = None,
     replay: TrainingSessions | None = None,
     history: Sequence[Adaptation] = (),
 ) -> str:
@@ -158,6 +163,9 @@ def save(
     weights[_VECTORS], weights[_WEIGHTS] = map(torch.from_numpy, (profile.vectors, profile.weights))
     if len(profile.seen):
         weights[_SEEN] = torch.from_numpy(profile.seen.view(np.int64))
+    if verdict_weights is not None:
+        tables = verdict_weights.features, verdict_weights.weights
+        weights |= dict(zip(_VERDICTS, map(torch.from_numpy, tables), strict=True))
     contents: dict[File, bytes] = {
         MODEL_FILE: safetensors.torch.save(weights),
         VOCABULARY_FILE: vocabulary.to_json(),
@@ -264,6 +272,11 @@ def load(directory: Path) -> Checkpoint:
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{directory / MODEL_FILE}: the count profile: {error}") from error
     try:
+        told = [weights.pop(name).numpy() for name in _VERDICTS if name in weights]
+        verdict_weights = VerdictWeights(*told) if told else None
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory / MODEL_FILE}: the weights of verdicts: {error}") from error
+    try:
         judge = Judge.from_json(contents[TOLERANCES_FILE]) if TOLERANCES_FILE in contents else None
     except ValueError as error:
         raise CheckpointError(f"{directory / TOLERANCES_FILE}: {error}") from error
@@ -271,7 +284,8 @@ def load(directory: Path) -> Checkpoint:
         replay = samples.from_bytes(contents[REPLAY_FILE], len(vocabulary)) if REPLAY_FILE in contents else None
     except ValueError as error:
         raise CheckpointError(f"{directory / REPLAY_FILE}: {error}") from error
-    checkpoint = Checkpoint(_sha256(manifest_bytes), manifest, vocabulary, weights, profile, judge, replay)
+    digest = _sha256(manifest_bytes)
+    checkpoint = Checkpoint(digest, manifest, vocabulary, weights, profile, judge, verdict_weights, replay)
     _check_fit(directory, checkpoint)
     return checkpoint
 

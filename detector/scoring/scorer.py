@@ -81,6 +81,7 @@ class Scorer:
         self._calibration = checkpoint.manifest.calibration
         self._profile = checkpoint.profile
         self._judge = checkpoint.judge
+        self._verdict_weights = checkpoint.verdict_weights
         self._cache = ScoreCache(cache_size)
         target = resolve_device(device)
         dtype = compute_dtype(precision, target)
@@ -296,22 +297,31 @@ class Scorer:
             bounds: where each of them begins and, last, how many events there are.
             judged: the count profile's judgement of each.
         """
+        finals = self._finals(known, numbers, events, bounds, judged)
+        if self._verdict_weights is not None:
+            finals = self._verdict_weights.shifted(finals, events, bounds)
+        known.finals[numbers] = finals
+
+    def _finals(self, known: Remembered, numbers: Integers, events: Tokens, bounds: Integers, judged: Judged) -> Floats:
+        """Final scores of these of distinct sequences, without what verdicts on sessions add; arguments likewise."""
         highest, logits = known.highest[numbers], known.logits[numbers]
         if self._judge is None:
-            known.finals[numbers] = self._calibration.final_scores(highest, logits, judged.final, judged.seen)
-            return
+            return self._calibration.final_scores(highest, logits, judged.final, judged.seen)
         standings, broken = self._judge.standings(CountVectors.of(events, bounds))
         levels = self._calibration.levels(highest, judged.final, np.zeros_like(judged.seen))
         so_far, has_events = np.zeros(len(numbers)), np.diff(bounds) > 0
         so_far[has_events] = known.scores[known.ends[numbers[has_events]] - 1]
-        known.finals[numbers] = np.maximum(judge.scores(levels, standings, broken), so_far)
+        finals: Floats = np.maximum(judge.scores(levels, standings, broken), so_far)
+        return finals
 
     def _early(self, highest: Floats, logits: Floats, unusual: Floats, events: Tokens, bounds: Integers) -> Floats:
         """Scores after each event of sessions that go on, from the running maxima of their statistics; (events,)."""
         if self._judge is None:
-            return self._calibration.early_scores(highest, logits, unusual)
-        levels = self._calibration.early_levels(highest, np.zeros_like(unusual))
-        return judge.early_scores(levels, self._judge.running(events, bounds))
+            early = self._calibration.early_scores(highest, logits, unusual)
+        else:
+            levels = self._calibration.early_levels(highest, np.zeros_like(unusual))
+            early = judge.early_scores(levels, self._judge.running(events, bounds))
+        return early if self._verdict_weights is None else self._verdict_weights.lowered(early, events, bounds)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -10,7 +10,8 @@ those labelled anomalous.
   ones did or have templates it does not know. Otherwise it stays.
 - *Tolerances*: learnt anew from all, those sessions among them that stood out before. What recent sessions and usual
   older ones still break is a family that is accepted. Families keep their names and verdicts.
-- *Classifier*: where enough of the sessions are labelled, as in a training.
+- *Verdicts on sessions*, which are their labels: weights of what such sessions have (`detector.scoring.verdict_weights`).
+  A checkpoint that was trained with labels goes on training its classifier instead.
 - *Profile and calibration*: anew, of what is learnt from, a part of which is held out for that.
 """
 
@@ -29,14 +30,16 @@ from detector.checkpoint import Checkpoint
 from detector.errors import TrainingError
 from detector.model.inference import Backend, flat
 from detector.model.model import DetectorModel
-from detector.scoring.calibration import Calibration
+from detector.scoring.calibration import WARNING_SCORE, Calibration
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.count_vectors import CountVectors
 from detector.scoring.families import Families
 from detector.scoring.judge import USUAL, Judge
 from detector.scoring.learning import learn
-from detector.scoring.scorer import Precision, resolve_device
-from detector.sessions_file import ANOMALOUS
+from detector.scoring.scorer import Precision, Scorer, resolve_device
+from detector.scoring.scores import Sequences
+from detector.scoring.verdict_weights import VerdictWeights
+from detector.sessions_file import ANOMALOUS, UNLABELLED
 from detector.text.vocabulary import UNK, Vocabulary
 from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingProgress
@@ -68,6 +71,7 @@ class AdaptationOptions:
     held_out: float = 0.2
 
 
+_MOST_USUAL: Final = 2_000  # distinct sessions, the commonest
 _DEFAULTS = AdaptationOptions()
 
 
@@ -80,10 +84,9 @@ class Adapted:
         vocabulary: all of whose templates the model knows.
         profile: of the counts in usual sessions, old and recent.
         calibration: of its scores.
-        judge: tolerances, families and verdicts; None where the checkpoint had none, or a classifier now takes their
-            place.
-        labelled: whether a classifier was trained.
-        trained: whether the weights are others than before.
+        judge: tolerances, families and verdicts; None where the checkpoint had none.
+        verdict_weights: what verdicts on single sessions add to scores; None where there are none.
+        trained: whether the model's weights are others than before.
         metrics: figures of the sessions held out, as of a training.
         score_shares: likewise.
     """
@@ -93,10 +96,23 @@ class Adapted:
     profile: CountProfile
     calibration: Calibration
     judge: Judge | None
-    labelled: bool
+    verdict_weights: VerdictWeights | None
     trained: bool
     metrics: dict[str, float]
     score_shares: list[float]
+
+    def checkpoint(self, parent: Checkpoint) -> Checkpoint:
+        """A checkpoint to score with that is not on a disk: all else of it is the parent's, its digest as well."""
+        calibrated = {"model": self.model.config, "calibration": self.calibration}
+        return Checkpoint(
+            parent.digest,
+            parent.manifest.model_copy(update=calibrated),
+            self.vocabulary,
+            self.model.state_dict(),
+            self.profile,
+            self.judge,
+            self.verdict_weights,
+        )
 
 
 def adapt(
@@ -145,8 +161,7 @@ def adapt(
         options.held_out,
         seed,
     )
-    classifier = enough_labels(fitting, held_out)
-    judge = None if classifier else judge
+    classifier = parent.manifest.training.mode == "labelled" and enough_labels(fitting, held_out)
     target = resolve_device(device)
     model = grown(parent, vocabulary).to(target)
     trainer = Trainer(
@@ -178,17 +193,55 @@ def adapt(
     if not classifier:
         normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
         profile = CountProfile.fit(normal.sequences, normal.counts)
-    return Adapted(
+    adapted = Adapted(
         model=model.cpu().eval(),
         vocabulary=vocabulary,
         profile=profile,
         calibration=found.calibration,
         judge=judge,
-        labelled=classifier,
+        verdict_weights=None,
         trained=goes_on or classifier,
         metrics=found.metrics,
         score_shares=found.score_shares,
     )
+    if parent.manifest.training.mode == "labelled":
+        return adapted
+    usual = recent.select(usual_recent).joined(older.select(usual_older))
+    scorer = Scorer(adapted.checkpoint(parent), device=device, kernels=kernels)
+    return replace(adapted, verdict_weights=learn_verdicts(scorer, recent.joined(older), usual))
+
+
+def learn_verdicts(scorer: Scorer, sessions: TrainingSessions, usual: TrainingSessions) -> VerdictWeights | None:
+    """What verdicts on single sessions add to scores; None where there are none.
+
+    Args:
+        scorer: of a checkpoint without such weights.
+        sessions: those with a label are the verdicts.
+        usual: sessions to learn from, whose scores are to stay where they are no alarms.
+    """
+    judged = sessions.select(sessions.labels != UNLABELLED)
+    if not len(judged):
+        return None
+    usual = usual.select(usual.labels == UNLABELLED)
+    usual = usual.select(np.sort(np.argsort(-usual.counts, kind="stable")[:_MOST_USUAL]))
+    scores, usual_scores = (_finals(scorer, each) for each in (judged, usual))
+    quiet = usual_scores < WARNING_SCORE
+    usual = usual.select(quiet)
+    return VerdictWeights.fit(
+        judged.sequences,
+        judged.labels == ANOMALOUS,
+        judged.counts.astype(np.float64),
+        scores,
+        (usual.sequences, usual.counts.astype(np.float64), usual_scores[quiet]),
+    )
+
+
+def _finals(scorer: Scorer, sessions: TrainingSessions) -> npt.NDArray[np.float64]:
+    if not len(sessions):
+        return np.zeros(0)
+    ends = np.cumsum(sessions.lengths)
+    found = scorer.score_columns(Sequences(np.concatenate(sessions.sequences), ends), len(ends))
+    return found.finals.astype(np.float64)
 
 
 def grown(parent: Checkpoint, vocabulary: Vocabulary) -> DetectorModel:

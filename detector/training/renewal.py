@@ -194,6 +194,7 @@ def renew(
             training=_record(parent.manifest.training, adapted, kept, found.sessions),
             reading=parent.manifest.reading,
             judge=None if adapted.judge is None else _aware(adapted.judge, adapted.vocabulary),
+            verdict_weights=adapted.verdict_weights,
             replay=kept,
             history=(*history, done),
         )
@@ -275,7 +276,6 @@ def _record(
     return replace(
         before,
         fingerprint=kept.fingerprint(),
-        mode="labelled" if adapted.labelled else before.mode,
         sessions=int(kept.counts.sum()),
         anomalous=int(kept.counts[kept.labels == ANOMALOUS].sum()),
         events=int(kept.counts @ kept.lengths),

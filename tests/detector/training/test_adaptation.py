@@ -22,7 +22,7 @@ from detector.training.adaptation import AdaptationOptions, Adapted, adapt, grow
 from detector.training.data import TrainingSessions
 from detector.training.options import TrainingOptions
 from detector.training.train import train
-from tests.detector.scoring.stream import COPIED, VOCABULARY, stream
+from tests.detector.scoring.stream import COPIED, FAILED, VOCABULARY, stream
 from tests.detector.small_models import encoded
 
 SESSIONS, WRONG = stream(1_000)
@@ -54,6 +54,18 @@ def adapted(parent: Checkpoint) -> Adapted:
     return adapt(parent, recent, TrainingSessions.of(SESSIONS), WIDER, device="cpu", options=OPTIONS)
 
 
+def told_of(parent: Checkpoint, judged: list[np.ndarray], labels: np.ndarray) -> Scorer:
+    """A scorer of what verdicts on sessions made of the checkpoint."""
+    options = replace(OPTIONS, next_token_steps=0)
+    recent = TrainingSessions.of(judged, labels)
+    found = adapt(parent, recent, TrainingSessions.of(SESSIONS), VOCABULARY, device="cpu", options=options)
+    return Scorer(found.checkpoint(parent), device="cpu")
+
+
+def is_short(events: np.ndarray) -> bool:
+    return bool((events == COPIED).sum() < 3)
+
+
 def saved(adapted: Adapted, parent: Checkpoint, directory: Path) -> Path:
     checkpoint.save(
         directory,
@@ -63,6 +75,7 @@ def saved(adapted: Adapted, parent: Checkpoint, directory: Path) -> Path:
         calibration=adapted.calibration,
         training=parent.manifest.training,
         judge=adapted.judge,
+        verdict_weights=adapted.verdict_weights,
     )
     return directory
 
@@ -112,14 +125,21 @@ def test_a_new_template_is_at_first_what_its_lines_were(parent: Checkpoint) -> N
     assert torch.equal(logits[:, STORED], logits[:, 2])
 
 
-def test_verdicts_on_enough_sessions_make_a_classifier(parent: Checkpoint) -> None:
-    sessions, wrong = stream(400, share=0.2, seed=5)
-    labels = np.where(wrong, ANOMALOUS, NORMAL)
-    recent = TrainingSessions.of(sessions, labels)
-    found = adapt(parent, recent, TrainingSessions.of(SESSIONS), VOCABULARY, device="cpu", options=OPTIONS)
-    assert found.labelled
-    assert found.judge is None
-    assert found.metrics["auprc"] > 0.9
+def test_verdicts_on_sessions_decide_of_others_like_them(parent: Checkpoint) -> None:
+    judged, wrong = stream(60, share=0.5, seed=5)
+    found = told_of(parent, judged, np.where(wrong, ANOMALOUS, NORMAL))
+    scores = finals(found, FRESH)
+    assert (scores[ODD] >= 0.7).all()
+    assert (scores[[FAILED in events for events in FRESH]] >= 0.95).all()
+    assert (scores[~ODD] >= 0.7).mean() < 0.02
+
+
+def test_one_verdict_ends_its_false_alarms_and_hides_no_other_fault(parent: Checkpoint) -> None:
+    failed, copies = (np.array([FAILED in events for events in FRESH]), np.array([is_short(each) for each in FRESH]))
+    [one] = [events for events in stream(60, share=0.5, seed=5)[0] if FAILED in events][:1]
+    scores = finals(told_of(parent, [one], np.array([NORMAL])), FRESH)
+    assert (scores[failed] < 0.7).all()
+    assert (scores[copies] >= 0.7).all()
 
 
 def test_nothing_usual_to_learn_from_is_refused(parent: Checkpoint) -> None:
