@@ -1,7 +1,7 @@
 """The command line: `logmamba COMMAND`.
 
-Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration (one line an error, no trace), 3 `adapt` left the
-checkpoint as it was.
+Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration (one line an error, no trace), 3 `adapt` left
+the checkpoint as it was.
 """
 
 from __future__ import annotations

@@ -53,9 +53,7 @@ def adapted(stream: Stream, first: Path, place: Path) -> Path:
     rng = np.random.default_rng(0)
     sessions = TrainingSessions.of([rng.integers(N_SPECIAL, len(vocabulary), 12) for _ in range(60)])
     known = TrainingSessions.of([rng.integers(N_SPECIAL, len(parent.vocabulary), 12) for _ in range(60)])
-    done = adapt(
-        parent, sessions, known, vocabulary, device="cpu", options=AdaptationOptions(next_token_steps=5)
-    )
+    done = adapt(parent, sessions, known, vocabulary, device="cpu", options=AdaptationOptions(next_token_steps=5))
     save(
         place,
         model=done.model,

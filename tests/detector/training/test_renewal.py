@@ -82,7 +82,7 @@ def test_three_days_of_a_repeated_anomaly_hide_nothing_while_a_rollout_is_learnt
     usual = [[each.name for each in of.usual] for of in now.manifest.history]
     assert usual == [[], [], [f"+{ROLLED}"]]
     assert all(f"+{FAILED}" in {each.name for each in of.held_back} for of in now.manifest.history)
-    assert [of.parent for of in now.manifest.history][0] == parent.digest
+    assert now.manifest.history[0].parent == parent.digest
     assert now.vocabulary.only_adds_to(parent.vocabulary)
     assert now.manifest.model.vocabulary_size == len(VOCABULARY) + 2
 

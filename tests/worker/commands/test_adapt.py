@@ -1,4 +1,4 @@
-"""`logmamba adapt` and `rollback`, as a user and a schedule meet them: what is written, what is said, and exit codes."""
+"""`logmamba adapt` and `rollback`, as a user and a schedule meet them: what is written and said, and exit codes."""
 
 from __future__ import annotations
 
