@@ -230,7 +230,7 @@ def _write_with(directory: Path, name: File, data: bytes, output: Path) -> str:
 
 def _write(directory: Path, manifest: Manifest, contents: Mapping[File, bytes]) -> str:
     sealed = _seal(manifest)
-    _put(directory, dict[str, bytes](contents) | {MANIFEST_FILE: sealed})
+    _put(directory, dict(contents) | {MANIFEST_FILE: sealed})
     return _sha256(sealed)
 
 

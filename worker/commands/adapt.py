@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
@@ -20,19 +20,21 @@ from rich.table import Table
 
 from detector.training.bounds import MOST_TEMPLATES
 from worker.commands.capture import capture_records
+from worker.commands.feedback import verdicts_of
 from worker.commands.terminal.stage_lines import StageLines
-from worker.commands.verdicts import Answer, with_answers
 from worker.errors import SettingsError, WorkerError
 from worker.files.input_files import open_inputs
 from worker.files.recent_traffic import RecentTraffic, read_recent_traffic
 from worker.files.training_set import is_validation
 from worker.formats.printable import printable
+from worker.processing.feedback import read_feedback_file
 from worker.processing.fit import check_fit
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
     from detector.checkpoint import Checkpoint
     from detector.history import Change
+    from detector.scoring.families import Verdict
     from detector.training.data import TrainingSessions
     from detector.training.gate import Figure
     from detector.training.loop import TrainingProgress
@@ -105,7 +107,7 @@ def adapt_checkpoint(
     traffic: Traffic,
     *,
     older: Sequence[Path] = (),
-    answers: Sequence[Answer] = (),
+    feedback: Path | None = None,
     options: RenewalOptions,
     resume: bool = False,
     dry_run: bool = False,
@@ -117,7 +119,7 @@ def adapt_checkpoint(
         settings: `model.checkpoint`, and `input`, `sessions` and `tokenizer`, by which sessions are formed.
         traffic: what to learn from.
         older: files of before; none for the sample that the checkpoint keeps.
-        answers: verdicts on families, which count from this adaptation on.
+        feedback: file of verdicts, as `logmamba feedback --list --json` prints them; None for those of the topic.
         options: how.
         resume: go on after a rollback.
         dry_run: say what would come of it, and leave everything as it is.
@@ -141,18 +143,12 @@ def adapt_checkpoint(
         why = versions.held()
         if why is not None and not resume:
             raise NotAdapted(f"{why}; nothing is adapted until `logmamba adapt --resume` says that it may")
-        parent = load(place)
-        if parent.judge is not None:
-            parent = replace(parent, judge=with_answers(parent.judge, answers))
-        elif answers:
-            raise SettingsError(
-                ["--feedback: the checkpoint has no families; allowed: none for one trained with labels"]
-            )
+        parent, verdicts = load(place), _verdicts(settings, feedback)
         recent = _read(settings, traffic, parent, console)
         before = _older(settings, older, parent, recent, console)
         _describe(recent, before, parent, console)
         with versions.candidate() as candidate:
-            renewal = _renewed(parent, recent, before, candidate, options, console)
+            renewal = _renewed(parent, recent, before, verdicts, candidate, options, console)
             _tell(renewal, options, console)
             if worse := renewal.worse:
                 which = ", ".join(each.words for each in worse)
@@ -188,6 +184,14 @@ def _read_files(
         _say(console, note)
     seed = len(parent.manifest.history)
     return read_recent_traffic(settings, files, parent.vocabulary, most_templates=most_templates, seed=seed)
+
+
+def _verdicts(settings: Settings, feedback: Path | None) -> dict[str, Verdict]:
+    """What people said of patterns, in a file, or else in the topic of the settings."""
+    if feedback is None and settings.feedback.topic is None:
+        return {}
+    said = verdicts_of(settings) if feedback is None else read_feedback_file(feedback)
+    return {pattern: record.verdict for pattern, record in said.records.items()}
 
 
 def _older(
@@ -238,6 +242,7 @@ def _renewed(
     parent: Checkpoint,
     recent: RecentTraffic,
     older: TrainingSessions,
+    verdicts: Mapping[str, Verdict],
     candidate: Path,
     options: RenewalOptions,
     console: Console,
@@ -245,7 +250,7 @@ def _renewed(
     from detector.training.renewal import Recent, TooLittle, renew
 
     seed = len(parent.manifest.history)
-    traffic = Recent(recent.sessions, recent.days, recent.vocabulary, lambda key: is_validation(key, seed))
+    traffic = Recent(recent.sessions, recent.days, recent.vocabulary, lambda key: is_validation(key, seed), verdicts)
     try:
         with _learning(console) as report:
             return renew(parent, traffic, older, candidate, options=options, progress=report)

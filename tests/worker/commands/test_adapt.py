@@ -156,8 +156,10 @@ def test_new_events_become_part_of_the_vocabulary_and_of_what_is_usual_where_the
 
 
 def test_verdicts_of_a_file_count_in_the_new_version(place: Path, recent: Path, tmp_path: Path) -> None:
-    file = tmp_path / "verdicts.csv"
-    file.write_text(f"family,verdict\n+{FAILED},normal\n")
+    pattern = Scorer.load(place, device="cpu").pattern(encoded(ATTACK))
+    said = {"schema": "logmamba.feedback/1", "pattern": pattern, "verdict": "normal"}
+    file = tmp_path / "verdicts.jsonl"
+    file.write_text(json.dumps({**said, "at": "2026-02-03T04:05:06Z", "by": "ops"}) + "\n")
     done = adapt(place, recent, "--feedback", file)
     assert done.returncode == 0, done.stderr
     assert score(place, ATTACK) < 0.7
