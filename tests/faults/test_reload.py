@@ -32,7 +32,7 @@ from tests.faults.stream import PARTITIONS, Run, Stream, scores_of_files
 
 # Where kill -9 strikes once the worker has read the other checkpoint: when it has just gone over to it, and before.
 KILLED_AT = ("taken", "hand_over")
-_TEMPLATES_ADDED = 3
+_ADDED = slice(3, 6)  # templates that an adaptation adds: some that every session has
 _Session = tuple[int, int, str]  # input partition, first offset, key
 
 
@@ -40,7 +40,7 @@ def lacking(stream: Stream, place: Path) -> Path:
     """A checkpoint that has no template for some of the lines."""
     demo = load(stream.checkpoint)
     templates = demo.vocabulary.templates
-    kept = templates[: len(templates) // 2] + templates[len(templates) // 2 + _TEMPLATES_ADDED :]
+    kept = templates[: _ADDED.start] + templates[_ADDED.stop :]
     save_random(place, Vocabulary(kept), reading=demo.manifest.reading)
     return place
 
@@ -48,8 +48,7 @@ def lacking(stream: Stream, place: Path) -> Path:
 def adapted(stream: Stream, first: Path, place: Path) -> Path:
     """What an adaptation makes of it that has learnt these templates."""
     parent, templates = load(first), load(stream.checkpoint).vocabulary.templates
-    added = Vocabulary(templates[len(templates) // 2 : len(templates) // 2 + _TEMPLATES_ADDED])
-    vocabulary = parent.vocabulary.merged(added)
+    vocabulary = parent.vocabulary.merged(Vocabulary(templates[_ADDED]))
     rng = np.random.default_rng(0)
     sessions = TrainingSessions.of([rng.integers(N_SPECIAL, len(vocabulary), 12) for _ in range(60)])
     known = TrainingSessions.of([rng.integers(N_SPECIAL, len(parent.vocabulary), 12) for _ in range(60)])
@@ -82,9 +81,13 @@ class Carried:
         stream: of the lines.
         before: the checkpoint that read the first of them.
         after: the one that read the others, and scores.
+
+    Attributes:
+        seen: scores that no session has all of whose lines were read by the one that scored.
     """
 
     def __init__(self, stream: Stream, before: Path, after: Path) -> None:
+        self.seen = 0
         self._scorer = Scorer.load(after, device="cpu")
         self._tokens: dict[_Session, tuple[list[int], list[int]]] = {}
         lines: dict[int, list[bytes]] = {number: [] for number in range(PARTITIONS)}
@@ -105,6 +108,7 @@ class Carried:
         splits = [encoded([*was[:at], *now[at:]]) for at in range(1, len(now) + 1)]
         possible = {round(each.final, 6) for each in self._scorer.score(splits)}
         assert content["score"] in possible, (session, content["score"], possible)
+        self.seen += 1
         made_of_it = ("score", "severity", "surprise", "unknown_events", "top_events", "lines")
         return whole | {name: content[name] for name in made_of_it}
 
@@ -194,6 +198,7 @@ def test_kill_9_around_a_change_of_checkpoint_leaves_records_of_the_old_or_of_th
         )
         assert verdict.exact, str(verdict)
     assert {each.content["model"]["checkpoint"] for each in finals} == set(checkpoints)
+    assert carried.seen, "no session was open when the adapted checkpoint came"
     told = [
         (*(each.content["source"][name] for name in ("partition", "first_offset")), each.content["severity"], model)
         for each in records
