@@ -116,6 +116,8 @@ def adapt(
         )
     except NotAdapted as reason:
         tell(f"logmamba: {reason}")
+        if as_json:
+            typer.echo(reason.to_json().decode())
         raise typer.Exit(3) from None
     tell(done.told())
     if as_json:

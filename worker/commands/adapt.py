@@ -46,7 +46,20 @@ _LISTED: Final = 8  # changes and templates that are shown of each kind
 
 
 class NotAdapted(WorkerError):
-    """There is no new checkpoint, for a reason that is no failure: it would be worse, or nothing may be learnt."""
+    """There is no new checkpoint, for a reason that is no failure: it would be worse, or nothing may be learnt.
+
+    Args:
+        reason: why.
+        renewal: what was refused, where it came so far.
+    """
+
+    def __init__(self, reason: str, renewal: Renewal | None = None) -> None:
+        super().__init__(reason)
+        self.renewal = renewal
+
+    def to_json(self) -> bytes:
+        """One JSON object, schema `logmamba.adaptation/1`."""
+        return _json(self.renewal, {"taken": False, "reason": str(self)})
 
 
 @dataclass(frozen=True)
@@ -89,17 +102,13 @@ class Adapted:
 
     def to_json(self) -> bytes:
         """One JSON object, schema `logmamba.adaptation/1`."""
-        return orjson.dumps(
-            {
-                "schema": SCHEMA,
-                "taken": self.version is not None,
-                "version": self.version,
-                "was": self.was,
-                "checkpoint": self.renewal.digest,
-                **asdict(self.renewal.adaptation),
-                "figures": self.renewal.figures,
-            }
-        )
+        outcome = {"taken": self.version is not None, "version": self.version, "was": self.was}
+        return _json(self.renewal, {**outcome, "checkpoint": self.renewal.digest})
+
+
+def _json(renewal: Renewal | None, outcome: dict[str, object]) -> bytes:
+    did = {} if renewal is None else {**asdict(renewal.adaptation), "figures": renewal.figures}
+    return orjson.dumps({"schema": SCHEMA, **outcome, **did})
 
 
 def adapt_checkpoint(
@@ -152,7 +161,7 @@ def adapt_checkpoint(
             _tell(renewal, options, console)
             if worse := renewal.worse:
                 which = ", ".join(each.words for each in worse)
-                raise NotAdapted(f"the checkpoint stays as it is, since the new one is worse: {which}")
+                raise NotAdapted(f"the checkpoint stays as it is, since the new one is worse: {which}", renewal)
             if dry_run:
                 return Adapted(renewal, None, None)
             was, version = versions.take(candidate, parent)
@@ -198,6 +207,14 @@ def _older(
     settings: Settings, paths: Sequence[Path], parent: Checkpoint, recent: RecentTraffic, console: Console
 ) -> TrainingSessions:
     """The sessions of before: of files, or the sample that the checkpoint keeps."""
+    labelled = parent.manifest.training.mode == "labelled"
+    if paths and labelled:
+        raise SettingsError(
+            [
+                f"--older: files have no labels, and {settings.model.checkpoint} was trained with some; allowed: none, "
+                "where the checkpoint keeps a sample, or a new training"
+            ]
+        )
     if paths:
         known = replace(parent, vocabulary=recent.vocabulary)
         return _read_files(settings, paths, known, console, most_templates=0).sessions
@@ -205,7 +222,7 @@ def _older(
         raise SettingsError(
             [
                 f"--older: is missing, and {settings.model.checkpoint} keeps no sample of what it learnt from (it was "
-                "trained by an older version); allowed: the files that it was trained on, or others of that time"
+                f"trained by an older version); allowed: {'a new training' if labelled else 'files of that time'}"
             ]
         )
     return parent.replay
