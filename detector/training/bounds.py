@@ -5,9 +5,9 @@ is common today is not yet usual:
 
 - *A session that stands out to the checkpoint is not learnt from*, however often it comes. It stays an alarm.
 - *Unless what it does has become usual*: every tolerance that it breaks was broken that way by at least `RARE` of the
-  sessions on `days` different days. So one day of traffic makes nothing usual that is an alarm today; a change of a few
-  days does, at most `MOST_USUAL` such ways in one adaptation, the most frequent first. Who knows of a change, a rollout
-  for example, says so and does not wait.
+  sessions on `days` different days of UTC. So one day of traffic makes nothing usual that is an alarm today; a change
+  of a few days does, at most `MOST_USUAL` such ways in one adaptation, the most frequent first. Who knows of a change, a
+  rollout for example, says so and does not wait.
 - *Never without a verdict*: what a verdict called anomalous, what the training set aside, and whatever breaks the same
   and more.
 - *A session with a label* has the verdict of somebody, which decides for it alone.
@@ -43,7 +43,7 @@ KEY_SHARE: Final = 0.01
 MOST_TEMPLATES: Final = 200
 MOST_USUAL: Final = 50
 
-_DAY_SESSIONS: Final = 50  # of fewer nobody knows what is usual
+_DAY_SESSIONS: Final = 50  # of fewer nobody knows what is usual on a day
 _FORGOTTEN_DAYS: Final = 30
 _MOST_TOLD: Final = 100  # changes and ways of each kind that are recorded
 

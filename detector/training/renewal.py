@@ -217,7 +217,7 @@ def renew(
 def _told(
     parent: Checkpoint, recent: Recent, older: TrainingSessions
 ) -> tuple[Checkpoint, TrainingSessions, TrainingSessions]:
-    """The checkpoint with the verdicts on its families, and the sessions with theirs as labels."""
+    """The checkpoint with the verdicts on its families, and the sessions of no family with theirs as labels."""
     if not recent.verdicts:
         return parent, recent.sessions, older
     judge = None if parent.judge is None else _aware(parent.judge, recent.vocabulary)
@@ -228,10 +228,12 @@ def _told(
         for row, events in enumerate(sessions.sequences):
             pattern = patterns.of(events)
             verdict = None if pattern is None else recent.verdicts.get(pattern)
-            if verdict is not None:
+            if verdict is None:
+                continue
+            if judge is not None and (ways := judge.ways(events)):
+                said[name_of(ways)] = verdict
+            else:
                 labels[row] = NORMAL if verdict == "normal" else ANOMALOUS
-                if judge is not None and (ways := judge.ways(events)):
-                    said[name_of(ways)] = verdict
         parts.append(replace(sessions, labels=labels))
     if judge is not None and parent.judge is not None:
         families = parent.judge.families
