@@ -6,8 +6,8 @@ is common today is not yet usual:
 - *A session that stands out to the checkpoint is not learnt from*, however often it comes. It stays an alarm.
 - *Unless what it does has become usual*: every tolerance that it breaks was broken that way by at least `RARE` of the
   sessions on `days` different days of UTC. So one day of traffic makes nothing usual that is an alarm today; a change
-  of a few days does, at most `MOST_USUAL` such ways in one adaptation, the most frequent first. Who knows of a change, a
-  rollout for example, says so and does not wait.
+  of a few days does, at most `MOST_USUAL` such ways in one adaptation, the most frequent first. Who knows of a change,
+  a rollout for example, says so and does not wait.
 - *Never without a verdict*: what a verdict called anomalous, what the training set aside, and whatever breaks the same
   and more.
 - *A session with a label* has the verdict of somebody, which decides for it alone.

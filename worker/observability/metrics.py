@@ -61,6 +61,7 @@ class Metrics:
         registry: where they are.
         score_histogram: of the final scores so far (`detector.scoring.score_histogram`), for the status page; another
             array after each change.
+        judged_sessions: how many sessions verdicts have muted, and raised to critical.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Metrics:
         self._wall_clock = wall_clock
         self._beat_at = clock()
         self.score_histogram = score_histogram([])
+        self.judged_sessions = {"muted": 0, "raised": 0}
         ProcessCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -306,7 +308,9 @@ class Metrics:
 
     def judged(self, scored: str, severity: str) -> None:
         """A verdict gave a session another severity than its score alone does."""
-        (self._muted if severity == "normal" else self._raised).labels(scored).inc()
+        muted = severity == "normal"
+        (self._muted if muted else self._raised).labels(scored).inc()
+        self.judged_sessions["muted" if muted else "raised"] += 1
 
     def feedback(self, verdicts: Mapping[str, int]) -> None:
         """So many patterns have each verdict."""
