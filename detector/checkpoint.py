@@ -1,7 +1,8 @@
 """Checkpoints: a directory that is either whole and proven so, or refused with the reason.
 
-A checkpoint holds ``model.safetensors``, ``vocabulary.json`` and ``manifest.json``, and ``tolerances.json`` where it
-was learnt from sessions as they were (format version 3; without it version 2, which stays what it was). The manifest
+A checkpoint holds ``model.safetensors``, ``vocabulary.json`` and ``manifest.json``, ``tolerances.json`` where it was
+learnt from sessions as they were, and ``replay.safetensors``, a sample of these sessions for what is learnt later. The
+format's version is 4; without a sample it is 3 with tolerances and 2 without, which stay what they were. The manifest
 names the SHA-256 of the others and of itself, so one flipped byte anywhere is found; nothing is unpickled.
 
 `save` writes beside the final place, syncs every file and the directory, moves an older checkpoint aside to
@@ -16,7 +17,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -30,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from detector.errors import CheckpointError
+from detector.history import MOST_KEPT, Adaptation
 from detector.model.model import DetectorModel, ModelConfig
 from detector.reading import ReadingRecord
 from detector.scoring.calibration import Calibration
@@ -37,9 +39,12 @@ from detector.scoring.count_profile import CountProfile
 from detector.scoring.judge import Judge
 from detector.scoring.verdict_weights import VerdictWeights
 from detector.text.vocabulary import VOCABULARY_FILE, Vocabulary
+from detector.training import replay as samples
+from detector.training.data import TrainingSessions
+from detector.training.replay import REPLAY_FILE
 
 FORMAT: Final = "logmamba.checkpoint"
-VERSIONS: Final = (2, 3)
+VERSIONS: Final = (2, 3, 4)
 
 MODEL_FILE: Final = "model.safetensors"
 MANIFEST_FILE: Final = "manifest.json"
@@ -49,8 +54,9 @@ _VECTORS, _WEIGHTS, _SEEN = (f"count_profile.{name}" for name in ("vectors", "we
 _VERDICTS = tuple(f"verdicts.{name}" for name in ("features", "weights"))  # only where there were any on sessions
 TOLERANCES_FILE: Final = "tolerances.json"
 FILES = (MODEL_FILE, VOCABULARY_FILE, MANIFEST_FILE)
+_OTHER_FILES = (TOLERANCES_FILE, REPLAY_FILE)
 
-File = Literal["model.safetensors", "vocabulary.json", "tolerances.json"]
+File = Literal["model.safetensors", "vocabulary.json", "tolerances.json", "replay.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -86,18 +92,19 @@ class Manifest(BaseModel):
     """``manifest.json`` without its own hash.
 
     `reading` says how the sessions of raw lines were formed; it is None for parsed ones, and in a checkpoint from
-    before there was such a record.
+    before there was such a record. `history` has the adaptations since the training, the latest last.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["logmamba.checkpoint"]
-    version: Literal[2, 3]
+    version: Literal[2, 3, 4]
     library: str
     model: ModelConfig
     calibration: Calibration
     training: TrainingRecord
     reading: ReadingRecord | None = None
+    history: tuple[Adaptation, ...] = ()
     files: dict[File, str]
 
 
@@ -113,6 +120,7 @@ class Checkpoint:
         profile: of the counts in normal sessions.
         judge: tolerances and verdicts; None where it learnt from labels or from normal sessions.
         verdict_weights: what verdicts on single sessions add to scores; None where there were none.
+        replay: sessions that stand for those it learnt from (`detector.training.replay`); None in an older checkpoint.
     """
 
     digest: str
@@ -122,6 +130,7 @@ class Checkpoint:
     profile: CountProfile
     judge: Judge | None = None
     verdict_weights: VerdictWeights | None = None
+    replay: TrainingSessions | None = None
 
     def build_model(self) -> DetectorModel:
         """A new model with these weights, in evaluation mode, float32, on the CPU."""
@@ -141,6 +150,8 @@ def save(
     reading: ReadingRecord | None = None,
     judge: Judge | None = None,
     verdict_weights: VerdictWeights | None = None,
+    replay: TrainingSessions | None = None,
+    history: Sequence[Adaptation] = (),
 ) -> str:
     """Write a checkpoint at `directory`, replacing an older checkpoint there as a whole.
 
@@ -157,21 +168,22 @@ def save(
     if len(profile.seen):
         weights[_SEEN] = torch.from_numpy(profile.seen.view(np.int64))
     if verdict_weights is not None:
-        tables = verdict_weights.features, verdict_weights.weights
-        weights |= dict(zip(_VERDICTS, map(torch.from_numpy, tables), strict=True))
+        weights |= {name: torch.from_numpy(getattr(verdict_weights, name.split(".")[1])) for name in _VERDICTS}
     contents: dict[File, bytes] = {
         MODEL_FILE: safetensors.torch.save(weights),
         VOCABULARY_FILE: vocabulary.to_json(),
         **({} if judge is None else {TOLERANCES_FILE: judge.to_json()}),
+        **({} if replay is None else {REPLAY_FILE: samples.to_bytes(replay)}),
     }
     manifest = Manifest(
         format=FORMAT,
-        version=2 if judge is None else 3,
+        version=4 if replay is not None else 2 if judge is None else 3,
         library=importlib.metadata.version("logmamba"),
         model=model.config,
         calibration=calibration,
         training=training,
         reading=reading,
+        history=tuple(history[-MOST_KEPT:]),
         files={name: _sha256(data) for name, data in contents.items()},
     )
     return _write(directory, manifest, contents)
@@ -221,12 +233,16 @@ def _write_with(directory: Path, name: File, data: bytes, output: Path) -> str:
 
 def _write(directory: Path, manifest: Manifest, contents: Mapping[File, bytes]) -> str:
     sealed = _seal(manifest)
+    _put(directory, dict[str, bytes](contents) | {MANIFEST_FILE: sealed})
+    return _sha256(sealed)
+
+
+def _put(directory: Path, contents: Mapping[str, bytes]) -> None:
     try:
         _refuse_to_replace_anything_else(directory)
-        _write_and_rename(directory, dict(contents) | {MANIFEST_FILE: sealed})
+        _write_and_rename(directory, contents)
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {directory}: {error}") from error
-    return _sha256(sealed)
 
 
 def load(directory: Path) -> Checkpoint:
@@ -256,20 +272,48 @@ def load(directory: Path) -> Checkpoint:
     try:
         seen = weights.pop(_SEEN).numpy().view(np.uint64) if _SEEN in weights else None
         profile = CountProfile(weights.pop(_VECTORS).numpy(), weights.pop(_WEIGHTS).numpy(), seen)
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{directory / MODEL_FILE}: the count profile: {error}") from error
-    try:
         told = [weights.pop(name).numpy() for name in _VERDICTS if name in weights]
         verdict_weights = VerdictWeights(*told) if told else None
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{directory / MODEL_FILE}: the weights of verdicts: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory / MODEL_FILE}: the count profile: {error}") from error
     try:
         judge = Judge.from_json(contents[TOLERANCES_FILE]) if TOLERANCES_FILE in contents else None
     except ValueError as error:
         raise CheckpointError(f"{directory / TOLERANCES_FILE}: {error}") from error
-    checkpoint = Checkpoint(_sha256(manifest_bytes), manifest, vocabulary, weights, profile, judge, verdict_weights)
+    try:
+        replay = samples.from_bytes(contents[REPLAY_FILE], len(vocabulary)) if REPLAY_FILE in contents else None
+    except ValueError as error:
+        raise CheckpointError(f"{directory / REPLAY_FILE}: {error}") from error
+    digest = _sha256(manifest_bytes)
+    checkpoint = Checkpoint(digest, manifest, vocabulary, weights, profile, judge, verdict_weights, replay)
     _check_fit(directory, checkpoint)
     return checkpoint
+
+
+def digest_of(directory: Path) -> str:
+    """The digest of a checkpoint, which is not read any further.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    return _sha256(_read(_whole_directory(directory), MANIFEST_FILE))
+
+
+def copy(directory: Path, output: Path) -> str:
+    """Write a checkpoint to another place as it is; the older one there is replaced as a whole.
+
+    Returns:
+        Its digest, which stays.
+
+    Raises:
+        CheckpointError: it is not whole or damaged, or cannot be written there.
+    """
+    digest = load(directory).digest
+    directory = _whole_directory(directory)
+    manifest = _unseal(directory, _read(directory, MANIFEST_FILE))
+    contents: dict[str, bytes] = {name: _read(directory, name) for name in (*manifest.files, MANIFEST_FILE)}
+    _put(output.resolve(), contents)
+    return digest
 
 
 def stamp(directory: Path) -> tuple[tuple[int, ...] | None, ...]:
@@ -279,7 +323,7 @@ def stamp(directory: Path) -> tuple[tuple[int, ...] | None, ...]:
     """
     directory = _place(directory)
     found: list[tuple[int, ...] | None] = []
-    for name in (*FILES, TOLERANCES_FILE):
+    for name in (*FILES, *_OTHER_FILES):
         try:
             seen = (directory / name).stat()
         except OSError:
@@ -323,7 +367,8 @@ def _check_fit(directory: Path, checkpoint: Checkpoint) -> None:
 
 
 def _seal(manifest: Manifest) -> bytes:
-    body = manifest.model_dump(mode="json")
+    # Without adaptations there is no trace of them, so that versions 2 and 3 stay what they were.
+    body = manifest.model_dump(mode="json", exclude=None if manifest.history else {"history"})
     return _encode({**body, "sha256": _sha256(_encode(body))})
 
 
@@ -337,7 +382,7 @@ def _unseal(directory: Path, data: bytes) -> Manifest:
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not the manifest of a checkpoint: its format is not {FORMAT!r}")
     if body.get("version") not in VERSIONS:
-        reads = " and ".join(map(str, VERSIONS))
+        reads = ", ".join(map(str, VERSIONS))
         raise CheckpointError(f"{path}: format version {body.get('version')!r}; this library reads {reads}")
     says = body.pop("sha256", None)
     try:
@@ -353,7 +398,9 @@ def _unseal(directory: Path, data: bytes) -> Manifest:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"{path}: {place}: {first['msg']}") from error
-    expected = {MODEL_FILE, VOCABULARY_FILE, *([TOLERANCES_FILE] if manifest.version == 3 else [])}
+    expected = {MODEL_FILE, VOCABULARY_FILE, *{2: (), 3: (TOLERANCES_FILE,), 4: (REPLAY_FILE,)}[manifest.version]}
+    if manifest.version == 4:
+        expected |= manifest.files.keys() & {TOLERANCES_FILE}
     if odd := expected ^ manifest.files.keys():
         what = "no hash of" if odd & expected else f"version {manifest.version} has no"
         raise CheckpointError(f"{path}: files: {what} {' and '.join(sorted(odd & expected or odd))}")
@@ -402,7 +449,7 @@ def _refuse_to_replace_anything_else(directory: Path) -> None:
         return
     if not directory.is_dir():
         raise CheckpointError(f"cannot write checkpoint {directory}: a file of that name is there")
-    if odd := sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, TOLERANCES_FILE)):
+    if odd := sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, *_OTHER_FILES)):
         raise CheckpointError(
             f"cannot write checkpoint {directory}: the directory there is no checkpoint (it holds {odd[0]}) "
             "and will not be replaced"

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.errors import DetectorError
-from worker.checkpoint_cli import verdicts, vocabulary
+from worker.checkpoint_cli import checkpoints, verdicts, vocabulary
 from worker.console import err, examples, out, reading, tell
 from worker.errors import SettingsError, WorkerError
 from worker.options import (
@@ -44,6 +44,7 @@ app = typer.Typer(
 )
 
 app.add_typer(topics)
+app.add_typer(checkpoints)
 app.add_typer(verdicts, name="verdicts")
 app.add_typer(vocabulary, name="vocabulary")
 

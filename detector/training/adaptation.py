@@ -10,8 +10,8 @@ those labelled anomalous.
   ones did or have templates it does not know. Otherwise it stays.
 - *Tolerances*: learnt anew from all, those sessions among them that stood out before. What recent sessions and usual
   older ones still break is a family that is accepted. Families keep their names and verdicts.
-- *Verdicts on sessions*, which are their labels: weights of what such sessions have (`detector.scoring.verdict_weights`).
-  A checkpoint that was trained with labels goes on training its classifier instead.
+- *Verdicts on sessions*: weights of what such sessions have (`detector.scoring.verdict_weights`). A checkpoint that was
+  trained with labels goes on training its classifier instead.
 - *Profile and calibration*: anew, of what is learnt from, a part of which is held out for that.
 """
 
@@ -121,6 +121,7 @@ def adapt(
     older: TrainingSessions,
     vocabulary: Vocabulary,
     *,
+    verdicts: TrainingSessions | None = None,
     seed: int = 0,
     device: str = "auto",
     precision: Precision = "auto",
@@ -135,6 +136,7 @@ def adapt(
         recent: sessions to learn from, in tokens of `vocabulary`.
         older: sessions of before, those that stood out among them.
         vocabulary: that only adds to the parent's.
+        verdicts: sessions that somebody judged, by their labels, each counted as often as it was; none by default.
         seed: of order, of what is masked and of what is held out.
         device: as for a training.
         precision: likewise.
@@ -204,11 +206,11 @@ def adapt(
         metrics=found.metrics,
         score_shares=found.score_shares,
     )
-    if parent.manifest.training.mode == "labelled":
+    if verdicts is None or parent.manifest.training.mode == "labelled":
         return adapted
     usual = recent.select(usual_recent).joined(older.select(usual_older))
-    scorer = Scorer(adapted.checkpoint(parent), device=device, kernels=kernels)
-    return replace(adapted, verdict_weights=learn_verdicts(scorer, recent.joined(older), usual))
+    scorer = Scorer(adapted.checkpoint(parent), device=device, precision=precision, kernels=kernels)
+    return replace(adapted, verdict_weights=learn_verdicts(scorer, verdicts, usual))
 
 
 def learn_verdicts(scorer: Scorer, sessions: TrainingSessions, usual: TrainingSessions) -> VerdictWeights | None:
@@ -216,7 +218,7 @@ def learn_verdicts(scorer: Scorer, sessions: TrainingSessions, usual: TrainingSe
 
     Args:
         scorer: of a checkpoint without such weights.
-        sessions: those with a label are the verdicts.
+        sessions: those with a label were judged, each as often as it counts.
         usual: sessions to learn from, whose scores are to stay where they are no alarms.
     """
     judged = sessions.select(sessions.labels != UNLABELLED)

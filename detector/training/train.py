@@ -29,6 +29,7 @@ from detector.text.vocabulary import Vocabulary
 from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingProgress
 from detector.training.options import Stage, TrainingOptions
+from detector.training.replay import sample
 from detector.training.set_aside import SetAside, set_aside
 from detector.training.state import TrainingState
 from detector.training.trainer import Trainer
@@ -62,6 +63,7 @@ class Trained:
         profile: of the counts in normal sessions: of training and, unless there is a classifier, of validation.
         calibration: of its scores.
         record: where it comes from.
+        replay: sessions that stand for all of the training and the validation.
         set_aside: which sessions it did not learn from, and how others are held to what the rest has in common; None
             where labels took part or the sessions were vouched for.
         state: of the training that made it, where that was kept.
@@ -72,6 +74,7 @@ class Trained:
     profile: CountProfile
     calibration: Calibration
     record: TrainingRecord
+    replay: TrainingSessions
     set_aside: SetAside | None = None
     state: TrainingState | None = None
 
@@ -94,6 +97,7 @@ class Trained:
             training=self.record,
             reading=reading,
             judge=None if self.set_aside is None else self.set_aside.judge,
+            replay=self.replay,
         )
         if self.state is not None:
             self.state.remove()
@@ -149,6 +153,7 @@ def train(
     fitting, held_out = _parts(sessions, validation, options.validation_share, seed)
     for part in (fitting, held_out):
         _check_tokens(part, vocabulary)
+    replay = sample(fitting.joined(held_out), seed)
     found: SetAside | None = None
     if not normals and all((part.labels == UNLABELLED).all() for part in (fitting, held_out)):
         found = set_aside(vocabulary, fitting, held_out)
@@ -203,7 +208,7 @@ def train(
         # With labels it would lower the scores of just these sessions, and a threshold chosen on them would be too low.
         normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
         profile = CountProfile.fit(normal.sequences, normal.counts)
-    return Trained(model.cpu(), vocabulary, profile, measured.calibration, record, found, saved)
+    return Trained(model.cpu(), vocabulary, profile, measured.calibration, record, replay, found, saved)
 
 
 @dataclass(frozen=True)
