@@ -13,7 +13,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ import numpy.typing as npt
 from benchmarks.accuracy import datasets
 from benchmarks.accuracy.datasets import Dataset
 from detector.checkpoint import Checkpoint, load
+from detector.quality.metrics import Detection, average_precision
+from detector.scoring.calibration import WARNING_SCORE
 from detector.scoring.count_vectors import CountVectors
 from detector.scoring.families import ways
 from detector.scoring.judge import Judge
-from detector.quality.metrics import Detection, average_precision
-from detector.scoring.calibration import WARNING_SCORE
 from detector.scoring.scorer import Scorer
 from detector.scoring.scores import Sequences
-from detector.sessions_file import ANOMALOUS, NORMAL, NO_ORDER, UNLABELLED
+from detector.sessions_file import ANOMALOUS, NO_ORDER, NORMAL
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from detector.training.adaptation import AdaptationOptions, adapt, learn_verdicts
 from detector.training.data import TrainingSessions
@@ -73,9 +73,9 @@ class Stream:
 def bgl(most: int = 0) -> Stream:
     """BGL's windows, both kinds in one order, from the first fifth of the distinct ones.
 
-    Each kind is in file order, which is by first appearance. Windows slide by one event, so an anomalous one that comes
-    once has a normal neighbour that comes once, too, with which it shares all but one event: such pairs, as far as their
-    order agrees (a longest ascending subsequence), say where in the one file a place of the other is.
+    Each kind is in file order, which is by first appearance. Windows slide by one event, so an anomalous one that
+    comes once has a normal neighbour that comes once, too, with which it shares all but one event: such pairs, as far
+    as their order agrees (a longest ascending subsequence), say where in the one file a place of the other is.
     """
     data = datasets.bgl()
     normal, wrong = np.flatnonzero(~data.anomalous), np.flatnonzero(data.anomalous)
@@ -196,18 +196,28 @@ class Adaptive:
         sessions = TrainingSessions.of([self.tokens[row] for row in rows], labels, counts)
         return learn_verdicts(self.scorer, sessions, self.older)
 
-    def adapt(self, rows: Integers, counts: Integers, steps: int, share: float) -> dict[str, Any]:
+    def adapt(self, rows: Integers, counts: Integers, since: int, steps: int, share: float) -> dict[str, Any]:
         """Adapt to sessions that came; a change of what they do is vouched for where it is usual among them."""
         began = time.process_time()
         seen = max(self._known, *(int(self.tokens[row].max()) - N_SPECIAL + 1 for row in rows.tolist()))
         self._known = seen
         vocabulary = self._vocabulary(seen)
-        recent = TrainingSessions.of([self.tokens[row] for row in rows], counts=counts).distinct()
+        tokens = [self.tokens[row] for row in rows]
+        traffic = TrainingSessions.of(tokens[-since:], counts=counts[-since:])
+        recent = TrainingSessions.of(tokens, counts=counts).distinct()
         judge = self.checkpoint.judge
         assert judge is not None
         admitted, usual = admitted_by_share(recent, replace_tolerances(judge, vocabulary), share)
         options = AdaptationOptions(next_token_steps=steps)
-        adapted = adapt(self.checkpoint, recent.select(admitted), self.older, vocabulary, device="cpu", options=options)
+        adapted = adapt(
+            self.checkpoint,
+            recent.select(admitted),
+            self.older,
+            vocabulary,
+            traffic=traffic,
+            device="cpu",
+            options=options,
+        )
         self.checkpoint = adapted.checkpoint(self.checkpoint)
         self.older = sample(self.older.joined(replace(recent.select(admitted), keys=None)), self._seed)
         self._ready()
@@ -244,7 +254,7 @@ def replace_tolerances(judge: Judge, vocabulary: Vocabulary) -> Judge:
     if not vocabulary.generations:
         return judge
     added = range(N_SPECIAL + vocabulary.generations[0], len(vocabulary))
-    return Judge(judge.tolerances.aware_of(added), judge.families)
+    return Judge(judge.tolerances.aware_of(added), judge.families, judge.rising)
 
 
 def _in_memory(trained: Any) -> Checkpoint:
@@ -271,6 +281,7 @@ class Units:
 
     @classmethod
     def of(cls, counts: Integers, most: int) -> Units:
+        """So many sessions of each, at most `most` at a time."""
         parts = -(-counts // most)
         rows = np.repeat(np.arange(len(counts)), parts)
         number = np.arange(len(rows)) - np.repeat(np.cumsum(parts) - parts, parts)
@@ -292,9 +303,9 @@ def prequential(model: Adaptive, plan: Plan, seed: int) -> tuple[Floats, Units, 
     while at < len(units.rows):
         now = int(units.begins[at])
         if plan.adapt_every and int(units.rows[at]) - last >= plan.adapt_every:
-            last = int(units.rows[at])
+            since, last = int(units.rows[at]) - last, int(units.rows[at])
             rows = np.arange(max(last - plan.recent, 0), last)
-            done.append(model.adapt(rows, stream.counts[rows], plan.steps, plan.usual))
+            done.append(model.adapt(rows, stream.counts[rows], since, plan.steps, plan.usual))
         if plan.verdicts:
             there = first + np.flatnonzero((judged[first:at] > 0) & (units.begins[first:at] + plan.delay <= now))
             if len(there):
@@ -337,7 +348,7 @@ def figures(stream: Stream, scores: Floats, units: Units) -> dict[str, Any]:
 
 
 def forest(stream: Stream, plan: Plan, seed: int) -> tuple[Floats, Units]:
-    """A random forest on event counts and the last event, of the verdicts so far; learnt anew whenever more are there."""
+    """A random forest on event counts and the last event, of the verdicts so far; learnt anew when more are there."""
     from scipy.sparse import csr_matrix, hstack
     from sklearn.ensemble import RandomForestClassifier
 
@@ -417,7 +428,8 @@ def main() -> None:
         "cpu_s": round(time.process_time() - began, 1),
     }
     asked.output.mkdir(parents=True, exist_ok=True)
-    name = f"{asked.stream}-{asked.way}-{asked.seed}-{asked.adapt_every}-{asked.recent}-{asked.usual}-{asked.every}-{asked.delay}"
+    settings = (asked.adapt_every, asked.recent, asked.usual, asked.every, asked.delay)
+    name = "-".join(map(str, (asked.stream, asked.way, asked.seed, *settings)))
     (asked.output / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     print({key: value for key, value in found.items() if key != "adaptations"})
 

@@ -164,6 +164,7 @@ def renew(
         parent,
         *_weighed(learnt, replayed),
         recent.vocabulary,
+        traffic=recent.sessions,
         verdicts=_verdicts(recent.sessions, older),
         seed=seed,
         device=options.device,
@@ -223,7 +224,7 @@ def _aware(judge: Judge, vocabulary: Vocabulary) -> Judge:
     if not vocabulary.generations:
         return judge
     added = range(N_SPECIAL + vocabulary.generations[0], len(vocabulary))
-    return Judge(judge.tolerances.aware_of(added), judge.families)
+    return Judge(judge.tolerances.aware_of(added), judge.families, judge.rising)
 
 
 def _by_score(recent: TrainingSessions, before: Scorer, *, planned: bool) -> Bounded:

@@ -168,7 +168,7 @@ def with_answers(judge: Judge, answers: Sequence[Answer], *, today: str | None =
             families = families.judged(answer.family, answer.verdict, on)
         except ValueError as error:
             raise InputFileError(f"verdict on {answer.family!r}: {error}") from error
-    return NewJudge(judge.tolerances, families)
+    return NewJudge(judge.tolerances, families, judge.rising)
 
 
 def ask(directory: Path, console: Console, ask_for: Callable[[str], str]) -> list[Answer]:
