@@ -164,8 +164,7 @@ def save(
     if len(profile.seen):
         weights[_SEEN] = torch.from_numpy(profile.seen.view(np.int64))
     if verdict_weights is not None:
-        tables = verdict_weights.features, verdict_weights.weights
-        weights |= dict(zip(_VERDICTS, map(torch.from_numpy, tables), strict=True))
+        weights |= {name: torch.from_numpy(getattr(verdict_weights, name.split(".")[1])) for name in _VERDICTS}
     contents: dict[File, bytes] = {
         MODEL_FILE: safetensors.torch.save(weights),
         VOCABULARY_FILE: vocabulary.to_json(),
@@ -269,13 +268,10 @@ def load(directory: Path) -> Checkpoint:
     try:
         seen = weights.pop(_SEEN).numpy().view(np.uint64) if _SEEN in weights else None
         profile = CountProfile(weights.pop(_VECTORS).numpy(), weights.pop(_WEIGHTS).numpy(), seen)
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{directory / MODEL_FILE}: the count profile: {error}") from error
-    try:
         told = [weights.pop(name).numpy() for name in _VERDICTS if name in weights]
         verdict_weights = VerdictWeights(*told) if told else None
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{directory / MODEL_FILE}: the weights of verdicts: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory / MODEL_FILE}: the count profile: {error}") from error
     try:
         judge = Judge.from_json(contents[TOLERANCES_FILE]) if TOLERANCES_FILE in contents else None
     except ValueError as error:

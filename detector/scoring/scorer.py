@@ -321,11 +321,13 @@ class Scorer:
         highest, logits = known.highest[numbers], known.logits[numbers]
         if self._judge is None:
             return self._calibration.final_scores(highest, logits, judged.final, judged.seen)
-        standings, broken = self._judge.standings(CountVectors.of(events, bounds))
+        vectors = CountVectors.of(events, bounds)
+        standings, broken = self._judge.standings(vectors)
+        rising = None if self._judge.rising is None else self._judge.rising.of_sessions(vectors)
         levels = self._calibration.levels(highest, judged.final, np.zeros_like(judged.seen))
         so_far, has_events = np.zeros(len(numbers)), np.diff(bounds) > 0
         so_far[has_events] = known.scores[known.ends[numbers[has_events]] - 1]
-        finals: Floats = np.maximum(judge.scores(levels, standings, broken), so_far)
+        finals: Floats = np.maximum(judge.scores(levels, standings, broken, rising), so_far)
         return finals
 
     def _early(self, highest: Floats, logits: Floats, unusual: Floats, events: Tokens, bounds: Integers) -> Floats:

@@ -8,8 +8,8 @@ like stays as it was, and without verdicts all does.
 
 A verdict is to speak of what is unusual in its session, not of what most sessions have: a weight's deviation is
 `DEVIATION` where a share of at most `RARE` of the usual sessions has the same, and falls to 0 with the information
-(-log share) of more. So that few verdicts do not move usual sessions, these take part, together as many as `BACKGROUND`,
-with the scores that they have as what to say of them.
+(-log share) of more. So that few verdicts do not move usual sessions, these take part, together as many as
+`BACKGROUND`, with the scores that they have as what to say of them.
 """
 
 from __future__ import annotations

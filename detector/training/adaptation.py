@@ -10,8 +10,9 @@ those labelled anomalous.
   ones did or have templates it does not know. Otherwise it stays.
 - *Tolerances*: learnt anew from all, those sessions among them that stood out before. What recent sessions and usual
   older ones still break is a family that is accepted. Families keep their names and verdicts.
-- *Verdicts on sessions*, which are their labels: weights of what such sessions have (`detector.scoring.verdict_weights`).
-  A checkpoint that was trained with labels goes on training its classifier instead.
+- *What has become more frequent* (`detector.scoring.rising`): it ranks among what stands out.
+- *Verdicts on sessions*: weights of what such sessions have (`detector.scoring.verdict_weights`). A checkpoint that was
+  trained with labels goes on training its classifier instead.
 - *Profile and calibration*: anew, of what is learnt from, a part of which is held out for that.
 """
 
@@ -36,6 +37,7 @@ from detector.scoring.count_vectors import CountVectors
 from detector.scoring.families import Families
 from detector.scoring.judge import USUAL, Judge
 from detector.scoring.learning import learn
+from detector.scoring.rising import Rising
 from detector.scoring.scorer import Precision, Scorer, resolve_device
 from detector.scoring.scores import Sequences
 from detector.scoring.verdict_weights import VerdictWeights
@@ -121,6 +123,8 @@ def adapt(
     older: TrainingSessions,
     vocabulary: Vocabulary,
     *,
+    traffic: TrainingSessions | None = None,
+    verdicts: TrainingSessions | None = None,
     seed: int = 0,
     device: str = "auto",
     precision: Precision = "auto",
@@ -135,6 +139,9 @@ def adapt(
         recent: sessions to learn from, in tokens of `vocabulary`.
         older: sessions of before, those that stood out among them.
         vocabulary: that only adds to the parent's.
+        traffic: all that came since the last adaptation, what is not learnt from as well, by which it is told what has
+            become more frequent; None for `recent`.
+        verdicts: sessions that somebody judged, by their labels, each counted as often as it was; none by default.
         seed: of order, of what is masked and of what is held out.
         device: as for a training.
         precision: likewise.
@@ -155,6 +162,9 @@ def adapt(
     judge = (
         None if parent.judge is None else _judge(parent.judge, (recent, usual_recent), (older, usual_older), vocabulary)
     )
+    if judge is not None:
+        lately = recent if traffic is None else traffic.distinct()
+        judge = Judge(judge.tolerances, judge.families, _rising(parent, lately, older))
     fitting, held_out, measured = _parts(
         (recent, usual_recent | (recent.labels == ANOMALOUS)),
         (older, usual_older | (older.labels == ANOMALOUS)),
@@ -204,11 +214,11 @@ def adapt(
         metrics=found.metrics,
         score_shares=found.score_shares,
     )
-    if parent.manifest.training.mode == "labelled":
+    if verdicts is None or parent.manifest.training.mode == "labelled":
         return adapted
     usual = recent.select(usual_recent).joined(older.select(usual_older))
-    scorer = Scorer(adapted.checkpoint(parent), device=device, kernels=kernels)
-    return replace(adapted, verdict_weights=learn_verdicts(scorer, recent.joined(older), usual))
+    scorer = Scorer(adapted.checkpoint(parent), device=device, precision=precision, kernels=kernels)
+    return replace(adapted, verdict_weights=learn_verdicts(scorer, verdicts, usual))
 
 
 def learn_verdicts(scorer: Scorer, sessions: TrainingSessions, usual: TrainingSessions) -> VerdictWeights | None:
@@ -216,7 +226,7 @@ def learn_verdicts(scorer: Scorer, sessions: TrainingSessions, usual: TrainingSe
 
     Args:
         scorer: of a checkpoint without such weights.
-        sessions: those with a label are the verdicts.
+        sessions: those with a label were judged, each as often as it counts.
         usual: sessions to learn from, whose scores are to stay where they are no alarms.
     """
     judged = sessions.select(sessions.labels != UNLABELLED)
@@ -308,6 +318,13 @@ def _judge(
         first=len(parent.families.all) + 1,
     )
     return Judge(tolerances, Families((*parent.families.all, *accepted)))
+
+
+def _rising(parent: Checkpoint, lately: TrainingSessions, older: TrainingSessions) -> Rising:
+    known = None if parent.judge is None else parent.judge.rising
+    if known is None:
+        known = Rising.at_first(CountVectors.of_sequences(older.sequences), older.counts)
+    return known.then(CountVectors.of_sequences(lately.sequences), lately.counts)
 
 
 def _parts(

@@ -169,6 +169,8 @@ def renew(
         parent,
         *_weighed(learnt, replayed),
         recent.vocabulary,
+        traffic=recent.sessions,
+        verdicts=_verdicts(sessions, older, by_pattern=bool(recent.verdicts)),
         seed=seed,
         device=options.device,
         precision=options.precision,
@@ -187,7 +189,8 @@ def renew(
         watched=found.watched,
         figures={},
     )
-    kept = sample(_joined(*_weighed(found.sessions, older)), seed)
+    judged_too = found.sessions.joined(found.held_back.select(found.held_back.labels != UNLABELLED))
+    kept = sample(_joined(*_weighed(judged_too, older)), seed)
 
     def write(done: Adaptation) -> str:
         return checkpoint.save(
@@ -239,7 +242,7 @@ def _told(
         families = parent.judge.families
         for name, verdict in said.items():
             families = families.judged(name, verdict, on)
-        parent = replace(parent, judge=Judge(parent.judge.tolerances, families))
+        parent = replace(parent, judge=Judge(parent.judge.tolerances, families, parent.judge.rising))
     return parent, parts[0], parts[1]
 
 
@@ -256,7 +259,7 @@ def _aware(judge: Judge, vocabulary: Vocabulary) -> Judge:
     if not vocabulary.generations:
         return judge
     added = range(N_SPECIAL + vocabulary.generations[0], len(vocabulary))
-    return Judge(judge.tolerances.aware_of(added), judge.families)
+    return Judge(judge.tolerances.aware_of(added), judge.families, judge.rising)
 
 
 def _by_score(recent: TrainingSessions, before: Scorer, *, planned: bool) -> Bounded:
@@ -268,6 +271,16 @@ def _by_score(recent: TrainingSessions, before: Scorer, *, planned: bool) -> Bou
     words = f"Scores of {WARNING_SCORE} and more: without tolerances nothing tells them apart."
     stays = (Change("alarms", words, held),) if held else ()
     return Bounded(recent.select(admitted), recent.select(~admitted), 0, (), stays, {})
+
+
+def _verdicts(recent: TrainingSessions, older: TrainingSessions, *, by_pattern: bool) -> TrainingSessions:
+    """Sessions that were judged, now or before; of one verdict on a pattern, equal ones count once."""
+    both = replace(recent, keys=None).joined(replace(older, keys=None))
+    judged = both.select(both.labels != UNLABELLED)
+    if not by_pattern:
+        return judged
+    distinct = judged.distinct()
+    return replace(distinct, counts=np.ones_like(distinct.counts))
 
 
 def _parted(sessions: TrainingSessions, recent: Recent) -> tuple[TrainingSessions, TrainingSessions]:

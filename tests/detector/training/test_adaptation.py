@@ -58,7 +58,8 @@ def told_of(parent: Checkpoint, judged: list[np.ndarray], labels: np.ndarray) ->
     """A scorer of what verdicts on sessions made of the checkpoint."""
     options = replace(OPTIONS, next_token_steps=0)
     recent = TrainingSessions.of(judged, labels)
-    found = adapt(parent, recent, TrainingSessions.of(SESSIONS), VOCABULARY, device="cpu", options=options)
+    older = TrainingSessions.of(SESSIONS)
+    found = adapt(parent, recent, older, VOCABULARY, verdicts=recent, device="cpu", options=options)
     return Scorer(found.checkpoint(parent), device="cpu")
 
 
