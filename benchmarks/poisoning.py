@@ -8,7 +8,7 @@ quarter of all sessions:
 - *a new one*: usual sessions with an event that no other has, on the first day only.
 
 Beside the adaptation as it is stands one that learns from all recent sessions, whatever they do: what its bounds are
-worth (`everything`). Usage: `python -m benchmarks.poisoning [--steps N] [--output FILE]`.
+worth (`everything`). Usage: `python -m benchmarks.poisoning [--steps N] [--most N] [--output FILE]`.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ def alarms(checkpoint: Checkpoint, sessions: Sequence[Tokens]) -> Flags:
     return found
 
 
-def measure(folder: Path, steps: int) -> Iterator[Result]:
+def measure(folder: Path, steps: int, most: int) -> Iterator[Result]:
     """All combinations, one after the other."""
     whole = hdfs_ordered()
     order = np.argsort(whole.order, kind="stable")
+    order = order[:: max(len(order) // most, 1)]
     sessions = [whole.sessions[row] + N_SPECIAL for row in order]
     labels, n = whole.anomalous[order], len(order)
     begin, test = int(0.4 * n), int(0.7 * n)
@@ -157,14 +158,16 @@ def main() -> None:
     """Measure, show and, with ``--output``, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=600, help="of the training; an adaptation has a third")
+    parser.add_argument("--most", type=int, default=1_000_000, help="sessions, evenly over the time")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     require_data()
     table = Table("learns from", "repeated", "adaptations", "found again", "recall", "false alarms", "attack", "CPU s")
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for each in measure(Path(folder), arguments.steps):
+        for each in measure(Path(folder), arguments.steps, arguments.most):
             results.append(each)
+            Console(stderr=True).print(each)
             table.add_row(
                 each.way,
                 each.attack,
