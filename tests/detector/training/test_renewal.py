@@ -104,6 +104,26 @@ def test_a_day_of_a_new_anomaly_leaves_it_an_alarm_by_its_own_name(parent: Check
     assert finals(load(tmp_path / "two"), [NEW_ATTACK])[0] < 0.7
 
 
+def test_a_checkpoint_with_labels_keeps_them_and_learns_from_what_is_no_alarm(tmp_path: Path) -> None:
+    sessions, wrong = stream(800, share=0.1)
+    options = replace(QUICK, classifier_steps=60)
+    labelled = TrainingSessions.of(sessions, wrong.astype(np.int8))
+    train(labelled, VOCABULARY, size=SMALL, device="cpu", options=options).save(tmp_path / "labelled")
+    parent = load(tmp_path / "labelled")
+    assert parent.judge is None
+    assert parent.replay is not None
+    done = day(parent, tmp_path / "one", 0, rolled=0, attacks=[ATTACK])
+    assert not done.worse
+    now = load(tmp_path / "one")
+    assert now.manifest.training.mode == "labelled"
+    assert now.replay is not None
+    assert (now.replay.labels == 1).any()
+    assert done.adaptation.held_back[0].sessions >= 150
+    before, after = ((finals(each, FRESH) >= 0.7)[ODD].mean() for each in (parent, now))
+    assert after >= 0.99 * before > 0.9
+    assert finals(now, [ATTACK])[0] >= 0.7
+
+
 def test_what_is_kept_for_replay_is_bounded_and_of_both(parent: Checkpoint, tmp_path: Path) -> None:
     day(parent, tmp_path / "one", 0, rolled=0, attacks=[])
     kept, before = load(tmp_path / "one").replay, parent.replay
