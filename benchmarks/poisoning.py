@@ -180,7 +180,7 @@ def main() -> None:
             )
     Console().print(table)
     if arguments.output is not None:
-        document = {"steps": arguments.steps, "results": [asdict(each) for each in results]}
+        document = {"steps": arguments.steps, "most": arguments.most, "results": [asdict(each) for each in results]}
         arguments.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
