@@ -5,9 +5,9 @@ is common today is not yet usual:
 
 - *A session that stands out to the checkpoint is not learnt from*, however often it comes. It stays an alarm.
 - *Unless what it does has become usual*: every tolerance that it breaks was broken that way by at least `RARE` of the
-  sessions on `days` different days of UTC. So one day of traffic makes nothing usual that is an alarm today; a change
-  of a few days does, at most `MOST_USUAL` such ways in one adaptation, the most frequent first. Who knows of a change,
-  a rollout for example, says so and does not wait.
+  sessions on `days` different days of UTC (of fewer than 50 sessions, several together are one). So one day of traffic
+  makes nothing usual that is an alarm today; a change of a few days does, at most `MOST_USUAL` such ways in one
+  adaptation, the most frequent first. Who knows of a change, a rollout for example, says so and does not wait.
 - *Never without a verdict*: what a verdict called anomalous, what the training set aside, and whatever breaks the same
   and more.
 - *A session with a label* has the verdict of somebody, which decides for it alone.
@@ -43,7 +43,7 @@ KEY_SHARE: Final = 0.01
 MOST_TEMPLATES: Final = 200
 MOST_USUAL: Final = 50
 
-_DAY_SESSIONS: Final = 50  # of fewer nobody knows what is usual on a day
+_DAY_SESSIONS: Final = 50  # of fewer nobody knows what is usual
 _FORGOTTEN_DAYS: Final = 30
 _MOST_TOLD: Final = 100  # changes and ways of each kind that are recorded
 
@@ -99,6 +99,8 @@ def bounded(
     vectors = CountVectors.of_sequences(recent.sequences)
     _, first, which = np.unique(vectors.codes, return_index=True, return_inverse=True)
     broken = _Broken(vectors.take(first), judge, vocabulary)
+    if planned:
+        days = np.full_like(days, days.max())
     usual_on = _usual_on(broken, which, recent.counts, days)
     horizon = (
         date.fromordinal(date(1970, 1, 1).toordinal() + int(days.max())) - timedelta(_FORGOTTEN_DAYS)
@@ -215,14 +217,16 @@ def _never_usual(family: Family) -> bool:
 
 
 def _usual_on(broken: _Broken, which: Integers, counts: Integers, days: Integers) -> dict[str, list[str]]:
-    """The days (ISO) on which at least `RARE` of the sessions broke a way, by its name."""
+    """The days (ISO) on which at least `RARE` of the sessions broke a way, by its name; those of too few go on."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     rows = [row for row in broken.rows if not broken.never(row)]
+    first = 0
     for day in np.unique(days).tolist():
-        today = days == day
+        today = (days >= first) & (days <= day)
         sessions = int(counts[today].sum())
         if sessions < _DAY_SESSIONS:
             continue
+        first = day + 1
         of_row = np.bincount(which[today], counts[today], int(which.max()) + 1)
         totals: defaultdict[str, float] = defaultdict(float)
         for row in rows:

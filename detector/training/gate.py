@@ -1,13 +1,15 @@
-"""Whether a checkpoint that was adapted may take the place of the one before: on held-out sessions, old and recent.
+"""Whether a checkpoint that was adapted may take the place of the one before: on sessions old and recent.
 
-Both score the same sessions, which neither learnt from in this adaptation. The new one may be no worse:
+Both score the same ones: older sessions, which both have learnt from, and recent ones, which neither has. The new one
+may be no worse:
 
 - *old, usual*: those that were no alarms are none, and its surprise by an event has not grown;
 - *old, alarms*: of those that were, `FOUND_AGAIN` still are: nothing is found at the expense of what was found;
 - *recent, usual*: likewise; of what is to become usual there may be fewer alarms, not more;
 - *held back*: what may not become usual is still an alarm.
 
-Shares are of sessions, and may be worse by what chance explains in as many as there are (two standard errors).
+Shares are of sessions, and may be worse by what chance explains in as many as there are: two standard errors, of a
+share of 1 % at least, which is what may be alarms of sessions that nobody has seen.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ MORE_ALARMS: Final = 0.002
 """Of usual sessions, the share that may be alarms beyond those of before."""
 MORE_SURPRISE: Final = 0.05
 """Share by which the nats of an event of usual sessions may grow; beside it 0.01 nats."""
+
+_UNSEEN: Final = 0.01
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -64,7 +68,7 @@ def compare(
     Args:
         before: scorer of the old one.
         after: of the new one.
-        old: of before, held out; what should be an alarm labels say and, where there is none, the old one.
+        old: of before; what should be an alarm labels say and, where there is none, the old one.
         recent: usual ones of the recent traffic, held out.
         held_back: what was not learnt from.
     """
@@ -105,7 +109,7 @@ def _usual(
     events = int(counts @ sessions.lengths)
     alarms, more_alarms = (float(counts @ each.alarm / n) for each in (was, now))
     nats, more_nats = (float(counts @ each.nats / events) for each in (was, now))
-    few = more_alarms <= alarms + max(MORE_ALARMS, _chance(alarms, counts))
+    few = more_alarms <= alarms + MORE_ALARMS + _chance(alarms, counts)
     expected = more_nats <= nats * (1 + MORE_SURPRISE) + 0.01
     return [
         Figure(f"{name}.alarms", f"{words} that are alarms", alarms, more_alarms, n, "share", few),
@@ -128,4 +132,5 @@ def _found(
 def _chance(share: float, counts: npt.NDArray[np.int64]) -> float:
     """Two standard errors of a share of sessions; equal ones that come often say no more than one."""
     n = float(counts.sum()) ** 2 / max(float((counts.astype(np.float64) ** 2).sum()), 1.0)
-    return 2 * float(np.sqrt(max(share * (1 - share), 1e-9) / n))
+    likely = min(max(share, _UNSEEN), 1 - _UNSEEN)
+    return 2 * float(np.sqrt(likely * (1 - likely) / n))

@@ -1,9 +1,9 @@
 """An adaptation as a whole: what recent traffic may teach, the learning, and whether what came of it may score.
 
 What is learnt from recent sessions and what is replayed of before weigh so that recent ones are `LEAST_RECENT` to
-`MOST_RECENT` of all. Of both a part is held out, by which the checkpoints before and after are compared. The sample
-that the new checkpoint keeps is of both, at the same weights: what no longer comes is forgotten in the course of
-adaptations, not in one.
+`MOST_RECENT` of all. By older sessions and by recent ones that were held out the checkpoints before and after are
+compared. The sample that the new checkpoint keeps is of both, at the same weights: what no longer comes is forgotten in
+the course of adaptations, not in one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from detector.training.replay import sample
 
 LEAST_RECENT: Final = 0.2
 MOST_RECENT: Final = 0.5
-HELD_OUT: Final = 0.2
 MOST_REMEMBERED: Final = 1_000_000
 """Sessions that the sample stands for; it would grow without end."""
 LEAST_SESSIONS: Final = 50
@@ -164,10 +163,9 @@ def renew(
     n, may = (int(each.counts.sum()) for each in (recent.sessions, learnt))
     if may < LEAST_SESSIONS:
         raise TooLittle(f"of {n:,} recent sessions {may:,} may be learnt from; at least {LEAST_SESSIONS} are needed")
-    replayed, old = older.split(HELD_OUT, seed)
     adapted = adapt(
         parent,
-        *_weighed(learnt, replayed),
+        *_weighed(learnt, older),
         recent.vocabulary,
         traffic=recent.sessions,
         verdicts=_verdicts(sessions, older, by_pattern=bool(recent.verdicts)),
@@ -182,7 +180,7 @@ def renew(
         at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         parent=parent.digest,
         sessions=int(recent.sessions.counts.sum()),
-        replayed=int(replayed.counts.sum()),
+        replayed=int(older.counts.sum()),
         templates=recent.vocabulary.templates[len(parent.vocabulary.templates) :],
         usual=found.usual,
         held_back=found.stays,
@@ -209,7 +207,7 @@ def renew(
 
     write(adaptation)
     usual = tried.select(tried.labels != ANOMALOUS)
-    figures = compare(before, _scorer(checkpoint.load(output), options), old, usual, found.held_back)
+    figures = compare(before, _scorer(checkpoint.load(output), options), older, usual, found.held_back)
     adaptation = replace(
         adaptation,
         figures={f"{each.name}.{when}": getattr(each, when) for each in figures for when in ("before", "after")},

@@ -328,7 +328,7 @@ def _list(changes: Sequence[Change], console: Console) -> None:
 
 def _table(figures: Sequence[Figure]) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("held-out sessions")
+    table.add_column("compared")
     for name in ("sessions", "before", "after", ""):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for each in figures:

@@ -71,8 +71,17 @@ def test_what_is_not_usual_on_a_day_does_not_count_for_it(judge: Judge) -> None:
     assert len(rare.held_back) == 18
 
 
+def test_quiet_days_count_together(judge: Judge) -> None:
+    odd = np.append(USUAL, ROLLED)
+    of_20, of_60 = (bounded(*traffic(odd, 0.2, days, n=300), judge, LATER, watched={}) for days in (15, 5))
+    assert of_20.usual == of_60.usual != ()
+    alone = bounded(*traffic(odd, 0.2, days=4, n=80), judge, LATER, watched={})
+    assert len(alone.watched[f"+{ROLLED}"]) == 1, "the fourth day waits for more"
+
+
 def test_a_planned_change_is_usual_at_once(judge: Judge) -> None:
-    assert of(judge, np.append(USUAL, ROLLED), 0.2, days=1, planned=True).usual
+    for days in (1, 90):
+        assert of(judge, np.append(USUAL, ROLLED), 0.2, days=days, planned=True).usual
 
 
 def test_what_the_training_set_aside_stays_an_alarm_however_often_and_however_long_it_comes(judge: Judge) -> None:
