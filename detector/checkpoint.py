@@ -5,18 +5,13 @@ learnt from sessions as they were, and ``replay.safetensors``, a sample of these
 format's version is 4; without a sample it is 3 with tolerances and 2 without, which stay what they were. The manifest
 names the SHA-256 of the others and of itself, so one flipped byte anywhere is found; nothing is unpickled.
 
-`save` writes beside the final place, syncs every file and the directory, moves an older checkpoint aside to
-``.<name>.previous``, renames the new one into its place and removes the old one. Killed at any moment, it leaves the
-old checkpoint or the new one: between the two renames only ``.<name>.previous`` is there, and `load` then reads that.
-A ``.<name>.<random>.new`` that a killed save leaves is read by nothing and may be removed.
+`save` replaces an older checkpoint as a whole (`detector.directories`): killed at any moment, it leaves the old one or
+the new one.
 """
 
 import hashlib
 import importlib.metadata
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -30,6 +25,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from detector.directories import place_of, replace_directory
 from detector.errors import CheckpointError
 from detector.history import MOST_KEPT, Adaptation
 from detector.model.model import DetectorModel, ModelConfig
@@ -233,14 +229,14 @@ def _write_with(directory: Path, name: File, data: bytes, output: Path) -> str:
 
 def _write(directory: Path, manifest: Manifest, contents: Mapping[File, bytes]) -> str:
     sealed = _seal(manifest)
-    _put(directory, dict[str, bytes](contents) | {MANIFEST_FILE: sealed})
+    _put(directory, dict(contents) | {MANIFEST_FILE: sealed})
     return _sha256(sealed)
 
 
 def _put(directory: Path, contents: Mapping[str, bytes]) -> None:
     try:
         _refuse_to_replace_anything_else(directory)
-        _write_and_rename(directory, contents)
+        replace_directory(directory, contents)
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {directory}: {error}") from error
 
@@ -321,7 +317,7 @@ def stamp(directory: Path) -> tuple[tuple[int, ...] | None, ...]:
 
     Symbolic links are followed. A directory that is not there has a stamp, too.
     """
-    directory = _place(directory)
+    directory = place_of(directory)
     found: list[tuple[int, ...] | None] = []
     for name in (*FILES, *_OTHER_FILES):
         try:
@@ -415,19 +411,9 @@ def _sha256(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _previous(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.previous")
-
-
-def _place(directory: Path) -> Path:
-    """`directory`, or what `save` had moved aside when it was killed between its two renames."""
-    directory = directory.resolve()
-    return _previous(directory) if not directory.exists() and _previous(directory).is_dir() else directory
-
-
 def _whole_directory(directory: Path) -> Path:
     """Where the checkpoint's files are."""
-    directory = _place(directory)
+    directory = place_of(directory)
     if not directory.exists():
         raise CheckpointError(f"no checkpoint at {directory}: no such directory")
     if not directory.is_dir():
@@ -454,44 +440,6 @@ def _refuse_to_replace_anything_else(directory: Path) -> None:
             f"cannot write checkpoint {directory}: the directory there is no checkpoint (it holds {odd[0]}) "
             "and will not be replaced"
         )
-
-
-def _write_and_rename(directory: Path, contents: Mapping[str, bytes]) -> None:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.new")
-    previous = _previous(directory)
-    staging.mkdir()
-    try:
-        for name, data in contents.items():
-            with (staging / name).open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        sync_directory(staging)
-        if directory.exists():
-            # A save that was killed before its last step has left its predecessor; the one in place is newer.
-            shutil.rmtree(previous, ignore_errors=True)
-            directory.rename(previous)
-        try:
-            staging.rename(directory)
-        except OSError:
-            if previous.exists():
-                previous.rename(directory)
-            raise
-        sync_directory(directory.parent)
-    except OSError:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def sync_directory(directory: Path) -> None:
-    """Put on the disk which names a directory holds."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def demo_checkpoint() -> Path:

@@ -63,7 +63,11 @@ def adapt(
     ] = [],  # noqa: B006
     feedback: Annotated[
         Path | None,
-        typer.Option("--feedback", help="Verdicts, as for verdicts learn --answers.", show_default=False),
+        typer.Option(
+            "--feedback",
+            help="Verdicts that feedback --list --json printed; those of feedback.topic when not given.",
+            show_default=False,
+        ),
     ] = None,
     days: Annotated[
         int, typer.Option(min=1, max=30, help="On so many days something is usual before it is no alarm any more.")
@@ -84,13 +88,11 @@ def adapt(
     Exit code 0: it is in its place, and workers take it; 3: it is not, and the last line says why.
     """
     from worker.commands.adapt import NotAdapted, Traffic, adapt_checkpoint
-    from worker.commands.verdicts import read_answers
 
     if bool(inputs) == (since is not None):
         raise typer.BadParameter("give either --input or --since")
     settings = settings_of(config, overrides, checkpoint)
     traffic = Traffic(inputs, since_of(since), records)
-    answers = [] if feedback is None else read_answers(feedback)
     from detector.training.renewal import RenewalOptions
 
     options = RenewalOptions(
@@ -106,7 +108,7 @@ def adapt(
             settings,
             traffic,
             older=older,
-            answers=answers,
+            feedback=feedback,
             options=options,
             resume=resume,
             dry_run=dry_run,
@@ -114,6 +116,8 @@ def adapt(
         )
     except NotAdapted as reason:
         tell(f"logmamba: {reason}")
+        if as_json:
+            typer.echo(reason.to_json().decode())
         raise typer.Exit(3) from None
     tell(done.told())
     if as_json:

@@ -1,6 +1,7 @@
 """The command line: `logmamba COMMAND`.
 
-Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration (one line an error, no trace).
+Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration (one line an error, no trace), 3 `adapt` left
+the checkpoint as it was.
 """
 
 from __future__ import annotations
@@ -267,15 +268,23 @@ def score(
     checkpoint: OptionalCheckpoint = None,
     config: OptionalConfig = None,
     overrides: SetOption = [],  # noqa: B006
+    feedback: Annotated[
+        Path | None,
+        typer.Option(
+            "--feedback", help="Verdicts to judge by: what `feedback --list --json` prints.", show_default=False
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts of the last line as JSON, too.")] = False,
 ) -> None:
     """Score log files with the worker's own pipeline, without Kafka."""
     from worker.commands.score import score_files
+    from worker.processing.feedback import read_feedback_file
     from worker.processing.scorer import load_scorer
 
     settings = settings_of(config, overrides, checkpoint)
+    said = None if feedback is None else read_feedback_file(feedback)
     with reading(inputs) as advance:
-        done = score_files(settings, load_scorer(settings), inputs, output, advance, tell)
+        done = score_files(settings, load_scorer(settings), inputs, output, advance, tell, said)
     tell(
         f"{done.lines:,} lines, {done.sessions:,} sessions: {done.critical:,} critical, {done.warnings:,} warnings, "
         f"{done.refused:,} lines refused. Written to {output}"

@@ -1,8 +1,9 @@
-"""Commands on the topics of an application: `logmamba tail`, `alert`, `capture` and `replay-dead-letters`."""
+"""Commands on the topics of an application: `logmamba tail`, `alert`, `feedback`, `capture`, `replay-dead-letters`."""
 
 from __future__ import annotations
 
 import json
+from getpass import getuser
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,6 +68,71 @@ def alert(
             run_alerts(settings, stopping)
         elif not try_receivers(settings, lambda line: typer.echo(printable(line))):
             raise typer.Exit(1)
+
+
+@topics.command(
+    epilog=examples(
+        "logmamba feedback --config worker.yaml --session KEY --verdict normal --note 'nightly backup'",
+        "logmamba feedback --config worker.yaml --answers answers.csv",
+        "logmamba feedback --config worker.yaml --list",
+    )
+)
+def feedback(
+    config: ConfigOption,
+    overrides: SetOption = [],  # noqa: B006
+    sessions: Annotated[
+        list[str], typer.Option("--session", help="Key of a session; may be repeated.", show_default=False)
+    ] = [],  # noqa: B006
+    ids: Annotated[
+        list[str], typer.Option("--id", help="Likewise, the id of a score record of it.", show_default=False)
+    ] = [],  # noqa: B006
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers", help="CSV (session or id, verdict, note), JSON lines or score records.", show_default=False
+        ),
+    ] = None,
+    verdict: Annotated[
+        Literal["normal", "anomalous"] | None,
+        typer.Option("--verdict", help="On what is named, where the file has no other.", show_default=False),
+    ] = None,
+    note: Annotated[
+        str | None, typer.Option("--note", help="Why, for those who list verdicts.", show_default=False)
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Who says so. [default: the name of the user]", show_default=False)
+    ] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="Show the verdicts that hold.")] = False,
+    forget: Annotated[
+        list[str], typer.Option("--forget", help="Take a verdict back, by its name in the list.", show_default=False)
+    ] = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: a JSON object a line.")] = False,
+) -> None:
+    """Say of sessions that they are normal or anomalous: their pattern is muted, or critical, within seconds."""
+    from worker.commands import feedback as command
+
+    asked = [bool(sessions or ids or answers), list_all, bool(forget)]
+    if sum(asked) != 1:
+        raise typer.BadParameter("give sessions (--session, --id, --answers), or --list, or --forget")
+    settings = settings_of(config, overrides)
+    if list_all:
+        found = command.verdicts_of(settings)
+        if as_json:
+            for line in command.as_json(found):
+                typer.echo(line)
+        else:
+            out.print(command.as_table(found))
+        return
+    if forget:
+        tell(f"{command.forget(settings, forget):,} taken back")
+        return
+    if verdict is None and (sessions or ids):
+        raise typer.BadParameter("--session and --id need --verdict")
+    given = [] if answers is None else command.read_answers(answers, verdict)
+    given += [command.Answer("session", each, verdict, note) for each in sessions]
+    given += [command.Answer("id", each, verdict, note) for each in ids]
+    done = command.give(settings, given, by or getuser(), tell)
+    tell(f"{done.given:,} {'pattern' if done.given == 1 else 'patterns'} judged, {done.taken_back:,} taken back")
 
 
 @topics.command(epilog=examples("logmamba capture --config worker.yaml --since 2d --output records.jsonl.gz"))

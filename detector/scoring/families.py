@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple, get_args
@@ -37,9 +37,13 @@ class Way(NamedTuple):
 
     def __str__(self) -> str:
         """Return its part of a family's name."""
+        return self.named(str)
+
+    def named(self, name: Callable[[int], str]) -> str:
+        """Likewise, with other names for the tokens."""
         if self.kind in _BETWEEN:
-            return f"{self.token}{_BETWEEN[self.kind]}{self.other}"
-        return f"{_SIGNS[self.kind]}{self.token}"
+            return f"{name(self.token)}{_BETWEEN[self.kind]}{name(self.other)}"
+        return f"{_SIGNS[self.kind]}{name(self.token)}"
 
 
 class Example(NamedTuple):

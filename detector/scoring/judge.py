@@ -30,7 +30,7 @@ from detector.scoring.count_vectors import CountVectors
 from detector.scoring.families import Example, Families, Family, Verdict, Way, code_of, name_of, ways, ways_of
 from detector.scoring.reasons import Reason
 from detector.scoring.rising import MOST_RISING, Rising
-from detector.scoring.tolerances import KINDS, MORE, RARE_TEMPLATE, Tolerances
+from detector.scoring.tolerances import KINDS, MORE, RARE_TEMPLATE, Broken, Tolerances
 from detector.text.vocabulary import UNK, Vocabulary
 
 Integers = npt.NDArray[np.int64]
@@ -216,6 +216,23 @@ class Judge:
                 suspect[at:end] = evident and not harmless
         return suspect
 
+    def ways(self, events: Integers) -> tuple[Way, ...]:
+        """What a complete session breaks, by its tokens, (n,)."""
+        return ways(self._broken(events))
+
+    def ways_so_far(self, events: Integers) -> tuple[Way, ...]:
+        """What a session that goes on breaks for good: rare templates that nothing makes likely, and too many."""
+        tokens, counts = np.unique(np.maximum(events, UNK), return_counts=True)
+        _, lone, most = self.tolerances.on_the_way(tokens)
+        broken = ((lone, RARE_TEMPLATE), (counts > most, MORE))
+        known = [token if self.tolerances.knows(token) else UNK for token in tokens.tolist()]
+        found = {Way(KINDS[kind], known[at], 0) for is_broken, kind in broken for at in np.flatnonzero(is_broken)}
+        return tuple(sorted(found))
+
+    def _broken(self, events: Integers) -> list[Broken]:
+        [broken] = self.tolerances.broken(CountVectors.of(events, np.array([0, len(events)])))
+        return broken
+
     def reason(self, events: Integers, vocabulary: Vocabulary) -> Reason | None:
         """Why a complete session stands out; None where it does not, or only as people said it may.
 
@@ -223,7 +240,7 @@ class Judge:
             events: its tokens, (n,).
             vocabulary: of these.
         """
-        [broken] = self.tolerances.broken(CountVectors.of(events, np.array([0, len(events)])))
+        broken = self._broken(events)
         if not broken:
             return None
         own = ways(broken)

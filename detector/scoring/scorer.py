@@ -20,6 +20,7 @@ from detector.scoring.reasons import Reason
 from detector.scoring.score_cache import Distinct, ScoreCache
 from detector.scoring.scored_sequences_loop import Remembered
 from detector.scoring.scores import Scores, Sequences
+from detector.scoring.session_pattern import SessionPatterns
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -82,6 +83,7 @@ class Scorer:
         self._profile = checkpoint.profile
         self._judge = checkpoint.judge
         self._verdict_weights = checkpoint.verdict_weights
+        self._patterns = SessionPatterns(checkpoint.vocabulary, checkpoint.judge)
         self._cache = ScoreCache(cache_size)
         target = resolve_device(device)
         dtype = compute_dtype(precision, target)
@@ -222,6 +224,18 @@ class Scorer:
             return None
         tokens = self.vocabulary.as_learned(np.frombuffer(sequence, dtype=np.int64))
         return self._judge.reason(tokens, self.vocabulary)
+
+    def pattern(self, sequence: bytes) -> str | None:
+        """What a complete session has in common with those that a verdict on it is also about; None for nothing.
+
+        Args:
+            sequence: the session's events, as for `score`.
+        """
+        return self._patterns.of(np.frombuffer(sequence, dtype=np.int64))
+
+    def pattern_so_far(self, sequence: bytes) -> str:
+        """What is certain of the pattern of a session that goes on (`detector.scoring.session_pattern.may_become`)."""
+        return self._patterns.so_far(np.frombuffer(sequence, dtype=np.int64))
 
     def _check(self, tokens: Tokens) -> None:
         size = len(self.vocabulary)

@@ -5,11 +5,12 @@ is common today is not yet usual:
 
 - *A session that stands out to the checkpoint is not learnt from*, however often it comes. It stays an alarm.
 - *Unless what it does has become usual*: every tolerance that it breaks was broken that way by at least `RARE` of the
-  sessions on `days` different days. So one day of traffic makes nothing usual that is an alarm today; a change of a few
-  days does, at most `MOST_USUAL` such ways in one adaptation, the most frequent first. Who knows of a change, a rollout
-  for example, says so and does not wait.
+  sessions on `days` different days of UTC. So one day of traffic makes nothing usual that is an alarm today; a change
+  of a few days does, at most `MOST_USUAL` such ways in one adaptation, the most frequent first. Who knows of a change,
+  a rollout for example, says so and does not wait.
 - *Never without a verdict*: what a verdict called anomalous, what the training set aside, and whatever breaks the same
   and more.
+- *A session with a label* has the verdict of somebody, which decides for it alone.
 - *A key* gives at most `KEY_SHARE` of what is learnt, or twice its even share where there are few keys.
 - *At most `MOST_TEMPLATES` templates* are added at a time (by whoever learns them), those of the most lines.
 
@@ -33,6 +34,7 @@ from detector.scoring.families import Family, Way, code_of, name_of, ways
 from detector.scoring.judge import Judge
 from detector.scoring.reasons import in_words
 from detector.scoring.tolerances import RARE, Broken
+from detector.sessions_file import UNLABELLED
 from detector.text.vocabulary import UNK, Vocabulary
 from detector.training.data import TrainingSessions
 
@@ -41,7 +43,7 @@ KEY_SHARE: Final = 0.01
 MOST_TEMPLATES: Final = 200
 MOST_USUAL: Final = 50
 
-_DAY_SESSIONS: Final = 50  # of fewer nobody knows what is usual
+_DAY_SESSIONS: Final = 50  # of fewer nobody knows what is usual on a day
 _FORGOTTEN_DAYS: Final = 30
 _MOST_TOLD: Final = 100  # changes and ways of each kind that are recorded
 
@@ -54,7 +56,7 @@ class Bounded:
     """What recent traffic may teach.
 
     Attributes:
-        sessions: to learn from.
+        sessions: to learn from, those labelled anomalous among them, as such.
         held_back: the others, but for those beyond their key's share.
         of_one_key: sessions that were beyond it.
         usual: what may become usual, the most frequent first.
@@ -109,14 +111,14 @@ def bounded(
     totals = broken.sessions(which, recent.counts)
     chosen = sorted(enough & totals.keys(), key=lambda name: (-totals[name], name))[:MOST_USUAL]
     admitted = broken.admitted(set(chosen))
-    mask = admitted[which]
+    mask = admitted[which] | (recent.labels != UNLABELLED)
     became = {name for row in np.flatnonzero(admitted).tolist() for name in broken.names(row)}
     return Bounded(
         recent.select(mask),
         recent.select(~mask),
         spared,
         tuple(Change(name, broken.words[name], totals[name]) for name in chosen if name in became),
-        tuple(broken.families(~admitted, which, recent.counts)),
+        tuple(broken.families(~admitted, which[~mask], recent.counts[~mask])),
         {
             name: tuple(sorted(on))
             for name, on in sorted(known.items(), key=lambda item: -totals.get(item[0], 0))[:_MOST_TOLD]
@@ -190,7 +192,7 @@ class _Broken:
         of_row = np.bincount(which, counts, self._vectors.sessions).astype(np.int64)
         totals: defaultdict[str, int] = defaultdict(int)
         words: dict[str, str] = {}
-        for row in np.flatnonzero(chosen).tolist():
+        for row in np.flatnonzero(chosen & (of_row > 0)).tolist():
             name = name_of(self._found[row])
             totals[name] += int(of_row[row])
             words.setdefault(name, " ".join(self.words[each] for each in self.names(row)[:2]))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from detector.scoring.calibration import WARNING_SCORE
 from detector.scoring.scorer import Scorer
 from detector.scoring.scores import Sequences
-from detector.sessions_file import ANOMALOUS
+from detector.sessions_file import ANOMALOUS, UNLABELLED
 from detector.training.data import TrainingSessions
 
 FOUND_AGAIN: Final = 0.99
@@ -64,13 +64,13 @@ def compare(
     Args:
         before: scorer of the old one.
         after: of the new one.
-        old: of before, held out; what is an alarm, and what is none, the old one says, and labels where there are some.
+        old: of before, held out; what should be an alarm labels say and, where there is none, the old one.
         recent: usual ones of the recent traffic, held out.
         held_back: what was not learnt from.
     """
     figures: list[Figure] = []
     was, now = (_judged(scorer, old) for scorer in (before, after))
-    alarm = old.labels == ANOMALOUS if (old.labels == ANOMALOUS).any() else was.alarm
+    alarm = np.where(old.labels == UNLABELLED, was.alarm, old.labels == ANOMALOUS)
     figures += _usual("old", "older sessions", old, was, now, ~alarm)
     figures += _found("old", "older alarms", old, was, now, alarm)
     was, now = (_judged(scorer, recent) for scorer in (before, after))

@@ -8,8 +8,8 @@ adaptations, not in one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -24,9 +24,11 @@ from detector.history import Adaptation, Change
 from detector.model.inference import Backend
 from detector.quality.session_sketch import session_hash, session_sketch
 from detector.scoring.calibration import WARNING_SCORE
+from detector.scoring.families import Verdict, name_of
 from detector.scoring.judge import Judge
 from detector.scoring.scorer import Precision, Scorer
 from detector.scoring.scores import Sequences
+from detector.scoring.session_pattern import SessionPatterns
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from detector.training.adaptation import AdaptationOptions, Adapted, adapt
@@ -56,16 +58,18 @@ class Recent:
     """Recent traffic.
 
     Attributes:
-        sessions: in tokens of `vocabulary`, with their keys; labels are what was said of them.
+        sessions: in tokens of `vocabulary`, with their keys and without labels.
         days: the day on which each began, counted from 1970-01-01, (n,).
         vocabulary: that only adds to the checkpoint's.
         held_out: whether nothing is learnt from the sessions of a key.
+        verdicts: what people said of patterns of sessions (`detector.scoring.session_pattern`).
     """
 
     sessions: TrainingSessions
     days: Integers
     vocabulary: Vocabulary
     held_out: Callable[[str], bool]
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,12 +146,13 @@ def renew(
     history = parent.manifest.history
     seed = len(history)
     watched = history[-1].watched if history else {}
+    parent, sessions, older = _told(parent, recent, older)
     before = _scorer(replace(parent, vocabulary=recent.vocabulary), options)
     if parent.judge is None:
-        found = _by_score(recent.sessions, before, planned=options.planned)
+        found = _by_score(sessions, before, planned=options.planned)
     else:
         found = bounded(
-            recent.sessions,
+            sessions,
             recent.days,
             _aware(parent.judge, recent.vocabulary),
             recent.vocabulary,
@@ -165,7 +170,7 @@ def renew(
         *_weighed(learnt, replayed),
         recent.vocabulary,
         traffic=recent.sessions,
-        verdicts=_verdicts(recent.sessions, older),
+        verdicts=_verdicts(sessions, older, by_pattern=bool(recent.verdicts)),
         seed=seed,
         device=options.device,
         precision=options.precision,
@@ -203,12 +208,42 @@ def renew(
         )
 
     write(adaptation)
-    figures = compare(before, _scorer(checkpoint.load(output), options), old, tried, found.held_back)
+    usual = tried.select(tried.labels != ANOMALOUS)
+    figures = compare(before, _scorer(checkpoint.load(output), options), old, usual, found.held_back)
     adaptation = replace(
         adaptation,
         figures={f"{each.name}.{when}": getattr(each, when) for each in figures for when in ("before", "after")},
     )
     return Renewal(adaptation, found, tuple(figures), write(adaptation))
+
+
+def _told(
+    parent: Checkpoint, recent: Recent, older: TrainingSessions
+) -> tuple[Checkpoint, TrainingSessions, TrainingSessions]:
+    """The checkpoint with the verdicts on its families, and the sessions of no family with theirs as labels."""
+    if not recent.verdicts:
+        return parent, recent.sessions, older
+    judge = None if parent.judge is None else _aware(parent.judge, recent.vocabulary)
+    patterns = SessionPatterns(recent.vocabulary, judge)
+    on, parts, said = datetime.now(UTC).date().isoformat(), [], dict[str, Verdict]()
+    for sessions in (recent.sessions, older):
+        labels = sessions.labels.copy()
+        for row, events in enumerate(sessions.sequences):
+            pattern = patterns.of(events)
+            verdict = None if pattern is None else recent.verdicts.get(pattern)
+            if verdict is None:
+                continue
+            if judge is not None and (ways := judge.ways(events)):
+                said[name_of(ways)] = verdict
+            else:
+                labels[row] = NORMAL if verdict == "normal" else ANOMALOUS
+        parts.append(replace(sessions, labels=labels))
+    if judge is not None and parent.judge is not None:
+        families = parent.judge.families
+        for name, verdict in said.items():
+            families = families.judged(name, verdict, on)
+        parent = replace(parent, judge=Judge(parent.judge.tolerances, families, parent.judge.rising))
+    return parent, parts[0], parts[1]
 
 
 def _scorer(of: Checkpoint, options: RenewalOptions) -> Scorer:
@@ -231,18 +266,21 @@ def _by_score(recent: TrainingSessions, before: Scorer, *, planned: bool) -> Bou
     """Without tolerances: what is an alarm is not learnt from, whatever it does, unless somebody vouches for it."""
     ends = np.cumsum(recent.lengths)
     finals = before.score_columns(Sequences(np.concatenate(recent.sequences), ends), len(ends)).finals
-    admitted = (finals < WARNING_SCORE) | planned
-    admitted = np.where(recent.labels == UNLABELLED, admitted, recent.labels == NORMAL)
+    admitted = (finals < WARNING_SCORE) | planned | (recent.labels != UNLABELLED)
     held = int(recent.counts[~admitted].sum())
     words = f"Scores of {WARNING_SCORE} and more: without tolerances nothing tells them apart."
     stays = (Change("alarms", words, held),) if held else ()
     return Bounded(recent.select(admitted), recent.select(~admitted), 0, (), stays, {})
 
 
-def _verdicts(recent: TrainingSessions, older: TrainingSessions) -> TrainingSessions:
-    """Sessions that were judged, now or before."""
+def _verdicts(recent: TrainingSessions, older: TrainingSessions, *, by_pattern: bool) -> TrainingSessions:
+    """Sessions that were judged, now or before; of one verdict on a pattern, equal ones count once."""
     both = replace(recent, keys=None).joined(replace(older, keys=None))
-    return both.select(both.labels != UNLABELLED)
+    judged = both.select(both.labels != UNLABELLED)
+    if not by_pattern:
+        return judged
+    distinct = judged.distinct()
+    return replace(distinct, counts=np.ones_like(distinct.counts))
 
 
 def _parted(sessions: TrainingSessions, recent: Recent) -> tuple[TrainingSessions, TrainingSessions]:

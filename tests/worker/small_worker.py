@@ -11,6 +11,7 @@ import orjson
 
 from detector.reading import ReadingRecord
 from detector.scoring.scores import EventScores, Scores, Sequences
+from detector.scoring.session_pattern import SessionPatterns
 from detector.text.vocabulary import Vocabulary
 from worker.delivery.deadline import Deadline
 from worker.delivery.loop import Worker
@@ -20,11 +21,13 @@ from worker.delivery.protocols import NoReloads, Reloads
 from worker.delivery.restore import StateStore
 from worker.observability.metrics import Metrics
 from worker.observability.status import WorkerStatus
+from worker.processing.feedback import Feedback
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
 from worker.settings.document import Settings, load_settings
 
 INPUT, SCORES, DEAD, STATE = "raw-logs", "log-anomaly-scores", "log-anomaly-dead-letters", "logmamba-state"
+FEEDBACK = "logmamba-feedback"
 VOCABULARY = Vocabulary(("<*> open", "<*> read", "<*> odd", "<*> close"))
 ODD = VOCABULARY.token_of("<*> odd")
 
@@ -70,6 +73,14 @@ class OddScorer:
     def reason(self, sequence: bytes) -> None:
         """It has none."""
 
+    def pattern(self, sequence: bytes) -> str | None:
+        """As of a checkpoint with labels."""
+        return SessionPatterns(self.vocabulary, None).of(np.frombuffer(sequence, np.int64))
+
+    def pattern_so_far(self, sequence: bytes) -> str:
+        """Likewise."""
+        return SessionPatterns(self.vocabulary, None).so_far(np.frombuffer(sequence, np.int64))
+
     def gpu_usage(self) -> None:
         """It uses none."""
 
@@ -95,7 +106,7 @@ def settings(*overrides: str) -> Settings:
 
 
 def memory_broker(partitions: int = 1) -> MemoryBroker:
-    return MemoryBroker({INPUT: partitions, SCORES: 1, DEAD: 1, STATE: 2})
+    return MemoryBroker({INPUT: partitions, SCORES: 1, DEAD: 1, STATE: 2, FEEDBACK: 1})
 
 
 class ScriptedSource(MemorySource):
@@ -135,13 +146,20 @@ class SmallWorker:
         scorer: OddScorer | None = None,
         reloads: Reloads | None = None,
         background: Executor | None = None,
+        feedback: Feedback | None = None,
     ) -> None:
         self.clock = clock or Clock()
         self.source = ScriptedSource(broker, assign_next=[Partition(INPUT, number) for number in partitions])
         self.sink = MemorySink(broker, clock=self.clock, sleep=self.clock.sleep)
         scorer, metrics = scorer or OddScorer(vocabulary), Metrics(clock=self.clock)
-        pipeline = Pipeline(use, scorer, metrics)
-        store = StateStore(use, vocabulary=scorer.vocabulary, decoder=pipeline.decoder, reader=broker)
+        pipeline = Pipeline(use, scorer, metrics, feedback=feedback)
+        store = StateStore(
+            use,
+            vocabulary=scorer.vocabulary,
+            decoder=pipeline.decoder,
+            reader=broker,
+            feedback=pipeline.feedback_version,
+        )
         self.worker = Worker(
             use,
             source=self.source,

@@ -50,6 +50,7 @@ class ScoreRecord(ReadScoreRecord):
     top_events: tuple[_TopEvent, ...]
     source: _Source
     reason: str | _Reason | None = None
+    pattern: str | None = None
     retracts: tuple[Retracted, ...] = ()
 
 
@@ -67,6 +68,7 @@ class Alert:
         lines: the beginnings of its most surprising lines, where the record has texts.
         group: what sessions that belong together have in common: the record's family of reasons, else the reason.
         topic, partition, first_offset, last_offset: where its events are.
+        pattern: what a verdict on it would be about; None where the record names none.
     """
 
     id: str
@@ -85,6 +87,7 @@ class Alert:
     partition: int
     first_offset: int
     last_offset: int
+    pattern: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +145,5 @@ def alert_of(application: str, record: ScoreRecord) -> Alert:
         partition=source.partition,
         first_offset=source.first_offset,
         last_offset=source.last_offset,
+        pattern=record.pattern,
     )

@@ -18,6 +18,7 @@ from worker.formats.printable import cut
 
 _TIMEOUT_S = 10.0
 _MOST_ANSWER_BYTES = 4_096
+_MOST_VERDICTS_BYTES = 262_144  # of an answer that may hold some
 _MOST_ANSWER = 300  # characters of it, in a line of the log
 _LONGEST_WAIT_S = 3_600.0
 
@@ -43,11 +44,18 @@ class Refused(WorkerError):
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """What came back.
+
+    Attributes:
+        status, reason: of HTTP.
+        text: the beginning of its body, for a log.
+        body: all of it, where the request says that it may be verdicts.
+    """
 
     status: int
     reason: str
     text: str
+    body: bytes = b""
 
     def __str__(self) -> str:
         return f"{self.status} {self.reason}" + (f": {self.text}" if self.text else "")
@@ -66,12 +74,16 @@ def post(request: Request) -> Answer:
     try:
         connection.request("POST", target, request.content(), headers)
         response = connection.getresponse()
-        text = response.read1(_MOST_ANSWER_BYTES).decode(errors="replace")
+        if request.answered and 200 <= response.status < 300:
+            body = response.read(_MOST_VERDICTS_BYTES)
+        else:
+            body = response.read1(_MOST_ANSWER_BYTES)
     except (OSError, HTTPException) as error:
         raise NotTaken(_reason(error)) from error
     finally:
         connection.close()
-    answer = Answer(response.status, response.reason, cut(" ".join(request.hidden(text).split()), _MOST_ANSWER))
+    text = " ".join(request.hidden(body[:_MOST_ANSWER_BYTES].decode(errors="replace")).split())
+    answer = Answer(response.status, response.reason, cut(text, _MOST_ANSWER), body if request.answered else b"")
     if 200 <= answer.status < 300:
         return answer
     if answer.status in _FOR_NOW or answer.status >= 500:

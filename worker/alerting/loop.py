@@ -19,6 +19,7 @@ import structlog
 from pydantic import ValidationError
 
 from worker.alerting.alerts import ScoreRecord
+from worker.alerting.answers import Answers
 from worker.alerting.delivery import Answer, NotTaken, Refused
 from worker.alerting.grouping import Budget, Waiting
 from worker.alerting.memory import Memory, Mutes
@@ -27,6 +28,7 @@ from worker.delivery.deadline import Deadline, StopDeadline
 from worker.delivery.outage import Outage
 from worker.delivery.protocols import Committed, Source, TopicReader
 from worker.errors import RunError, TransactionAborted
+from worker.processing.feedback import FeedbackRecord
 from worker.processing.records import Partition, Records
 from worker.settings.document import Settings
 
@@ -86,6 +88,7 @@ class AlertLoop:
         send: posts a request (`worker.alerting.delivery.post`).
         outage: what is known of a broker that does not answer.
         as_json: makes JSON of the value of a score record.
+        say: writes a verdict that the receiver answered with.
         clock, sleep: monotonic seconds, and what lets them pass.
         now: the time of day.
     """
@@ -100,6 +103,7 @@ class AlertLoop:
         send: Callable[[Request], Answer],
         outage: Outage,
         as_json: Callable[[bytes | None], bytes | None] = lambda value: value,
+        say: Callable[[FeedbackRecord], object] = lambda _record: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -121,6 +125,8 @@ class AlertLoop:
         self._kept_alive_at = clock()
         self._log = _log.bind(receiver=name)
         self._as_json = as_json
+        answers = alert.receivers[name].answers
+        self._answers = Answers(settings.application_id, f"receiver {name}", say) if answers else None
         self._outage = outage
         outage.while_away = self._while_away
 
@@ -224,6 +230,8 @@ class AlertLoop:
         if place is None or self._rewind:
             return
         for offset, time_ms, record in self._score_records(records):
+            if self._answers is not None:
+                self._answers.see(record)
             change = place.memory.take(record, offset, time_ms)
             if change is not None:
                 if not self._waiting:
@@ -263,7 +271,9 @@ class AlertLoop:
         notifications = self._waiting.take(by_session=self._receiver.by_session, most=self._budget.left)
         for notification in notifications:
             for request in self._receiver.requests(notification, self._now()):
-                self._send_until_taken(request)
+                answer = self._send_until_taken(request)
+                if self._answers is not None and notification.status == "firing":
+                    self._answers.take(notification.alerts, answer.body)
                 if self._clock() - self._kept_alive_at >= _KEEP_ALIVE_S:
                     self._keep_alive()
             if notification.status == "firing" or not self._receiver.by_session:
@@ -279,8 +289,8 @@ class AlertLoop:
         elif self._waiting and at_once:
             raise _NotTold("alert.most_per_minute are sent")
 
-    def _send_until_taken(self, request: Request) -> None:
-        """Send a request, again and again where the receiver is away.
+    def _send_until_taken(self, request: Request) -> Answer:
+        """Send a request, again and again where the receiver is away; returns the answer.
 
         Raises:
             RunError: it is refused.
@@ -289,7 +299,7 @@ class AlertLoop:
         backoff_s, since, times, logged_at = _LEAST_BACKOFF_S, self._clock(), 0, -_LOG_EVERY_S
         while True:
             try:
-                self._send(request)
+                answer = self._send(request)
             except NotTaken as error:
                 times += 1
                 now = self._clock()
@@ -308,7 +318,7 @@ class AlertLoop:
             else:
                 if times:
                     self._log.info("receiver_back", seconds=round(self._clock() - since, 1), unanswered=times)
-                return
+                return answer
 
     def _wait(self, until: Deadline) -> None:
         while not until.passed:

@@ -31,11 +31,13 @@ class Request:
         url: http or https.
         headers: beside those of the connection; may hold secrets.
         body: JSON.
+        answered: whether what comes back may be verdicts (`worker.alerting.answers`).
     """
 
     url: str
     headers: Mapping[str, str]
     body: Any
+    answered: bool = False
 
     def content(self) -> bytes:
         """The body's bytes."""
@@ -77,7 +79,7 @@ class _Webhook:
     by_session = False
 
     def __init__(self, settings: ReceiverSettings) -> None:
-        self._url, self._headers = settings.address, settings.headers
+        self._url, self._headers, self._answered = settings.address, settings.headers, settings.answers
 
     def requests(self, notification: Notification, now: datetime) -> Iterator[Request]:
         first = notification.alerts[0]
@@ -92,7 +94,7 @@ class _Webhook:
             "sent_at": _time(now),
             "alerts": [_details(alert) | {"id": alert.id} for alert in notification.alerts],
         }
-        yield Request(self._url, self._headers, body)
+        yield Request(self._url, self._headers, body, self._answered)
 
 
 class _Slack:
@@ -268,6 +270,7 @@ def _details(alert: Alert) -> dict[str, object]:
         "partition": alert.partition,
         "first_offset": alert.first_offset,
         "last_offset": alert.last_offset,
+        **({} if alert.pattern is None else {"pattern": alert.pattern}),
     }
 
 

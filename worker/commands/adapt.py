@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
@@ -20,19 +20,21 @@ from rich.table import Table
 
 from detector.training.bounds import MOST_TEMPLATES
 from worker.commands.capture import capture_records
+from worker.commands.feedback import verdicts_of
 from worker.commands.terminal.stage_lines import StageLines
-from worker.commands.verdicts import Answer, with_answers
 from worker.errors import SettingsError, WorkerError
 from worker.files.input_files import open_inputs
 from worker.files.recent_traffic import RecentTraffic, read_recent_traffic
 from worker.files.training_set import is_validation
 from worker.formats.printable import printable
+from worker.processing.feedback import read_feedback_file
 from worker.processing.fit import check_fit
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
     from detector.checkpoint import Checkpoint
     from detector.history import Change
+    from detector.scoring.families import Verdict
     from detector.training.data import TrainingSessions
     from detector.training.gate import Figure
     from detector.training.loop import TrainingProgress
@@ -44,7 +46,20 @@ _LISTED: Final = 8  # changes and templates that are shown of each kind
 
 
 class NotAdapted(WorkerError):
-    """There is no new checkpoint, for a reason that is no failure: it would be worse, or nothing may be learnt."""
+    """There is no new checkpoint, for a reason that is no failure: it would be worse, or nothing may be learnt.
+
+    Args:
+        reason: why.
+        renewal: what was refused, where it came so far.
+    """
+
+    def __init__(self, reason: str, renewal: Renewal | None = None) -> None:
+        super().__init__(reason)
+        self.renewal = renewal
+
+    def to_json(self) -> bytes:
+        """One JSON object, schema `logmamba.adaptation/1`."""
+        return _json(self.renewal, {"taken": False, "reason": str(self)})
 
 
 @dataclass(frozen=True)
@@ -87,17 +102,13 @@ class Adapted:
 
     def to_json(self) -> bytes:
         """One JSON object, schema `logmamba.adaptation/1`."""
-        return orjson.dumps(
-            {
-                "schema": SCHEMA,
-                "taken": self.version is not None,
-                "version": self.version,
-                "was": self.was,
-                "checkpoint": self.renewal.digest,
-                **asdict(self.renewal.adaptation),
-                "figures": self.renewal.figures,
-            }
-        )
+        outcome = {"taken": self.version is not None, "version": self.version, "was": self.was}
+        return _json(self.renewal, {**outcome, "checkpoint": self.renewal.digest})
+
+
+def _json(renewal: Renewal | None, outcome: dict[str, object]) -> bytes:
+    did = {} if renewal is None else {**asdict(renewal.adaptation), "figures": renewal.figures}
+    return orjson.dumps({"schema": SCHEMA, **outcome, **did})
 
 
 def adapt_checkpoint(
@@ -105,7 +116,7 @@ def adapt_checkpoint(
     traffic: Traffic,
     *,
     older: Sequence[Path] = (),
-    answers: Sequence[Answer] = (),
+    feedback: Path | None = None,
     options: RenewalOptions,
     resume: bool = False,
     dry_run: bool = False,
@@ -117,7 +128,7 @@ def adapt_checkpoint(
         settings: `model.checkpoint`, and `input`, `sessions` and `tokenizer`, by which sessions are formed.
         traffic: what to learn from.
         older: files of before; none for the sample that the checkpoint keeps.
-        answers: verdicts on families, which count from this adaptation on.
+        feedback: file of verdicts, as `logmamba feedback --list --json` prints them; None for those of the topic.
         options: how.
         resume: go on after a rollback.
         dry_run: say what would come of it, and leave everything as it is.
@@ -141,22 +152,16 @@ def adapt_checkpoint(
         why = versions.held()
         if why is not None and not resume:
             raise NotAdapted(f"{why}; nothing is adapted until `logmamba adapt --resume` says that it may")
-        parent = load(place)
-        if parent.judge is not None:
-            parent = replace(parent, judge=with_answers(parent.judge, answers))
-        elif answers:
-            raise SettingsError(
-                ["--feedback: the checkpoint has no families; allowed: none for one trained with labels"]
-            )
+        parent, verdicts = load(place), _verdicts(settings, feedback)
         recent = _read(settings, traffic, parent, console)
         before = _older(settings, older, parent, recent, console)
         _describe(recent, before, parent, console)
         with versions.candidate() as candidate:
-            renewal = _renewed(parent, recent, before, candidate, options, console)
+            renewal = _renewed(parent, recent, before, verdicts, candidate, options, console)
             _tell(renewal, options, console)
             if worse := renewal.worse:
                 which = ", ".join(each.words for each in worse)
-                raise NotAdapted(f"the checkpoint stays as it is, since the new one is worse: {which}")
+                raise NotAdapted(f"the checkpoint stays as it is, since the new one is worse: {which}", renewal)
             if dry_run:
                 return Adapted(renewal, None, None)
             was, version = versions.take(candidate, parent)
@@ -190,10 +195,26 @@ def _read_files(
     return read_recent_traffic(settings, files, parent.vocabulary, most_templates=most_templates, seed=seed)
 
 
+def _verdicts(settings: Settings, feedback: Path | None) -> dict[str, Verdict]:
+    """What people said of patterns, in a file, or else in the topic of the settings."""
+    if feedback is None and settings.feedback.topic is None:
+        return {}
+    said = verdicts_of(settings) if feedback is None else read_feedback_file(feedback)
+    return {pattern: record.verdict for pattern, record in said.records.items()}
+
+
 def _older(
     settings: Settings, paths: Sequence[Path], parent: Checkpoint, recent: RecentTraffic, console: Console
 ) -> TrainingSessions:
     """The sessions of before: of files, or the sample that the checkpoint keeps."""
+    labelled = parent.manifest.training.mode == "labelled"
+    if paths and labelled:
+        raise SettingsError(
+            [
+                f"--older: files have no labels, and {settings.model.checkpoint} was trained with some; allowed: none, "
+                "where the checkpoint keeps a sample, or a new training"
+            ]
+        )
     if paths:
         known = replace(parent, vocabulary=recent.vocabulary)
         return _read_files(settings, paths, known, console, most_templates=0).sessions
@@ -201,7 +222,7 @@ def _older(
         raise SettingsError(
             [
                 f"--older: is missing, and {settings.model.checkpoint} keeps no sample of what it learnt from (it was "
-                "trained by an older version); allowed: the files that it was trained on, or others of that time"
+                f"trained by an older version); allowed: {'a new training' if labelled else 'files of that time'}"
             ]
         )
     return parent.replay
@@ -238,6 +259,7 @@ def _renewed(
     parent: Checkpoint,
     recent: RecentTraffic,
     older: TrainingSessions,
+    verdicts: Mapping[str, Verdict],
     candidate: Path,
     options: RenewalOptions,
     console: Console,
@@ -245,7 +267,7 @@ def _renewed(
     from detector.training.renewal import Recent, TooLittle, renew
 
     seed = len(parent.manifest.history)
-    traffic = Recent(recent.sessions, recent.days, recent.vocabulary, lambda key: is_validation(key, seed))
+    traffic = Recent(recent.sessions, recent.days, recent.vocabulary, lambda key: is_validation(key, seed), verdicts)
     try:
         with _learning(console) as report:
             return renew(parent, traffic, older, candidate, options=options, progress=report)

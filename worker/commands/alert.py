@@ -22,6 +22,7 @@ from worker.errors import SettingsError, WorkerError
 from worker.kafka.alert_source import AlertSource
 from worker.kafka.avro import score_reader
 from worker.kafka.clients import ClientProperties
+from worker.kafka.feedback import write_feedback
 from worker.kafka.source import KafkaReader
 from worker.observability.log import configure_logging
 from worker.processing.records import Partition
@@ -143,6 +144,7 @@ def _run_loops(
                         send=send_of(name),
                         outage=outage,
                         as_json=as_json,
+                        say=lambda record: write_feedback(settings, [(record.pattern, record)]),
                     )
                     loop.run(over.is_set)
             finally:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from detector.scoring.families import Verdict
 from detector.text.tokenizer import Tokenizer
 from worker.commands.explain import ExplainedSession, Found, explained, explaining_pipeline
 from worker.commands.explain_tokens import read_tokens, texts_of
@@ -31,7 +32,7 @@ from worker.processing.line_texts import TextKeeper
 from worker.processing.origins import EVENT_BITS, NumberedOrigins
 from worker.processing.outputs import RAISED
 from worker.processing.records import Partition
-from worker.processing.score_records import ReadScoreRecord, Retracted
+from worker.processing.score_records import ReadScoreRecord, Retracted, Severity
 from worker.processing.scorer import load_scorer
 from worker.processing.session_columns import RANK_EXPIRED, ClosedBy, ClosedSession
 from worker.processing.session_state import Session
@@ -70,14 +71,45 @@ class _Model(BaseModel):
     checkpoint: str
 
 
+class _Reason(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    text: str
+
+
+class _TopEvent(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    template: str
+
+
+class _Applied(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    verdict: Verdict
+    scored: Severity
+
+
 class ScoreRecord(ReadScoreRecord):
     """What is needed of a score record."""
 
+    severity: Severity
+    pattern: str | None = None
+    feedback: _Applied | None = None
+    reason: _Reason | None = None
+    top_events: tuple[_TopEvent, ...] = ()
     retracts: tuple[Retracted, ...] = ()
     closed_by: ClosedBy | None
     source: _Source
     model: _Model
     origins: tuple[_Origin, ...] | None = None
+
+    @property
+    def why(self) -> str:
+        """What stands out: the record's reason, else its most surprising events."""
+        if self.reason is not None:
+            return self.reason.text
+        return "; ".join(dict.fromkeys(each.template for each in self.top_events))
 
 
 def read_score_record(settings: Settings, value: bytes) -> ScoreRecord:
@@ -87,10 +119,15 @@ def read_score_record(settings: Settings, value: bytes) -> ScoreRecord:
         RunError: it is none; the first thing that is wrong is named. Or the schema registry cannot be used.
     """
     with score_reader(settings) as as_json:
-        return _score_record(as_json(value) or b"")
+        return score_record(as_json(value) or b"")
 
 
-def _score_record(text: bytes) -> ScoreRecord:
+def score_record(text: bytes) -> ScoreRecord:
+    """The score record that a JSON text is.
+
+    Raises:
+        RunError: it is none; the first thing that is wrong is named.
+    """
     try:
         return ScoreRecord.model_validate_json(text)
     except ValidationError as error:
@@ -126,11 +163,25 @@ def explain_record(
         tell(f"the record was scored with {record.model.checkpoint}, this is {scorer.checkpoint}")
     if record.kind == "early":
         tell("an early record: the session went on; it is explained as if it had ended there")
+    if record.feedback is not None:
+        tell(
+            f"an operator judged its pattern {record.feedback.verdict}, so it is {record.severity}; its score alone "
+            f"makes it {record.feedback.scored}"
+        )
     found = _found(settings, scorer, record, Deadline(limit_s))
     result = explained(pipeline, scorer, found, adaptive=settings.scoring.adaptive is not None)
     if record.kind == "final" and abs(result.record["score"] - record.score) > _LAST_DIGITS:
         tell(f"the record says {record.score}, these events give {result.record['score']}")
     return result
+
+
+def tokens_of_session(settings: Settings, scorer: Scorer, record: ScoreRecord) -> bytes:
+    """The tokens of a record's session, as a scorer takes them, of its lines in Kafka.
+
+    Raises:
+        RunError: as `explain_record`.
+    """
+    return _found(settings, scorer, record, Deadline()).closed.session.tokens.tobytes()
 
 
 def explain_for_a_page(settings: Settings, record: bytes, limit_s: float) -> Explanation:
@@ -151,7 +202,7 @@ def explain_for_a_page(settings: Settings, record: bytes, limit_s: float) -> Exp
     on_cpu = settings.model.model_copy(update={"device": "cpu", "precision": "auto", "kernels": "auto"})
     notes: list[str] = []
     scorer = load_scorer(settings.model_copy(update={"model": on_cpu}))
-    explained = explain_record(settings, scorer, _score_record(record), notes.append, limit_s)
+    explained = explain_record(settings, scorer, score_record(record), notes.append, limit_s)
     return Explanation(orjson.loads(explained.to_json()), notes)
 
 

@@ -1,4 +1,6 @@
-"""Settings and checkpoint of a running worker, read again: on SIGHUP, and when the checkpoint's files have changed.
+"""Settings, checkpoint and verdicts of a running worker, read again.
+
+Settings are on SIGHUP, the checkpoint also when its files have changed, and verdicts of operators as they come.
 
 What takes time happens in a thread beside the loop; what is ready is taken by the loop (`worker.delivery.protocols`,
 `Reloads`). What a restart would refuse is refused here, and so is a checkpoint that differs from the settings in more
@@ -10,16 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import structlog
 from pydantic import BaseModel
 
-from worker.errors import SettingsError
+from worker.delivery.feedback_topic import FeedbackTopic
+from worker.errors import RunError, SettingsError
 from worker.observability.log import set_log_level
 from worker.observability.metrics import Metrics
 from worker.observability.status import ReloadStatus
+from worker.processing.feedback import Feedback
 from worker.processing.fit import check_fit
 from worker.processing.pipeline import Pipeline
 from worker.processing.score_records import Serialize, iso_now
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
 _TAKEN: Final = ("model.checkpoint", "observability.log_level")  # and all of the section scoring
 _LOOK_EVERY_S: Final = 5.0
+_FEEDBACK_EVERY_S: Final = 1.0
 _LAST_READ_S: Final = 2.0  # that the end waits for what is being read
 
 _log = structlog.get_logger(__name__)
@@ -70,20 +75,32 @@ class Reload:
         read: reads them again; raises `SettingsError`.
         look_every_s: how often the checkpoint's files are looked at. They count as changed when two looks find the same
             change: a directory that is just being copied is left alone.
+        feedback_every_s: how often verdicts are looked for.
 
     Attributes:
         latest: what became of the latest reload.
     """
 
-    def __init__(self, settings: Settings, read: Callable[[], Settings], look_every_s: float = _LOOK_EVERY_S) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        read: Callable[[], Settings],
+        look_every_s: float = _LOOK_EVERY_S,
+        feedback_every_s: float = _FEEDBACK_EVERY_S,
+    ) -> None:
         self.latest: ReloadStatus | None = None
         self._read_settings = read
-        self._look_every_s = look_every_s
+        self._look_every_s, self._feedback_every_s = look_every_s, feedback_every_s
         self._wishes: SimpleQueue[Literal["read", "end"]] = SimpleQueue()  # whose `put` a signal may interrupt
         self._source = _Source(settings, None)  # of what scores
         self._lock = Lock()
         self._ready: _Read | None = None
         self._due: _Due | None = None
+        self._over = Event()
+        self._feedback: Feedback | None = None  # that holds
+        self._latest_feedback: Feedback | None = (
+            None  # that was read; set in the thread, one object in place of another
+        )
 
     @property
     def settings(self) -> Settings:
@@ -95,7 +112,14 @@ class Reload:
         self._wishes.put("read")
 
     @contextmanager
-    def watching(self, scorer: Scorer, stamp: object, metrics: Metrics, serialize: Serialize | None) -> Iterator[None]:
+    def watching(
+        self,
+        scorer: Scorer,
+        stamp: object,
+        metrics: Metrics,
+        serialize: Serialize | None,
+        feedback: FeedbackTopic | None = None,
+    ) -> Iterator[None]:
         """Read again what was asked for, or has changed, while the block runs.
 
         Args:
@@ -103,19 +127,39 @@ class Reload:
             stamp: of its checkpoint's files before they were read (`checkpoint_stamp`).
             metrics: what is counted.
             serialize: makes the values of the worker's score records, whichever checkpoint scores.
+            feedback: where verdicts come from, of which the worker begins with those that were read; None for nowhere.
         """
         self._scorer, self._metrics, self._serialize = scorer, metrics, serialize
         del scorer  # kept here, it would outlive the next one's coming
         self._source = self._source._replace(stamp=stamp)
-        thread = Thread(target=self._watch, name="logmamba-reload", daemon=True)
-        thread.start()
+        threads = [Thread(target=self._watch, name="logmamba-reload", daemon=True)]
+        if feedback is not None:
+            self._feedback = self._latest_feedback = feedback.feedback
+            metrics.feedback(self._feedback.counts())
+            threads.append(Thread(target=self._follow, args=(feedback,), name="logmamba-feedback", daemon=True))
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
             self._wishes.put("end")
-            thread.join(_LAST_READ_S)
+            self._over.set()
+            for thread in threads:
+                thread.join(_LAST_READ_S)
 
-    # -- in the thread ---------------------------------------------------------------------------------------------
+    # -- in the threads --------------------------------------------------------------------------------------------
+
+    def _follow(self, topic: FeedbackTopic) -> None:
+        unread = False
+        while not self._over.wait(self._feedback_every_s):
+            try:
+                self._latest_feedback = topic.look()
+            except RunError as error:
+                if not unread:
+                    _log.warning("feedback_unread", reason=str(error), kept="the verdicts that are known")
+                unread = True
+            else:
+                unread = False
 
     def _watch(self) -> None:
         tried = before = self._source.stamp
@@ -191,7 +235,18 @@ class Reload:
             with self._lock:
                 read, self._ready, self._due = self._ready, None, None
             self._due = self._prepared(read)
+        held = self._feedback if self._due is None else self._due.pipeline.feedback
+        if self._latest_feedback is not held:
+            self._due = self._judged_anew(self._due)
         return None if self._due is None else self._due.pipeline
+
+    def _judged_anew(self, due: _Due | None) -> _Due:
+        """What is due, or what scores, by the latest verdicts."""
+        source, scorer = (self._source, self._scorer) if due is None else (due.source, due.scorer)
+        return _Due(source, scorer, self._pipeline(source.settings, scorer))
+
+    def _pipeline(self, settings: Settings, scorer: Scorer) -> Pipeline:
+        return Pipeline(settings, scorer, self._metrics, serialize=self._serialize, feedback=self._latest_feedback)
 
     def _prepared(self, read: _Read) -> _Due | None:
         settings, old = read.source.settings, self._source.settings
@@ -204,7 +259,7 @@ class Reload:
         try:
             # Here and not in the thread: a call of CUDA's from another one may spoil the capture of a graph.
             scorer = self._scorer if read.checkpoint is None else scorer_of(settings, read.checkpoint)
-            pipeline = Pipeline(settings, scorer, self._metrics, serialize=self._serialize)
+            pipeline = self._pipeline(settings, scorer)
             known = check_fit(old, self._scorer.vocabulary, self._scorer.reading, parsed=False, times=True)
             if worse := [each for each in pipeline.misfits if each not in known]:
                 raise SettingsError(worse)
@@ -217,10 +272,18 @@ class Reload:
     def taken(self, seconds: float) -> None:
         """What was due is what the worker goes on with; the change took so long."""
         assert self._due is not None
-        (self._source, self._scorer, _), self._due = self._due, None
-        scoring = self._source.settings.describe()["scoring"]
-        _log.info("reload_taken", checkpoint=self._scorer.checkpoint, scoring=scoring, seconds=round(seconds, 3))
-        self._ended("taken", self._scorer.checkpoint)
+        (source, scorer, pipeline), self._due = self._due, None
+        read_again = source is not self._source or scorer is not self._scorer
+        self._source, self._scorer = source, scorer
+        if pipeline.feedback is not None and pipeline.feedback is not self._feedback:
+            self._feedback = pipeline.feedback
+            counts = self._feedback.counts()
+            self._metrics.feedback(counts)
+            _log.info("feedback_taken", version=self._feedback.version, patterns=counts, seconds=round(seconds, 3))
+        if read_again:
+            scoring = source.settings.describe()["scoring"]
+            _log.info("reload_taken", checkpoint=scorer.checkpoint, scoring=scoring, seconds=round(seconds, 3))
+            self._ended("taken", scorer.checkpoint)
 
     def refused(self, error: Exception) -> None:
         """The worker goes on with what it had."""

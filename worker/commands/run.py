@@ -17,6 +17,7 @@ from worker.delivery.loop import Worker
 from worker.kafka.avro import score_writer
 from worker.kafka.clients import ClientProperties
 from worker.kafka.connect import connect
+from worker.kafka.feedback import feedback_topic
 from worker.kafka.group_members import look_for_members
 from worker.kafka.topics import Topics
 from worker.observability.http_server import Page, serve
@@ -92,8 +93,8 @@ def run_worker(settings: Settings, stopping: Callable[[], bool], reload: Reload,
         shown: entered while it works.
 
     Raises:
-        RunError: no broker answers, the checkpoint is refused, the schema registry cannot be used, or the worker cannot
-            go on.
+        RunError: no broker answers, the checkpoint is refused, the schema registry or the topic of verdicts cannot be
+            used, or the worker cannot go on.
         SettingsError: settings that do not fit the checkpoint.
     """
     _log.info("starting", settings=settings.describe())
@@ -108,11 +109,14 @@ def run_worker(settings: Settings, stopping: Callable[[], bool], reload: Reload,
     if not stopping():  # its producer would fence one of its name that goes on working
         metrics = Metrics()
         serialize = score_writer(settings)
-        pipeline = Pipeline(settings, scorer, metrics, serialize=serialize)
+        feedback = feedback_topic(settings)
+        said = None if feedback is None else feedback.look()  # a restart must not forget what is muted
+        pipeline = Pipeline(settings, scorer, metrics, serialize=serialize, feedback=said)
         worker = connect(settings, topics, pipeline, metrics, reload)
         _watch(worker, metrics)
-        with reload.watching(scorer, stamp, metrics, serialize), freed_memory_given_back(), shown(worker, metrics):
-            del scorer, pipeline  # the worker has it, as long as it needs it
+        watching = reload.watching(scorer, stamp, metrics, serialize, feedback)
+        with watching, freed_memory_given_back(), shown(worker, metrics):
+            del scorer, pipeline, watching  # the worker has it, as long as it needs it
             worker.run(stopping)
     _log.info("stopped")
 

@@ -15,6 +15,7 @@ from worker.files.input_files import open_inputs
 from worker.files.log_files import LogStream, parsed_session, partition_of
 from worker.files.refusals import Refusals
 from worker.observability.metrics import Metrics
+from worker.processing.feedback import Feedback
 from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition
@@ -42,6 +43,7 @@ def score_files(
     output: Path,
     progress: Callable[[int], object] = lambda _bytes: None,
     tell: Callable[[str], object] = lambda _line: None,
+    feedback: Feedback | None = None,
 ) -> ScoredFiles:
     """Score every session of the input files; what is open at the end of the input closes as `end_of_input`.
 
@@ -54,6 +56,7 @@ def score_files(
         output: JSON lines.
         progress: told how many bytes of raw logs were read since the last call.
         tell: told, before reading, what does not quite fit, and after it which lines were refused, a line each.
+        feedback: verdicts to judge by; None: none, and records name patterns where there is a `feedback.topic`.
 
     Raises:
         InputFileError: an input cannot be read, or the inputs hold no session.
@@ -62,7 +65,9 @@ def score_files(
     """
     files = open_inputs(settings, inputs)
     settings = settings.model_copy(update={"scoring": settings.scoring.model_copy(update={"early": False})})
-    pipeline = Pipeline(settings, scorer, Metrics(), parsed=files.parsed, times=files.times)
+    if feedback is None and settings.feedback.topic is not None:
+        feedback = Feedback()
+    pipeline = Pipeline(settings, scorer, Metrics(), parsed=files.parsed, times=files.times, feedback=feedback)
     for note in (*files.notes, *pipeline.misfits):
         tell(note)
     done = ScoredFiles()

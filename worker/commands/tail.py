@@ -86,12 +86,20 @@ class _TopEvent(BaseModel):
     text: str | None = None
 
 
+class _Applied(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    verdict: str
+    scored: Severity
+
+
 class _Record(ReadScoreRecord):
     """What is shown of a score record."""
 
     severity: Severity
     last_event_time: str | None
     top_events: list[_TopEvent]
+    feedback: _Applied | None = None
 
 
 def _print(followed: Followed, least: Severity, out: Console, err: Console, *, as_json: bool) -> None:
@@ -125,6 +133,8 @@ def _line(record: _Record) -> Text:
         shown(record.session, "bold"),
         f"  {record.events} events" + (", still open" if record.kind == "early" else ""),
     )
+    if record.feedback is not None:
+        line.append(f"  judged {record.feedback.verdict}, {record.feedback.scored} by its score", "dim")
     if record.top_events:
         top = record.top_events[0]
         line.append_text(Text.assemble("  ", shown(top.text or top.template), (f" ({top.surprise:.1f} nats)", "dim")))

@@ -7,7 +7,7 @@ alarm any more, one judged anomalous is a critical one. A worker that runs takes
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +24,6 @@ from worker.formats.printable import printable
 if TYPE_CHECKING:
     from detector.checkpoint import Checkpoint
     from detector.scoring.families import Families, Family, Verdict
-    from detector.scoring.judge import Judge
 
 SCHEMA = "logmamba.verdicts/1"
 
@@ -147,28 +146,18 @@ def learn(directory: Path, answers: list[Answer], *, today: str | None = None) -
         InputFileError: there is no such family.
     """
     from detector.checkpoint import save_verdicts
+    from detector.scoring.judge import Judge
 
     checkpoint = families_of(directory)
     assert checkpoint.judge is not None, "families_of has seen to that"
-    return save_verdicts(directory, with_answers(checkpoint.judge, answers, today=today))
-
-
-def with_answers(judge: Judge, answers: Sequence[Answer], *, today: str | None = None) -> Judge:
-    """What holds with these answers; arguments as for `learn`.
-
-    Raises:
-        InputFileError: there is no such family.
-    """
-    from detector.scoring.judge import Judge as NewJudge
-
     on = datetime.now(UTC).date().isoformat() if today is None else today
-    families: Families = judge.families
+    families: Families = checkpoint.judge.families
     for answer in answers:
         try:
             families = families.judged(answer.family, answer.verdict, on)
         except ValueError as error:
             raise InputFileError(f"verdict on {answer.family!r}: {error}") from error
-    return NewJudge(judge.tolerances, families, judge.rising)
+    return save_verdicts(directory, Judge(checkpoint.judge.tolerances, families, checkpoint.judge.rising))
 
 
 def ask(directory: Path, console: Console, ask_for: Callable[[str], str]) -> list[Answer]:

@@ -133,7 +133,7 @@ class Report:
             broker_away=self._outage.lasts,
             missing_topics=tuple(self._source.missing_topics()),
             partitions=tuple(map(self._partition, sorted(self._partitions))),
-            totals=dict(self.totals),
+            totals=self.totals | self._metrics.judged_sessions,
             unknown_share=self.pipeline.unknown_share,
             reload=self._reloads.latest,
         )

@@ -57,9 +57,9 @@ class Start:
     pointer: SnapshotPointer | None = None
 
     @property
-    def state(self) -> tuple[SessionsState | None, AdaptiveState | None, pa.RecordBatch | None]:
+    def state(self) -> tuple[SessionsState | None, AdaptiveState | None, pa.RecordBatch | None, int | None]:
         """What `Pipeline.open` goes on from."""
-        return self.sessions, self.thresholds, self.texts
+        return self.sessions, self.thresholds, self.texts, None if self.pointer is None else self.pointer.feedback
 
 
 class _Reread(NamedTuple):
@@ -78,15 +78,25 @@ class StateStore:
         vocabulary: of the tokens in the snapshots to come; a snapshot of another vocabulary is tokenised anew.
         decoder: reads raw records again when the vocabulary has changed.
         reader: reads the state topic and the raw topics.
+        feedback: version of the verdicts that outputs are judged by, for the snapshots to come.
     """
 
-    def __init__(self, settings: Settings, *, vocabulary: Vocabulary, decoder: AnyDecoder, reader: TopicReader) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        vocabulary: Vocabulary,
+        decoder: AnyDecoder,
+        reader: TopicReader,
+        feedback: int | None = None,
+    ) -> None:
         self._application_id = settings.application_id
         self._topic = settings.state_topic
         self._max_part_bytes = settings.message_max_bytes - _RECORD_OVERHEAD_BYTES
         self._vocabulary = vocabulary
         self._decoder = decoder
         self._reader = reader
+        self._feedback = feedback
         self._start = settings.input.start
         self._on_lost_offsets = settings.input.on_lost_offsets
         self._partitions: list[int] | None = None
@@ -125,7 +135,7 @@ class StateStore:
 
     def pointer(self, partition: Partition, position: int, first_offset: int, parts: int) -> SnapshotPointer:
         """What a committed offset's metadata says of a snapshot that was just written."""
-        return SnapshotPointer(position, self._state_partition(partition), first_offset, parts)
+        return SnapshotPointer(position, self._state_partition(partition), first_offset, parts, self._feedback)
 
     def hand_over(
         self, old: AnyPipeline, new: AnyPipeline, partitions: Sequence[Partition], between: Callable[[], None]
@@ -146,9 +156,9 @@ class StateStore:
         for each, (state, *_) in states.items():
             snapshot = Snapshot(old.position(each), self._vocabulary.sha256, len(self._vocabulary.templates), state)
             sessions[each] = _with_tokens_of(vocabulary, new.decoder, each, snapshot, self._reader, between)
-        self._vocabulary, self._decoder = vocabulary, new.decoder
-        for each, (_, *others) in states.items():
-            new.open(each, old.position(each), old.position(each), sessions[each], *others)
+        self._vocabulary, self._decoder, self._feedback = vocabulary, new.decoder, new.feedback_version
+        for each, (_, thresholds, texts) in states.items():
+            new.open(each, old.position(each), old.position(each), sessions[each], thresholds, texts)
 
     def start(self, partition: Partition, committed: Committed | None) -> Start:
         """How to start a partition that was just assigned.

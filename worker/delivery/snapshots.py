@@ -45,6 +45,7 @@ _WITHOUT_WAITING: Final = 2  # the format before waiting events, which is still 
 _WITH_TEXTS: Final = 5
 _READ: Final = (_WITHOUT_WAITING, FORMAT_VERSION, WITH_ORIGINS, _WITH_TEXTS)
 POINTER_VERSION: Final = 2  # version 1 did not name the worker
+_MAY_BE_ABSENT: Final = ("feedback",)  # of a pointer, where the application has none
 
 _MAGIC: Final = b"logmamba"
 _HEADER: Final = struct.Struct(">8sHII32s")
@@ -91,6 +92,8 @@ class SnapshotPointer:
     state_partition: int
     first_offset: int  # of the first part in the state partition
     parts: int
+    # Version of the verdicts that what came since the snapshot was judged by (`worker.processing.feedback`).
+    feedback: int | None = None
 
     def to_metadata(self, worker: str) -> str:
         """The metadata string: JSON, far below the broker's limit of 4,096 bytes.
@@ -98,7 +101,8 @@ class SnapshotPointer:
         Args:
             worker: the instance that commits it, for `committer`.
         """
-        return orjson.dumps({"version": POINTER_VERSION, **asdict(self), "worker": worker}).decode()
+        places = {name: value for name, value in asdict(self).items() if value is not None}
+        return orjson.dumps({"version": POINTER_VERSION, **places, "worker": worker}).decode()
 
     @classmethod
     def from_metadata(cls, metadata: str | None) -> SnapshotPointer | None:
@@ -120,7 +124,7 @@ class SnapshotPointer:
             raise SnapshotError(f"offset metadata: version {version!r}, this worker reads 1 and {POINTER_VERSION}")
         if version > 1 and not isinstance(found.pop("worker", None), str):
             raise SnapshotError("offset metadata: names no worker")
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.name in found or field.name not in _MAY_BE_ABSENT]
         if sorted(found) != sorted(names):
             raise SnapshotError(f"offset metadata: has {sorted(found)}, expected {sorted(names)}")
         for name in names:

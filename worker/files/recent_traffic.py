@@ -33,7 +33,7 @@ from worker.processing.decoder import Decoder
 from worker.processing.session_rules import SessionRules
 from worker.settings.document import Settings
 
-MOST_EVENTS: Final = 4_000_000
+MOST_EVENTS: Final = 2_000_000
 LEAST_LINES: Final = 5
 """Lines that a new template has at least; what comes less often is as well left unknown."""
 

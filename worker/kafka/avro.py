@@ -21,7 +21,7 @@ from worker.shipped import shipped_text
 _SCHEMA_FILE: Final = "score-record.avsc"
 _MAGIC: Final = b"\0"  # begins what is in the wire format; no JSON text does
 # Fields that a record in JSON, or an event in it, only has where they say something.
-_OPTIONAL: Final = ("reason", "retracts", "text", "origins", "origin")
+_OPTIONAL: Final = ("reason", "pattern", "feedback", "retracts", "text", "origins", "origin")
 _CLIENT: Final = {"timeout": 10, "max.retries": 2, "retries.wait.ms": 200, "retries.max.wait.ms": 1_000}
 _NOT_FOUND: Final = 404
 

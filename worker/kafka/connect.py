@@ -66,6 +66,7 @@ def connect(
         reader=KafkaReader(
             properties.reader(), outage, batch_records=settings.worker.batch_records, with_headers=headers
         ),
+        feedback=pipeline.feedback_version,
     )
     sink = (
         TransactionalSink(properties.producer(), outage)

@@ -23,6 +23,7 @@ _PROBE = "logmamba-check"  # the instance that no worker is
 _TRANSACTIONS_TIMEOUT_S = 30.0  # those of a new cluster take seconds to know where they are kept
 
 _READ, _WRITE = AclOperation.READ, AclOperation.WRITE
+_OF_OUTPUTS: Mapping[str, Sequence[AclOperation]] = {"state": (_READ, _WRITE), "feedback": (_READ,)}
 
 
 class Permission(NamedTuple):
@@ -48,7 +49,7 @@ def permissions(properties: ClientProperties, topics: Topics) -> Iterator[Permis
     if not settings.input.topics_are_pattern:
         needs |= dict.fromkeys(settings.input.topics, (_READ,))
     needs |= {topic.name: (_READ,) for topic in topics.inputs()}
-    needs |= {topic.name: (_READ, _WRITE) if topic.use == "state" else (_WRITE,) for topic in topics.outputs()}
+    needs |= {topic.name: _OF_OUTPUTS.get(topic.use, (_WRITE,)) for topic in topics.outputs()}
     yield from _of_topics(admin, needs)
     for name, reason in topics.may_be_created():
         yield Permission(f"create {name}", reason is None, reason or "allowed")
@@ -58,10 +59,13 @@ def permissions(properties: ClientProperties, topics: Topics) -> Iterator[Permis
 
 
 def alert_permissions(properties: ClientProperties) -> Iterator[Permission]:
-    """Likewise what `logmamba alert` does: read the score topic, in a group for each receiver."""
+    """Likewise what `logmamba alert` does: read the score topic, in a group for each receiver, and write verdicts."""
     settings = properties.settings
     admin = AdminClient(properties.admin())
-    yield from _of_topics(admin, {settings.output.topic: (_READ,)})
+    needs: dict[str, Sequence[AclOperation]] = {settings.output.topic: (_READ,)}
+    if settings.feedback.topic is not None and any(each.answers for each in settings.alert.receivers.values()):
+        needs[settings.feedback.topic] = (_WRITE,)
+    yield from _of_topics(admin, needs)
     for name in settings.alert.receivers:
         yield from _of_group(admin, settings.alert_group(name))
 

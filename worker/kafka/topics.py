@@ -19,7 +19,7 @@ from worker.settings.document import Settings
 REACH_TIMEOUT_S = 8.0
 _REFUSED_AFTER_S = 2.0  # a broker that lets nobody in does so at once
 _CREATE_TIMEOUT_S = 60.0
-_MOST_STATE_PARTITIONS = 16
+_MOST_PARTITIONS = {"state": 16, "feedback": 1}  # of the compacted ones
 _BACKOFF_S = 0.2
 _AS_BROKERS_SAY = -1  # their default.replication.factor
 _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL)
@@ -62,12 +62,13 @@ class Topics:
         return [self._topic(name, "input") for name in names]
 
     def outputs(self) -> list[Topic]:
-        """The topics that the worker writes."""
-        output = self._settings.output
+        """The topics that the worker writes, and the one that verdicts come from."""
+        output, feedback = self._settings.output, self._settings.feedback.topic
         return [
             self._topic(output.topic, "scores"),
             self._topic(output.dead_letter_topic, "dead letters"),
             self._topic(self._settings.state_topic, "state"),
+            *([] if feedback is None else [self._topic(feedback, "feedback")]),
         ]
 
     def require_inputs(self, *, one_is_enough: bool = False) -> None:
@@ -89,7 +90,8 @@ class Topics:
         """Create what the worker writes and is not there; returns these topics.
 
         The topics of scores and dead letters get `output.partitions`, or as many as the largest input topic. The state
-        topic is compacted, and its partitions hold the snapshots of several input partitions each.
+        topic is compacted, and its partitions hold the snapshots of several input partitions each; that of verdicts is
+        compacted and has one.
 
         Raises:
             RunError: a topic can neither be found nor created, or no input topic tells how many partitions it needs.
@@ -107,9 +109,9 @@ class Topics:
         new = [
             NewTopic(
                 topic.name,
-                min(partitions, _MOST_STATE_PARTITIONS) if topic.use == "state" else partitions,
+                min(partitions, _MOST_PARTITIONS.get(topic.use, partitions)),
                 output.replication_factor or _AS_BROKERS_SAY,
-                config={"cleanup.policy": "compact"} if topic.use == "state" else {},
+                config={"cleanup.policy": "compact"} if topic.use in _MOST_PARTITIONS else {},
             )
             for topic in missing
         ]

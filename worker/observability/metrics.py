@@ -61,6 +61,7 @@ class Metrics:
         registry: where they are.
         score_histogram: of the final scores so far (`detector.scoring.score_histogram`), for the status page; another
             array after each change.
+        judged_sessions: how many sessions verdicts have muted, and raised to critical.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Metrics:
         self._wall_clock = wall_clock
         self._beat_at = clock()
         self.score_histogram = score_histogram([])
+        self.judged_sessions = {"muted": 0, "raised": 0}
         ProcessCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -112,6 +114,9 @@ class Metrics:
         self._falls = counter("stream_time_falls", "Falls of stream time, from a wrong clock that had been believed")
         self._closed = counter("sessions_closed", "Sessions closed, by what closed them", "closed_by")
         self._scores = counter("scores", "Score records made", "kind", "severity")
+        self._muted = counter("muted", "Sessions that a verdict of an operator took for normal", "severity")
+        self._raised = counter("raised", "Sessions that a verdict of an operator made critical", "severity")
+        self._judged = gauge("judged_patterns", "Patterns that have a verdict of an operator", "verdict")
         self._replayed = counter("replayed_records", "Records read again after a restart or an abort")
         self._transactions = counter("transactions", "Transactions, by how they ended", "result")
         self._commit_failures = counter("commit_failures", "Transactions that were aborted, by why", "cause")
@@ -148,6 +153,7 @@ class Metrics:
         self._gpu: Gpu | None = None
         self._unknown_share.set(math.nan)
         self.brokers(up=0, down=0)
+        self.feedback({"normal": 0, "anomalous": 0})
         for event in ("assigned", "revoked", "lost"):
             self._rebalances.labels(event)
         for result in ("taken", "refused"):
@@ -174,9 +180,13 @@ class Metrics:
         ):
             for label in labels:
                 counted.labels(label)
-        for kind in kinds:
-            for severity in severities:
+        for severity in severities:
+            for kind in kinds:
                 self._scores.labels(kind, severity)
+        for severity in severities[1:]:
+            self._muted.labels(severity)
+        for severity in severities[:-1]:
+            self._raised.labels(severity)
 
     def heartbeat(self) -> None:
         """The loop has come round once more."""
@@ -295,6 +305,17 @@ class Metrics:
         """So many score records were made of each kind and severity."""
         for (kind, severity), count in records.items():
             self._scores.labels(kind, severity).inc(count)
+
+    def judged(self, scored: str, severity: str) -> None:
+        """A verdict gave a session another severity than its score alone does."""
+        muted = severity == "normal"
+        (self._muted if muted else self._raised).labels(scored).inc()
+        self.judged_sessions["muted" if muted else "raised"] += 1
+
+    def feedback(self, verdicts: Mapping[str, int]) -> None:
+        """So many patterns have each verdict."""
+        for verdict, count in verdicts.items():
+            self._judged.labels(verdict).set(count)
 
     def final_scores(self, scores: npt.ArrayLike) -> None:
         """Sessions were scored to their ends: in [0, 1], those among them that no record is written of."""

@@ -19,6 +19,7 @@ from detector.scoring.scores import Scores
 from worker.observability.metrics import Metrics
 from worker.processing import severity_loop as loop
 from worker.processing.adaptive import LOWEST, AdaptiveThresholds
+from worker.processing.feedback import Applied, Feedback
 from worker.processing.line_texts import LineTexts
 from worker.processing.origins import EVENT_BITS, Origins, OriginsOfOpen
 from worker.processing.record_columns import BY_BITS, KINDS, NOT_CLOSED, Form, RecordColumns, Told
@@ -29,6 +30,7 @@ from worker.processing.scorer import Reason, Scorer
 from worker.processing.session_columns import CLOSED_BY, ClosedSessions, SessionColumns
 from worker.processing.session_state import Column
 from worker.processing.sessions import Sessions, SharedCause
+from worker.processing.verdict_rows import Judged, VerdictRows
 from worker.settings.document import Settings
 
 # Between the sessions that expired before an event joined its own (0) and those that the event ended (2, 3).
@@ -80,6 +82,7 @@ class OpenPartition:
     adaptive: AdaptiveThresholds | None
     texts: LineTexts | None  # where records have them
     newest_ms: int | None = None  # Kafka timestamp of the latest record
+    same_feedback: bool = True  # whether what was told since the snapshot was judged by the verdicts that hold now
     late_events: int = 0  # of those of the sessions, what is counted already
     skewed_events: int = 0
     origins: OriginsOfOpen | None = None  # of events of token records, whose offsets and causes are numbers of events
@@ -148,17 +151,26 @@ class OutputMaker:
         scorer: gives the reasons.
         encoder: makes the records.
         metrics: what is counted.
+        feedback: what operators said; None where records say nothing of patterns.
 
     Attributes:
         fixed: the thresholds where none have adapted.
     """
 
-    def __init__(self, settings: Settings, scorer: Scorer, encoder: ScoreEncoder, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        scorer: Scorer,
+        encoder: ScoreEncoder,
+        metrics: Metrics,
+        feedback: Feedback | None = None,
+    ) -> None:
         self.fixed = Thresholds(settings.scoring.warning, settings.scoring.critical)
         self._scorer = scorer
         self._encoder = encoder
         self._columns = RecordColumns(encoder)
         self._metrics = metrics
+        self._verdicts = None if feedback is None else VerdictRows(feedback, scorer)
         self._early = settings.scoring.early
         self._alerts_only = settings.output.include == "alerts"
         self._adaptive = settings.scoring.adaptive is not None
@@ -215,22 +227,28 @@ class OutputMaker:
         early = rows.closed_by == NOT_CLOSED
         shown = np.empty(len(which), np.float64)
         round_all(rows.scores, shown)
-        judged = loop.Judged(*(np.empty(len(which), np.int64) for _ in loop.Judged._fields))
-        loop.judge(loop.Scored(rows.subjects, shown, warnings, criticals, early.astype(np.int64)), alerted, judged)
-
         live = rows.causes >= np.array([job.opened.live_cause for job in jobs], np.int64)[rows.jobs]
+        verdicts = np.zeros(len(which), np.int64)
+        if self._verdicts is not None:
+            as_told = ~live & ~np.array([job.opened.same_feedback for job in jobs], np.bool_)[rows.jobs]
+            looked_at = Judged(rows.subjects, rows.events, early, shown >= warnings, as_told)
+            verdicts = self._verdicts.of(subjects.sessions, looked_at)
+        judged = loop.Judged(*(np.empty(len(which), np.int64) for _ in loop.Judged._fields))
+        scored = loop.Scored(rows.subjects, shown, warnings, criticals, early.astype(np.int64), verdicts)
+        loop.judge(scored, alerted, judged)
+
         self._metrics.final_scores(rows.scores[live & ~early])
         wanted = live & (judged.told != 0)
         if self._alerts_only:
-            # A final record that takes an early alert back is for whoever had that.
-            wanted &= (judged.severities != loop.NORMAL) | (judged.before != 0)
+            # A final record that takes an early alert back is for whoever had that, one that is muted says so.
+            wanted &= (judged.severities != loop.NORMAL) | (judged.before != 0) | (judged.scored != loop.NORMAL)
         if not wanted.all():
             kept = np.flatnonzero(wanted)
             rows, which, early = rows.select(kept), which[kept], early[kept]
             judged = loop.Judged(*(column[kept] for column in judged))
-        self._count(early, judged.severities)
+        self._count(early, judged)
 
-        reasons, reason_of = self._reasons(subjects, rows, judged.severities)
+        reasons, applied, reason_of = self._whys(subjects, rows, judged)
         partitions, of, starts = _places(jobs, subjects, rows, origin)
         shape = len(partitions), len(thresholds), len(KINDS), len(_SEVERITIES)
         codes = np.ravel_multi_index((of, which, early.astype(np.int64), judged.severities), shape)
@@ -251,7 +269,7 @@ class OutputMaker:
             reasons=reason_of,
             retracts=judged.retracts,
         )
-        return self._made(jobs, subjects, rows, told, forms, reasons)
+        return self._made(jobs, subjects, rows, told, forms, reasons, applied)
 
     def _rows(self, jobs: Sequence[Job], closed: ClosedSessions, subjects: _Subjects) -> _Rows:
         """What may become records, in the order of the outputs."""
@@ -315,25 +333,45 @@ class OutputMaker:
             which.append(found.setdefault(thresholds, len(found)))
         return list(found), np.array(which, np.int64)
 
-    def _reasons(self, subjects: _Subjects, rows: _Rows, severities: Column) -> tuple[list[Reason | None], Column]:
-        """Reasons, and which of them each row has; the first is none, which all have but final alerts."""
-        reasons: list[Reason | None] = [None]
-        which = np.zeros(len(severities), np.int64)
-        loud = np.flatnonzero((severities != loop.NORMAL) & (rows.closed_by != NOT_CLOSED))
-        sessions, known = subjects.sessions, dict[bytes, int]()
-        columns = loud, sessions.ends[rows.subjects[loud]], rows.events[loud]
-        for row, end, events in zip(*(column.tolist() for column in columns), strict=True):
-            sequence = sessions.events[0, end - events : end].tobytes()
-            if (at := known.get(sequence)) is None:
-                at = known[sequence] = len(reasons)
-                reasons.append(self._scorer.reason(sequence))
-            which[row] = at
-        return reasons, which
+    def _whys(
+        self, subjects: _Subjects, rows: _Rows, judged: loop.Judged
+    ) -> tuple[list[Reason | None], list[Applied | None], Column]:
+        """Reasons, what is said of patterns, and which of them each row has; most have the first, which says nothing.
 
-    def _count(self, early: NDArray[np.bool_], severities: Column) -> None:
-        counts = np.bincount(early * len(_SEVERITIES) + severities, minlength=len(KINDS) * len(_SEVERITIES)).tolist()
+        Final records have one that alert, or would by their scores alone.
+        """
+        reasons: list[Reason | None] = [None]
+        applied: list[Applied | None] = [None]
+        which = np.zeros(len(judged.scored), np.int64)
+        loud = np.flatnonzero(((judged.severities | judged.scored) != loop.NORMAL) & (rows.closed_by != NOT_CLOSED))
+        sessions, known = subjects.sessions, dict[tuple[bytes, int], int]()
+        columns = (
+            loud,
+            sessions.ends[rows.subjects[loud]],
+            rows.events[loud],
+            judged.severities[loud],
+            judged.scored[loud],
+        )
+        for row, end, events, severity, scored in zip(*(column.tolist() for column in columns), strict=True):
+            sequence = sessions.events[0, end - events : end].tobytes()
+            if (at := known.get((sequence, scored))) is None:
+                at = known[sequence, scored] = len(reasons)
+                reasons.append(None if severity == loop.NORMAL else self._scorer.reason(sequence))
+                verdicts = self._verdicts
+                applied.append(None if verdicts is None else verdicts.applied(sequence, _SEVERITIES[scored]))
+            which[row] = at
+        return reasons, applied, which
+
+    def _count(self, early: NDArray[np.bool_], judged: loop.Judged) -> None:
+        codes = early * len(_SEVERITIES) + judged.severities
+        counts = np.bincount(codes, minlength=len(KINDS) * len(_SEVERITIES)).tolist()
         names = [(kind, severity) for kind in KINDS for severity in _SEVERITIES]
         self._metrics.scored({name: count for name, count in zip(names, counts, strict=True) if count})
+        for by_score, now in zip(
+            *(column[judged.scored != judged.severities].tolist() for column in (judged.scored, judged.severities)),
+            strict=True,
+        ):
+            self._metrics.judged(_SEVERITIES[by_score], _SEVERITIES[now])
 
     def _made(
         self,
@@ -343,11 +381,12 @@ class OutputMaker:
         told: Told,
         forms: Sequence[Form],
         reasons: Sequence[Reason | None],
+        applied: Sequence[Applied | None],
     ) -> list[Output]:
         """The outputs of rows, of which each becomes a record."""
         sessions, shared = subjects.sessions, self._encoder.headers()
         origins, begins = _origins(jobs, subjects), sessions.ends - sessions.lengths
-        values, own = self._columns.encode(sessions, subjects.scores, told, forms, reasons, origins)
+        values, own = self._columns.encode(sessions, subjects.scores, told, forms, reasons, origins, applied)
         headers = [shared + each for each in own] if own else [shared] * len(values)
         keys, form_of = sessions.keys_as_bytes(), told.forms.tolist()
 
@@ -371,6 +410,7 @@ class OutputMaker:
                 score=float(told.scores[at]),
                 thresholds=form.thresholds,
                 reason=reasons[told.reasons[at]],
+                applied=applied[told.reasons[at]],
                 retracts=BY_BITS[told.retracts[at]],
                 nth=int(told.nth[at]),
                 start=int(told.starts[at]),

@@ -26,6 +26,7 @@ from worker.processing.clock import Move
 from worker.processing.counted_decoder import CountedDecoder
 from worker.processing.dead_letters import dead_letter
 from worker.processing.decoder import Decoder, Events, LineEncoder
+from worker.processing.feedback import Feedback
 from worker.processing.fit import check_fit
 from worker.processing.line_texts import LineTexts, TextKeeper, shown_texts
 from worker.processing.lines import Reason
@@ -58,9 +59,10 @@ class Pipeline:
         parsed: the sessions are parsed ones, for `score_closed`, instead of those of raw lines.
         times: the records or their lines have times, as records of Kafka always do.
         serialize: makes the values of score records; None: JSON.
+        feedback: what operators said of patterns; None where records say nothing of them.
 
     Attributes:
-        scorer: that it was given.
+        scorer, feedback: that it was given.
         misfits: what differs from the checkpoint's training and shifts scores, a line each (`worker.processing.fit`).
         while_scoring: called every few seconds while sessions are scored, between two forward passes of the model. What
             it raises ends `process` or `flush`, after which partitions have to be opened anew.
@@ -82,10 +84,11 @@ class Pipeline:
         parsed: bool = False,
         times: bool = True,
         serialize: Serialize | None = None,
+        feedback: Feedback | None = None,
     ) -> None:
         vocabulary = scorer.vocabulary
         self.misfits = check_fit(settings, vocabulary, scorer.reading, parsed=parsed, times=times)
-        self.scorer = scorer
+        self.scorer, self.feedback = scorer, feedback
         self._metrics = metrics
         metrics.expect(
             stages=get_args(Stage),
@@ -111,8 +114,9 @@ class Pipeline:
             max_message_bytes=settings.message_max_bytes,
             cloud_events=settings.application_id if settings.output.cloud_events else None,
             serialize=serialize,
+            feedback=self.feedback_version,
         )
-        self._outputs = OutputMaker(settings, scorer, records, metrics)
+        self._outputs = OutputMaker(settings, scorer, records, metrics, feedback)
         self._open: dict[Partition, OpenPartition] = {}
         self.while_scoring: Callable[[], None] = lambda: None
         self.origin: Origin | None = None
@@ -129,11 +133,13 @@ class Pipeline:
         sessions: SessionsState | None = None,
         thresholds: AdaptiveState | None = None,
         texts: pa.RecordBatch | None = None,
+        feedback: int | None = None,
     ) -> None:
         """Begin, or begin again, with a partition, whose outputs start at `live_from`.
 
-        `sessions` were open at `position`, `thresholds` is what its adaptive thresholds had learnt by then, and `texts`
-        are those of the sessions' lines.
+        `sessions` were open at `position`, `thresholds` is what its adaptive thresholds had learnt by then, `texts` are
+        those of the sessions' lines, and `feedback` is the version of the verdicts that the outputs from there to
+        `live_from` were judged by.
 
         Raises:
             RunError: the sessions are of lines, and token records are read, or the reverse.
@@ -150,6 +156,7 @@ class Pipeline:
         now = time.monotonic()
         kept = LineTexts(texts) if self._most_text else None
         opened = OpenPartition(Sessions(self._rules, sessions), position, live_from, position, now, adaptive, kept)
+        opened.same_feedback = feedback == self.feedback_version
         if self._tokens:
             opened.origins = OriginsOfOpen(None if sessions is None else sessions.origins)
         self._open[partition] = opened
@@ -176,6 +183,11 @@ class Pipeline:
     def newest_ms(self, partition: Partition) -> int | None:
         """Kafka timestamp of the latest record that was processed, in ms; None where that is not known."""
         return self._open[partition].newest_ms
+
+    @property
+    def feedback_version(self) -> int | None:
+        """Of the verdicts that it judges by; None where records say nothing of patterns."""
+        return None if self.feedback is None else self.feedback.version
 
     @property
     def unknown_share(self) -> float | None:

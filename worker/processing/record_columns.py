@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from detector.scoring.scores import Scores
 from detector.text.vocabulary import N_SPECIAL, UNK
 from worker.processing import record_loop as loop
+from worker.processing.feedback import Applied
 from worker.processing.origins import EVENT_BITS, Origins
 from worker.processing.records import Partition
 from worker.processing.score_records import (
@@ -30,8 +31,8 @@ from worker.processing.score_records import (
     Thresholds,
     event_time,
     id_parts,
-    reason_member,
     retracts_member,
+    why_members,
 )
 from worker.processing.scorer import Reason
 from worker.processing.session_columns import CLOSED_BY, SessionColumns
@@ -94,6 +95,7 @@ class RecordColumns:
         forms: Sequence[Form],
         reasons: Sequence[Reason | None],
         origins: Origins | None = None,
+        applied: Sequence[Applied | None] = (),
     ) -> tuple[list[bytes | None], list[Headers]]:
         """Values of records, and the headers that each has of its own; no headers at all where none has any.
 
@@ -105,6 +107,7 @@ class RecordColumns:
             reasons: of them.
             origins: of the events of all sessions; then their offsets and the causes are numbers of events of token
                 records.
+            applied: what is said of the session's pattern, beside each of the reasons; nothing where it is empty.
 
         Returns:
             The value is None of a record that has to be made by the encoder: it is too large, or is not JSON, or it
@@ -119,7 +122,9 @@ class RecordColumns:
             raise ValueError(f"{len(surprises)} surprises of {len(tokens)} events")
         keys = loop.Texts(sessions.keys, sessions.key_ends)
         events = loop.Events(keys, tokens, offsets, times, surprises, sessions.ends)
-        extra_of, extras = self._extras(sessions, told, forms, reasons)
+        extra_of, extras = self._extras(
+            sessions, told, forms, list(map(why_members, reasons, applied or [None] * len(reasons)))
+        )
         before, behind = zip(*(id_parts(form.partition, form.kind, form.severity) for form in forms), strict=True)
         frame = self._frame._replace(
             forms=_texts(piece for form in forms for piece in self._pieces(*form)),
@@ -175,10 +180,10 @@ class RecordColumns:
         )
 
     def _extras(
-        self, sessions: SessionColumns, told: Told, forms: Sequence[Form], reasons: Sequence[Reason | None]
+        self, sessions: SessionColumns, told: Told, forms: Sequence[Form], whys: Iterable[dict[str, Any]]
     ) -> tuple[Column, list[bytes]]:
         """What some records have besides the others, by number, and the number of each; that of a reason is its own."""
-        extras = [_members(reason_member(reason)) for reason in reasons]
+        extras = list(map(_members, whys))
         taking_back = np.flatnonzero(told.retracts)
         if not len(taking_back):
             return told.reasons, extras

@@ -112,6 +112,8 @@ class Rekeying:
 
     # -- partitions ------------------------------------------------------------------------------------------------
 
+    feedback_version: Final = None
+
     def open(
         self,
         partition: Partition,
@@ -120,13 +122,14 @@ class Rekeying:
         sessions: SessionsState | None = None,
         thresholds: AdaptiveState | None = None,
         texts: pa.RecordBatch | None = None,
+        feedback: int | None = None,
     ) -> None:
         """Begin, or begin again, with a partition; what lies before `live_from` is written already.
 
         Raises:
             RunError: the application has scored before: it has sessions that would never be.
         """
-        del texts  # which only sessions have
+        del texts, feedback  # which only sessions have
         if thresholds is not None or (sessions is not None and (len(sessions.keys) or sessions.clock.waiting)):
             raise RunError(
                 f"{partition}: the state of this application holds sessions, so it was logmamba run's; allowed: an "

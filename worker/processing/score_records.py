@@ -1,7 +1,8 @@
 """The score records that the worker writes (schema `logmamba.score/1`).
 
 `config/score-record.schema.json` describes the value of a score record, `config/score-record.avsc` the same in Avro.
-The value depends on the input and the checkpoint alone; who made it and when are headers.
+The value depends on the input, the checkpoint and, where it says so, what operators said of the session's pattern; who
+made it and when are headers.
 
 The id of a record depends on nothing but its place: it is the same whoever made it, after a crash, in a replay, with
 another checkpoint. It is the first 32 hexadecimal digits of the SHA-256 of these, in UTF-8, with a line feed after each
@@ -26,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from worker.processing.clock import NO_TIME
+from worker.processing.feedback import Applied
 from worker.processing.origins import EVENT_BITS, Origins
 from worker.processing.records import Partition
 from worker.processing.scorer import EventScores, Reason
@@ -123,9 +125,10 @@ def id_parts(partition: Partition, kind: Kind, severity: Severity) -> tuple[byte
     return f"{partition.topic}\n{partition.partition}\n".encode(), f"\n{kind}\n{told}\n".encode()
 
 
-def reason_member(reason: Reason | None) -> dict[str, Any]:
-    """The member of a record that says why its session stands out; none where nothing is to be said."""
-    return {} if reason is None else {"reason": {"text": reason.text, "family": reason.family}}
+def why_members(reason: Reason | None, applied: Applied | None) -> dict[str, Any]:
+    """The members that say why a session stands out, or does not; none where nothing is to be said."""
+    members = {} if reason is None else {"reason": {"text": reason.text, "family": reason.family}}
+    return members if applied is None else members | applied.members()
 
 
 def retracts_member(
@@ -166,6 +169,7 @@ class ScoreEncoder:
             lists no `lines`, and then fewer of its events, the most surprising ones.
         cloud_events: of which application the records are CloudEvents; None: they are none.
         serialize: makes the value of a record; None: JSON.
+        feedback: version of the verdicts that severities are judged by, for the headers; None: there are none.
 
     Attributes:
         vocabulary, top_events: that it was given.
@@ -184,6 +188,7 @@ class ScoreEncoder:
         max_message_bytes: int,
         cloud_events: str | None = None,
         serialize: Serialize | None = None,
+        feedback: int | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         self.top_events = top_events
@@ -191,6 +196,7 @@ class ScoreEncoder:
         self.cloud_events = cloud_events is not None
         self.key_copies = 1 + self.cloud_events  # an event's subject is one
         self._worker = worker.encode()
+        self._feedback = [] if feedback is None else [("logmamba-feedback", str(feedback).encode())]
         self._serialize: Serialize = serialize or orjson.dumps
         model = {"checkpoint": checkpoint, "vocabulary": vocabulary.sha256}
         self._model = orjson.Fragment(orjson.dumps(model)) if self.is_json else model
@@ -214,6 +220,7 @@ class ScoreEncoder:
         score: float,
         thresholds: Thresholds,
         reason: Reason | None = None,
+        applied: Applied | None = None,
         retracts: Sequence[Severity] = (),
         nth: int = 0,
         start: int = 0,
@@ -233,6 +240,7 @@ class ScoreEncoder:
             score: in [0, 1].
             thresholds: in force when the cause was processed.
             reason: why the session stands out; None where nothing is to be said.
+            applied: what is said of the session's pattern; a verdict on it decides about the severity.
             retracts: severities of the early records that this one takes back.
             nth: of the session (`worker.processing.sessions.ClosedSession`); 0 while it is open.
             start: what every offset is less in the record.
@@ -245,7 +253,8 @@ class ScoreEncoder:
         if start:
             offsets = [offset - start for offset in offsets]
         top = sorted(range(events), key=surprise.__getitem__, reverse=True)[: self.top_events]
-        severity, begun = thresholds.severity(score), offsets[0]
+        severity = thresholds.severity(score) if applied is None else applied.severity
+        begun = offsets[0]
         identity = record_id(partition, begun, nth, key, kind, severity)
         if origins is not None:
             offsets, cause_offset = [each >> EVENT_BITS for each in offsets], cause_offset >> EVENT_BITS
@@ -269,7 +278,7 @@ class ScoreEncoder:
             unknown_events=sum(map(N_SPECIAL.__gt__, tokens)),
             times=(event_time(session.events[first]), last_event_time),
             closed_by=closed_by,
-            extras=reason_member(reason) | retracts_member(partition, begun, nth, key, retracts),
+            extras=why_members(reason, applied) | retracts_member(partition, begun, nth, key, retracts),
             top_events=listed,
             lines=offsets if events <= MOST_LINES else None,
             offsets=(offsets[0], offsets[events - 1], cause_offset - start),
@@ -375,8 +384,8 @@ class ScoreEncoder:
         }
 
     def headers(self) -> Headers:
-        """Who scored, and that it was now."""
-        return [("logmamba-worker", self._worker), ("logmamba-scored-at", iso_now().encode())]
+        """Who scored, that it was now, and which verdicts were known."""
+        return [("logmamba-worker", self._worker), ("logmamba-scored-at", iso_now().encode()), *self._feedback]
 
     def cloud_event(self, kind: Kind, identity: bytes, key: bytes, time: str | None) -> Headers:
         """Attributes of a record as a CloudEvent 1.0 in binary mode (Kafka protocol binding, 3.2); none if it is none.

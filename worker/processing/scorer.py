@@ -102,6 +102,16 @@ class Scorer(Protocol):
             sequence: the int64 tokens of its events in native byte order.
         """
 
+    def pattern(self, sequence: bytes) -> str | None:
+        """What a complete session has in common with those that a verdict on it is also about; None for nothing.
+
+        Args:
+            sequence: the int64 tokens of its events in native byte order.
+        """
+
+    def pattern_so_far(self, sequence: bytes) -> str:
+        """What is certain of the pattern of a session that goes on (`detector.scoring.session_pattern.may_become`)."""
+
     def gpu_usage(self) -> GpuUsage | None:
         """How the GPU is used that it scores on; None on a CPU. Only for the thread that scores."""
 

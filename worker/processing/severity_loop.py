@@ -9,6 +9,8 @@ from detector.compiled import Column, Floats, compiled
 #: Severities as numbers, and the bit of `Session.alerted` that an early record of one leaves.
 NORMAL, WARNING, CRITICAL = range(3)
 WARNED, ALARMED = 1, 2
+#: Verdicts of operators as numbers (`worker.processing.feedback`); 0 is none.
+MUTED, RAISED = 1, 2
 
 
 class Scored(NamedTuple):
@@ -19,12 +21,14 @@ class Scored(NamedTuple):
     warnings: Floats  # the thresholds that were in force
     criticals: Floats
     early: Column  # 1 for one of a session that went on, 0 for that of a complete one
+    verdicts: Column  # of an early one only MUTED: it may still become one of a muted pattern
 
 
 class Judged(NamedTuple):
     """What becomes of scores, to be filled in."""
 
     severities: Column
+    scored: Column  # severities by the scores alone
     told: Column  # 0 for an early one of which nobody need hear
     retracts: Column  # bits of the early records that a final one takes back
     before: Column  # bits of the early records of its session before it
@@ -40,10 +44,19 @@ def judge(scored: Scored, alerted: Column, judged: Judged) -> None:
             severity, raised = CRITICAL, ALARMED
         elif score >= scored.warnings[row]:
             severity, raised = WARNING, WARNED
-        judged.severities[row], judged.before[row], judged.retracts[row] = severity, bits, 0
+        judged.severities[row], judged.scored[row] = severity, severity
+        judged.before[row], judged.retracts[row] = bits, 0
         if not scored.early[row]:
+            if scored.verdicts[row] == MUTED:
+                severity = NORMAL
+            elif scored.verdicts[row] == RAISED:
+                severity = CRITICAL
+            judged.severities[row] = severity
             judged.told[row] = 1
             judged.retracts[row] = bits >> severity << severity  # those of severities that are greater
+            continue
+        if scored.verdicts[row] == MUTED:
+            judged.told[row] = 0
             continue
         # An event that crosses both thresholds at once gives one record, of the higher severity.
         judged.told[row] = raised > bits

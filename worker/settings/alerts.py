@@ -19,14 +19,14 @@ from pydantic import (
 from worker.formats.patterns import check_pattern
 from worker.settings.kafka_properties import REDACTED
 from worker.settings.sections import Section
-from worker.settings.values import Duration, Name, Problem, Told, Whole, refuse
+from worker.settings.values import Duration, Flag, Name, Problem, Told, Whole, refuse
 
 ReceiverType = Literal["webhook", "slack", "pagerduty", "alertmanager"]
 
 PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
 
 #: Settings of a receiver whose values may be shown; addresses and headers of receivers hold tokens.
-SHOWN_OF_RECEIVERS = ("type", "severity", "lasts")
+SHOWN_OF_RECEIVERS = ("type", "severity", "lasts", "answers")
 
 _SECRET_HEADER = re.compile(r"authorization|token|secret|key|cookie|password|signature", re.IGNORECASE)
 
@@ -101,6 +101,7 @@ class ReceiverSettings(Section):
     )
     severity: Literal["warning", "critical"] = "warning"
     lasts_ms: Annotated[int, Duration("1m", "30d")] = Field(14_400_000, alias="lasts")
+    answers: Flag = False
 
     @property
     def address(self) -> str:
@@ -122,6 +123,9 @@ class ReceiverSettings(Section):
         if self.headers and self.type in ("slack", "pagerduty"):
             text = f"are only for types webhook and alertmanager, and this one is {self.type}"
             problems.append(Problem(("headers",), text, value_shown=False))
+        if self.answers and self.type != "webhook":
+            text = f"is only for type webhook, and this one is {self.type}"
+            problems.append(Problem(("answers",), text, value_shown=False))
         if problems:
             refuse(*problems)
         return self

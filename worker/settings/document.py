@@ -21,6 +21,7 @@ from worker.formats.presets import PRESETS
 from worker.settings.alerts import SHOWN_OF_RECEIVERS, AlertSettings, MuteSettings, ReceiverSettings
 from worker.settings.kafka_properties import SHOWN, KafkaProperties, Properties, Rejection
 from worker.settings.sections import (
+    FeedbackSettings,
     InputSettings,
     MaskSettings,
     ModelSettings,
@@ -52,6 +53,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     scoring: ScoringSettings = ScoringSettings()
     output: OutputSettings = OutputSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     state: StateSettings = StateSettings()
     worker: WorkerSettings = WorkerSettings()
     observability: ObservabilitySettings = ObservabilitySettings()
@@ -212,7 +214,12 @@ def _conflicts(settings: Settings) -> Iterator[_Conflict]:
     if source.tokens and output.line_text:
         text = f"is {output.line_text}, and input.format: tokens has no lines; allowed: 0, or a format of lines"
         yield ("output.line_text", "input.format"), text
-    yield from _topic_conflicts(source, output, settings.state_topic)
+    if settings.feedback.topic is None:
+        for name, receiver in settings.alert.receivers.items():
+            if receiver.answers:
+                path = f"alert.receivers.{name}.answers"
+                yield (path, "feedback.topic"), "is true, which needs feedback.topic"
+    yield from _topic_conflicts(source, output, settings.state_topic, settings.feedback.topic)
 
 
 def _shape_conflicts(source: InputSettings, sessions: SessionsSettings) -> Iterator[_Conflict]:
@@ -256,12 +263,16 @@ def _of_lines(source: InputSettings, sessions: SessionsSettings) -> Iterator[tup
         yield f"sessions.{name}", getattr(sessions, name), getattr(_SESSIONS, name)
 
 
-def _topic_conflicts(source: InputSettings, output: OutputSettings, state_topic: str) -> Iterator[_Conflict]:
+def _topic_conflicts(
+    source: InputSettings, output: OutputSettings, state_topic: str, feedback_topic: str | None
+) -> Iterator[_Conflict]:
     written = {
         "output.topic": output.topic,
         "output.dead_letter_topic": output.dead_letter_topic,
         "state.topic": state_topic,
     }
+    if feedback_topic is not None:
+        written["feedback.topic"] = feedback_topic
     for path, topic in written.items():
         read = matches(source.topics[0], topic) if source.topics_are_pattern else topic in source.topics
         if read:

@@ -194,6 +194,12 @@ class OutputSettings(Section):
     replication_factor: Annotated[int | None, Whole(1, 32_767, " or null")] = None
 
 
+class FeedbackSettings(Section):
+    """Where verdicts of operators come from; null for none."""
+
+    topic: Topic | None = None
+
+
 class StateSettings(Section):
     """Where snapshots of open sessions go; `Settings.state_topic` is the topic's name when this is null."""
 

@@ -82,7 +82,7 @@ def test_three_days_of_a_repeated_anomaly_hide_nothing_while_a_rollout_is_learnt
     usual = [[each.name for each in of.usual] for of in now.manifest.history]
     assert usual == [[], [], [f"+{ROLLED}"]]
     assert all(f"+{FAILED}" in {each.name for each in of.held_back} for of in now.manifest.history)
-    assert [of.parent for of in now.manifest.history][0] == parent.digest
+    assert now.manifest.history[0].parent == parent.digest
     assert now.vocabulary.only_adds_to(parent.vocabulary)
     assert now.manifest.model.vocabulary_size == len(VOCABULARY) + 2
 
@@ -102,6 +102,26 @@ def test_a_day_of_a_new_anomaly_leaves_it_an_alarm_by_its_own_name(parent: Check
     assert finals(told, [NEW_ATTACK])[0] < 0.7
     day(told, tmp_path / "two", 1, rolled=0, attacks=[NEW_ATTACK])
     assert finals(load(tmp_path / "two"), [NEW_ATTACK])[0] < 0.7
+
+
+def test_a_checkpoint_with_labels_keeps_them_and_learns_from_what_is_no_alarm(tmp_path: Path) -> None:
+    sessions, wrong = stream(800, share=0.1)
+    options = replace(QUICK, classifier_steps=60)
+    labelled = TrainingSessions.of(sessions, wrong.astype(np.int8))
+    train(labelled, VOCABULARY, size=SMALL, device="cpu", options=options).save(tmp_path / "labelled")
+    parent = load(tmp_path / "labelled")
+    assert parent.judge is None
+    assert parent.replay is not None
+    done = day(parent, tmp_path / "one", 0, rolled=0, attacks=[ATTACK])
+    assert not done.worse
+    now = load(tmp_path / "one")
+    assert now.manifest.training.mode == "labelled"
+    assert now.replay is not None
+    assert (now.replay.labels == 1).any()
+    assert done.adaptation.held_back[0].sessions >= 150
+    before, after = ((finals(each, FRESH) >= 0.7)[ODD].mean() for each in (parent, now))
+    assert after >= 0.99 * before > 0.9
+    assert finals(now, [ATTACK])[0] >= 0.7
 
 
 def test_what_is_kept_for_replay_is_bounded_and_of_both(parent: Checkpoint, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from worker.delivery.outage import Outage
 from worker.delivery.protocols import Committed
 from worker.errors import RunError, TransactionAborted
 from worker.kafka.avro import score_reader, score_writer
+from worker.processing.feedback import FeedbackRecord
 from worker.processing.records import Partition, Records
 from worker.settings.document import load_settings
 
@@ -63,6 +64,7 @@ class Scores:
         ]
         self.environment = {"URL": url}
         self.as_json: Callable[[bytes | None], bytes | None] = lambda value: value
+        self.said: list[FeedbackRecord] = []
         self.broker = MemoryBroker({TOPIC: 2})
         self.clock = Clock()
         self._time_ms = 0
@@ -85,6 +87,7 @@ class Scores:
             clock=self.clock,
             sleep=self.clock.sleep,
             as_json=self.as_json,
+            say=self.said.append,
         )
         return loop, source
 

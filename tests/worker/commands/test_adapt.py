@@ -1,16 +1,17 @@
-"""`logmamba adapt` and `rollback`, as a user and a schedule meet them: what is written, what is said, and exit codes."""
+"""`logmamba adapt` and `rollback`, as a user and a schedule meet them: what is written and said, and exit codes."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from detector.checkpoint import load
+from detector.checkpoint import load, save
 from detector.model.model import ModelConfig
 from detector.scoring.scorer import Scorer
 from detector.text.vocabulary import Vocabulary
@@ -19,7 +20,7 @@ from detector.training.data import TrainingSessions
 from detector.training.options import TrainingOptions
 from detector.training.train import train
 from tests.detector.scoring.stream import CLOSED, COPIED, FAILED, OPENED, READ, VOCABULARY, WRITTEN, stream
-from tests.detector.small_models import encoded, save_random
+from tests.detector.small_models import CALIBRATION, PROFILE, RECORD, encoded, random_model, save_random
 from tests.worker.command_line import Done, logmamba
 
 NAMES = Vocabulary(tuple(f"E{number}" for number in range(len(VOCABULARY.templates))), kind="events")
@@ -120,8 +121,12 @@ def test_what_is_worse_is_not_written_and_the_exit_code_says_so(
 ) -> None:
     before = load(place).digest
     monkeypatch.setattr(gate, "MORE_SURPRISE", -0.9)  # nine tenths less surprise were asked for
-    done = adapt(place, recent)
+    done = adapt(place, recent, "--json")
     assert done.returncode == 3
+    told = json.loads(done.stdout)
+    assert not told["taken"]
+    assert told["reason"] in done.stderr
+    assert [each["name"] for each in told["figures"] if not each["ok"]] == ["old.nats", "recent.nats"]
     assert "the checkpoint stays as it is, since the new one is worse: older sessions, nats" in done.stderr
     assert load(place).digest == before
     assert [path.name for path in place.with_name("app.versions").iterdir()] == [".lock"]
@@ -156,8 +161,10 @@ def test_new_events_become_part_of_the_vocabulary_and_of_what_is_usual_where_the
 
 
 def test_verdicts_of_a_file_count_in_the_new_version(place: Path, recent: Path, tmp_path: Path) -> None:
-    file = tmp_path / "verdicts.csv"
-    file.write_text(f"family,verdict\n+{FAILED},normal\n")
+    pattern = Scorer.load(place, device="cpu").pattern(encoded(ATTACK))
+    said = {"schema": "logmamba.feedback/1", "pattern": pattern, "verdict": "normal"}
+    file = tmp_path / "verdicts.jsonl"
+    file.write_text(json.dumps({**said, "at": "2026-02-03T04:05:06Z", "by": "ops"}) + "\n")
     done = adapt(place, recent, "--feedback", file)
     assert done.returncode == 0, done.stderr
     assert score(place, ATTACK) < 0.7
@@ -170,15 +177,26 @@ def test_verdicts_of_a_file_count_in_the_new_version(place: Path, recent: Path, 
 
 def test_without_a_sample_of_before_older_files_are_asked_for_and_do(place: Path, recent: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "older"
-    save_random(checkpoint, NAMES)
-    assert load(checkpoint).replay is None
+    save(
+        checkpoint,
+        model=random_model(NAMES),
+        vocabulary=NAMES,
+        profile=PROFILE,
+        calibration=CALIBRATION,
+        training=replace(RECORD, mode="normals_only"),
+    )
     done = adapt(checkpoint, recent)
     assert done.returncode == 2
     assert "--older: is missing" in done.stderr
+    assert "allowed: files of that time" in done.stderr
     older = parsed(tmp_path / "older.tsv", [each.tolist() for each in stream(300, seed=8)[0]])
     done = adapt(checkpoint, recent, "--older", older, "--planned", "--dry-run")
     assert done.returncode == 0 or "is worse" in done.stderr
     assert "300 older sessions are replayed" in done.stderr
+    save_random(checkpoint, NAMES)  # with labels
+    done = adapt(checkpoint, recent, "--older", older)
+    assert done.returncode == 2
+    assert "was trained with some; allowed: none" in done.stderr
 
 
 def test_what_does_not_fit_is_refused_as_wrong_usage(place: Path, recent: Path, tmp_path: Path) -> None:

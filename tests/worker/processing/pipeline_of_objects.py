@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from detector.scoring.session_pattern import may_become
 from worker.observability.metrics import Metrics
 from worker.processing.adaptive import LOWEST
+from worker.processing.feedback import Applied, Feedback
 from worker.processing.outputs import ALARMED, RAISED, OpenPartition, Output, SessionAlert
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
@@ -41,9 +43,15 @@ class PipelineOfObjects(Pipeline):
     """Gives the outputs of a `Pipeline`."""
 
     def __init__(
-        self, settings: Settings, scorer: Scorer, metrics: Metrics, *, serialize: Serialize | None = None
+        self,
+        settings: Settings,
+        scorer: Scorer,
+        metrics: Metrics,
+        *,
+        serialize: Serialize | None = None,
+        feedback: Feedback | None = None,
     ) -> None:
-        super().__init__(settings, scorer, metrics, serialize=serialize)
+        super().__init__(settings, scorer, metrics, serialize=serialize, feedback=feedback)
         self._fixed = Thresholds(settings.scoring.warning, settings.scoring.critical)
         least = self._fixed.warning if self._adaptive is None else min(self._fixed.warning, LOWEST)
         self._least_alert = least - _ROUNDING
@@ -56,6 +64,7 @@ class PipelineOfObjects(Pipeline):
             max_message_bytes=settings.message_max_bytes,
             cloud_events=settings.application_id if settings.output.cloud_events else None,
             serialize=serialize,
+            feedback=self.feedback_version,
         )
 
     def _job(  # type: ignore[override]
@@ -138,18 +147,32 @@ class PipelineOfObjects(Pipeline):
         thresholds = self._fixed if adaptive is None or cause < opened.replay_from else adaptive.in_force
         kind: Kind
         retracts: list[Severity] = []
+        applied = None
         if closed_by is None:
             kind, score = "early", float(scores.scores[events - 1])
             raised = RAISED[thresholds.severity(score)]
             if raised <= session.alerted:
                 return None
+            known = cause >= opened.live_from or opened.same_feedback
+            if self.feedback is not None and known:
+                so_far = self.scorer.pattern_so_far(session.tokens[:events].tobytes())
+                muted = (each.pattern for each in self.feedback.records.values() if each.verdict == "normal")
+                if any(may_become(so_far, pattern) for pattern in muted):
+                    return None
             session.alerted |= raised
         else:
             kind, score = "final", scores.final
             if adaptive is not None:
                 adaptive.learn(score)
-            raised = RAISED[thresholds.severity(score)]
-            if self._alerts_only and not raised and not session.alerted:
+            scored = thresholds.severity(score)
+            raised = RAISED[scored]
+            if self.feedback is not None:
+                pattern = self.scorer.pattern(session.tokens.tobytes())
+                said = None if pattern is None else Applied(pattern, self.feedback.verdict(pattern), scored)
+                if said is not None and (scored, said.severity) != ("normal", "normal"):
+                    applied = said
+                    raised = RAISED[applied.severity]
+            if self._alerts_only and not raised and not session.alerted and applied is None:
                 return None
             if session.alerted > raised:
                 retracts = [each for each, bit in RAISED.items() if bit > raised and bit & session.alerted]
@@ -170,6 +193,7 @@ class PipelineOfObjects(Pipeline):
             score=score,
             thresholds=thresholds,
             reason=reason,
+            applied=applied,
             retracts=retracts,
             nth=nth,
             start=start,

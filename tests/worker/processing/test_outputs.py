@@ -26,12 +26,14 @@ from detector.text.mining import learn_vocabulary
 from detector.text.vocabulary import Vocabulary
 from tests.shared import shared
 from tests.worker.processing.pipeline_of_objects import PipelineOfObjects
+from tests.worker.processing.said import verdicts_on
 from tests.worker.small_worker import INPUT, OddScorer
 from tests.worker.small_worker import settings as small_settings
 from worker.observability.metrics import Metrics
 from worker.processing import record_loop as loop
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME
+from worker.processing.feedback import Feedback
 from worker.processing.origins import MOST_OFFSET, Origins
 from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
@@ -178,8 +180,8 @@ LASTING = {"sessions.gap": "1h", "scoring.warning": "0.2", "scoring.early": "tru
 
 
 @examples(max_examples=60, deadline=None)
-@example(seed=1, rules=LASTING, live_from=0, reopen_at=3, start=None, serialize=None)
-@example(seed=2, rules=LASTING, live_from=0, reopen_at=3, start=None, serialize=None)
+@example(seed=1, rules=LASTING, live_from=0, reopen_at=3, start=None, serialize=None, feedback=None)
+@example(seed=2, rules=LASTING, live_from=0, reopen_at=3, start=None, serialize=None, feedback=None)
 @given(
     seed=st.integers(0, 2**32),
     rules=rules,
@@ -187,14 +189,21 @@ LASTING = {"sessions.gap": "1h", "scoring.warning": "0.2", "scoring.early": "tru
     reopen_at=st.integers(0, 20),
     start=st.sampled_from([None, None, 3]),
     serialize=st.sampled_from([None, None, orjson.dumps]),
+    feedback=st.none() | verdicts_on(VOCABULARY),
 )
 def test_outputs_and_counts_are_those_of_a_pipeline_that_judges_every_score_alone(
-    seed: int, rules: dict[str, str], live_from: int, reopen_at: int, start: int | None, serialize: Any
+    seed: int,
+    rules: dict[str, str],
+    live_from: int,
+    reopen_at: int,
+    start: int | None,
+    serialize: Any,
+    feedback: Feedback | None,
 ) -> None:
     results = []
     for kind in (Pipeline, PipelineOfObjects):
         metrics = Metrics()
-        pipeline = kind(settings(rules), RandomScorer(VOCABULARY), metrics, serialize=serialize)
+        pipeline = kind(settings(rules), RandomScorer(VOCABULARY), metrics, serialize=serialize, feedback=feedback)
         if start is not None:
             pipeline.origin = lambda partition, _first: (Partition("file.log", partition.partition), start)
         found = run(pipeline, batches(random_steps(seed)), live_from, reopen_at)

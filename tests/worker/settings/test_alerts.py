@@ -47,6 +47,8 @@ def test_receivers_have_their_secrets_from_the_environment_or_from_files(tmp_pat
         ("{type: slack, url: 'https://hunter2-hunter2'}", "a.url: is a secret, which does not belong in this file; "),
         ("{type: slack, url_file: /hunter2-hunter2}", "a.url_file: names a file that cannot be read: No such file"),
         ("{type: slack, url: '${NOWHERE}'}", "a.url: refers to the environment variable NOWHERE, which is not set"),
+        ("{type: slack, url: '${URL}', answers: true}", "a.answers: is only for type webhook, and this one is slack"),
+        ("{type: webhook, url: 'http://a', answers: yes please}", "a.answers: 'yes please' is not true or false"),
         ("{type: webhook, url: 'hunter2-hunter2'}", "a.url: is not an address; allowed: http:// or https:// and a"),
         ("{type: webhook, url: 'ftp://hunter2-hunter2'}", "a.url: is not an address"),
         ("{type: webhook, url: 'http://a:hunter2-hunter2'}", "a.url: is not an address"),
