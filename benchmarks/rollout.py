@@ -30,11 +30,12 @@ from detector.scoring.scorer import Scorer
 from detector.scoring.scores import Sequences
 from detector.text.mining import learn_vocabulary
 from detector.text.tokenizer import Tokenizer
-from detector.text.vocabulary import Vocabulary
+from detector.text.vocabulary import UNK, Vocabulary
 from detector.training.data import TrainingSessions
 from detector.training.options import TrainingOptions
 from detector.training.renewal import Recent, RenewalOptions, TooLittle, renew
 from detector.training.train import train
+from worker.files.recent_traffic import LEAST_LINES
 from worker.generator.drift import Drift
 from worker.generator.log import GeneratedLog, Truth
 
@@ -108,6 +109,15 @@ class Day:
         )
 
 
+def with_new_templates(known: Vocabulary, lines: Sequence[str]) -> Vocabulary:
+    """A vocabulary with templates for lines that it has none for, where there are enough of them."""
+    tokens = Tokenizer(known).encode(pa.array(lines, pa.string()))
+    unknown = [line for line, token in zip(lines, tokens.tolist(), strict=True) if token <= UNK]
+    if len(unknown) < LEAST_LINES:
+        return known
+    return known.merged(learn_vocabulary([pa.array(unknown, pa.string())]))
+
+
 def alarms(checkpoint: Checkpoint, vocabulary: Vocabulary, day: Day) -> Flags:
     """Which blocks are alarms."""
     sessions = day.sessions(vocabulary)
@@ -156,9 +166,8 @@ def _days(
     attack = next(row for row, fault in enumerate(first.faults) if fault == "error_event")
     a_day = asked.blocks / RATE
     drift = Drift(after_s=QUIET_DAYS * a_day, rollout_s=ROLLOUT_DAYS * a_day, reworded=asked.reworded)
-    for number, day in enumerate(Day.generated(asked.blocks, 1_000 * asked.seed + 2, asked.days, drift), 1):
-        if way == "poisoned":
-            day = _attacked(day, first, attack, asked.blocks // 10)
+    for number, quiet in enumerate(Day.generated(asked.blocks, 1_000 * asked.seed + 2, asked.days, drift), 1):
+        day = _attacked(quiet, first, attack, asked.blocks // 10) if way == "poisoned" else quiet
         found, wrong = alarms(now, now.vocabulary, day), day.wrong
         attacks = np.array([fault == "attack" for fault in day.faults])
         shown = {
@@ -168,7 +177,7 @@ def _days(
             "attacks_found": float(found[attacks].mean()) if attacks.any() else None,
         }
         if way != "frozen":
-            vocabulary = now.vocabulary.merged(learn_vocabulary([pa.array(day.lines, pa.string())]))
+            vocabulary = with_new_templates(now.vocabulary, day.lines)
             recent = Recent(
                 TrainingSessions.of(day.sessions(vocabulary), None, None, day.keys),
                 np.full(len(day.keys), FIRST_DAY + number),
