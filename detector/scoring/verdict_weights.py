@@ -117,7 +117,7 @@ class VerdictWeights:
             bounds: int64 (n + 1,), where each starts and, last, how many events there are.
         """
         rows, found = _features(tokens, bounds)
-        shift = np.bincount(rows, self._weights_of(found), len(scores))
+        shift = np.bincount(rows, self._weights_of(found), len(scores)).astype(np.float64)
         absent = self.features % _KINDS == _ABSENT
         if absent.any():
             present = rows[found % _KINDS == _PRESENT], found[found % _KINDS == _PRESENT]

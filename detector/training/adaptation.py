@@ -8,8 +8,9 @@ those labelled anomalous.
   unknown line with a text, so nothing else changes by that.
 - *Language model*: goes on training, at a lower rate than at first, where recent sessions surprise it more than older
   ones did or have templates it does not know. Otherwise it stays.
-- *Tolerances*: learnt anew from all, those sessions among them that stood out before. What recent sessions and usual
-  older ones still break is a family that is accepted. Families keep their names and verdicts.
+- *Tolerances*: stay as long as no recent session breaks them. Else they are learnt anew from all, those sessions among
+  them that stood out before. What recent sessions and usual older ones still break is a family that is accepted.
+  Families keep their names and verdicts.
 - *What has become more frequent* (`detector.scoring.rising`): it ranks among what stands out.
 - *Verdicts on sessions*: weights of what such sessions have (`detector.scoring.verdict_weights`). A checkpoint that was
   trained with labels goes on training its classifier instead.
@@ -159,12 +160,16 @@ def adapt(
         if any(not len(events) or int(events.max()) >= len(vocabulary) for events in part.sequences):
             raise TrainingError(f"a session has no events, or one beyond the vocabulary of {len(vocabulary)} tokens")
     usual_recent, usual_older = _usual(parent, recent, older, vocabulary)
-    judge = (
-        None if parent.judge is None else _judge(parent.judge, (recent, usual_recent), (older, usual_older), vocabulary)
-    )
-    if judge is not None:
-        lately = recent if traffic is None else traffic.distinct()
-        judge = Judge(judge.tolerances, judge.families, _rising(parent, lately, older))
+    judge = None
+    if parent.judge is not None:
+        judge = adapted_judge(
+            parent.judge,
+            recent.select(usual_recent),
+            (older, usual_older),
+            recent if traffic is None else traffic.distinct(),
+            vocabulary,
+            n_known=len(parent.vocabulary),
+        )
     fitting, held_out, measured = _parts(
         (recent, usual_recent | (recent.labels == ANOMALOUS)),
         (older, usual_older | (older.labels == ANOMALOUS)),
@@ -199,7 +204,7 @@ def adapt(
         trainer.classifier(fitting)
     profile = CountProfile.fit(normal.sequences, normal.counts)
     left_out = TrainingSessions.of([]) if judge is None else older.select(~usual_older)
-    found = calibrated(trainer, profile, held_out, left_out, judge, classifier=classifier)
+    measures = calibrated(trainer, profile, held_out, left_out, judge, classifier=classifier)
     if not classifier:
         normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
         profile = CountProfile.fit(normal.sequences, normal.counts)
@@ -207,12 +212,12 @@ def adapt(
         model=model.cpu().eval(),
         vocabulary=vocabulary,
         profile=profile,
-        calibration=found.calibration,
+        calibration=measures.calibration,
         judge=judge,
         verdict_weights=None,
         trained=goes_on or classifier,
-        metrics=found.metrics,
-        score_shares=found.score_shares,
+        metrics=measures.metrics,
+        score_shares=measures.score_shares,
     )
     if verdicts is None or parent.manifest.training.mode == "labelled":
         return adapted
@@ -290,15 +295,38 @@ def _usual(
     return usual_recent, usual_older
 
 
-def _judge(
+def adapted_judge(
     parent: Judge,
-    recent: tuple[TrainingSessions, Flags],
+    recent: TrainingSessions,
     older: tuple[TrainingSessions, Flags],
+    traffic: TrainingSessions,
     vocabulary: Vocabulary,
+    *,
+    n_known: int,
 ) -> Judge:
-    """Tolerances learnt anew, and the parent's families with those that are accepted now."""
-    (recents, usual_recent), (olds, usual_older) = recent, older
-    whole, usual = recents.joined(olds), np.append(usual_recent, usual_older)
+    """What a session is held to after an adaptation.
+
+    The parent's tolerances where no recent session breaks them: shares change with every sample, and what was found
+    only just might not be any more, for nothing. Else tolerances learnt anew, and what is accepted now.
+
+    Args:
+        parent: what sessions were held to.
+        recent: usual ones, no two equal.
+        older: sessions of before, likewise, and which of them are usual, (n,).
+        traffic: all that came since the last adaptation.
+        vocabulary: of the sessions.
+        n_known: how many tokens there were before.
+    """
+    olds, usual_older = older
+    rising = parent.rising
+    if rising is None:
+        rising = Rising.at_first(CountVectors.of_sequences(olds.sequences), olds.counts)
+    rising = rising.then(CountVectors.of_sequences(traffic.sequences), traffic.counts)
+    aware = Judge(parent.tolerances.aware_of(range(n_known, len(vocabulary))), parent.families, rising)
+    standings, _ = aware.standings(CountVectors.of_sequences(recent.sequences))
+    if (standings == USUAL).all():
+        return aware
+    whole, usual = recent.joined(olds), np.append(np.ones(len(recent), np.bool_), usual_older)
     tolerances = learn(whole.sequences, whole.counts)
     vectors = CountVectors.of_sequences(whole.sequences)
     codes = tolerances.judge(vectors).families
@@ -317,14 +345,7 @@ def _judge(
         vocabulary=vocabulary,
         first=len(parent.families.all) + 1,
     )
-    return Judge(tolerances, Families((*parent.families.all, *accepted)))
-
-
-def _rising(parent: Checkpoint, lately: TrainingSessions, older: TrainingSessions) -> Rising:
-    known = None if parent.judge is None else parent.judge.rising
-    if known is None:
-        known = Rising.at_first(CountVectors.of_sequences(older.sequences), older.counts)
-    return known.then(CountVectors.of_sequences(lately.sequences), lately.counts)
+    return Judge(tolerances, Families((*parent.families.all, *accepted)), rising)
 
 
 def _parts(

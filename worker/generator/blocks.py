@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.generator.lines import FIRST_UNSEEN, UNSEEN_POOLS, Step
+from worker.generator.lines import FIRST_NEW, FIRST_UNSEEN, SERVICE_LINES, UNSEEN_POOLS, Step
 
 Fault = Literal["missing_replica", "out_of_order", "error_event", "stall", "unseen_line"]
 
@@ -68,11 +69,23 @@ class Lived:
     fault: _Ids  # index into FAULTS, -1 = none
     length: _Ids  # lines of each block
     lines: Lines
+    new_lines: list[tuple[int, ...]] | None = None  # of each block: which of its lines, in order of time, are new
 
     def first(self, blocks: int) -> Lived:
         """The lives that began first."""
         rows = np.arange(int(self.length[:blocks].sum()))
         return Lived(self.names[:blocks], self.fault[:blocks], self.length[:blocks], self.lines.where(rows))
+
+    def with_new_lines(self, new: _Mask) -> Lived:
+        """The same, saying of each block which of its lines are new."""
+        of_block = np.repeat(np.arange(len(self.length)), self.length)
+        in_order = np.lexsort((self.lines.at, of_block))  # stable, as the lines of the log are
+        place = np.arange(len(in_order)) - np.repeat(np.cumsum(self.length) - self.length, self.length)
+        new = new[in_order]
+        ends = np.cumsum(np.bincount(of_block[new], minlength=len(self.length)))
+        numbers = place[new].tolist()
+        starts = [0, *ends.tolist()]
+        return replace(self, new_lines=[tuple(numbers[a:b]) for a, b in pairwise(starts)])
 
 
 def with_lines(rng: np.random.Generator, lives: Lived, lines: int) -> Lived:
@@ -112,6 +125,9 @@ class Lives:
     start: _Times
     fault: _Ids
     plain_reads: _Ids | None = None  # lives with so many reads and nothing else that is optional
+    slow: _Times | float = 1.0  # how many times as long it takes to write each
+    night: _Times | float = 0.0  # fewer reads and more verifying, up to 1
+    serviced: _Times | None = None  # share of the hosts that have the new service
     columns: list[tuple[_Ids, _Times, _Mask, int]] = field(default_factory=list)
 
     def live(self) -> Lived:
@@ -121,6 +137,8 @@ class Lives:
         self._use()
         self._remove()
         self._unseen()
+        if self.serviced is not None and self.serviced.any():
+            self._cache(self.serviced)
         return self._lines()
 
     # Each helper gives one value a block.
@@ -128,12 +146,12 @@ class Lives:
     def _uniform(self, low: float, high: float) -> _Times:
         return self.rng.uniform(low, high, len(self.start))
 
-    def _chance(self, share: float) -> _Mask:
+    def _chance(self, share: float | _Times) -> _Mask:
         """Healthy variety: never in a plain life."""
         hit = self.rng.random(len(self.start)) < share
         return hit if self.plain_reads is None else np.zeros_like(hit)
 
-    def _add(self, step: Step | _Ids, at: _Times, present: _Mask, replica: int = -1) -> None:
+    def _add(self, step: int | _Ids, at: _Times, present: _Mask, replica: int = -1) -> None:
         self.columns.append((np.broadcast_to(np.asarray(step), at.shape), at, present, replica))
 
     def _choose(self) -> None:
@@ -165,7 +183,7 @@ class Lives:
         repeats = self.rng.integers(4, _MOST_REPEATS + 1, len(self.start))
         period = self._uniform(10_000, 25_000)
         stall = np.where(self.stalled, repeats * period, 0)
-        written = begun + 600 + np.minimum(self.rng.exponential(4_000, len(self.start)), 60_000)
+        written = begun + self.slow * (600 + np.minimum(self.rng.exponential(4_000, len(self.start)), 60_000))
         stall_line = _STALL_LINES[self.variant % len(_STALL_LINES)]
         for repeat in range(_MOST_REPEATS):
             self._add(stall_line, written + repeat * period, self.stalled & (repeat < repeats))
@@ -176,7 +194,7 @@ class Lives:
 
         stored = [written + self._uniform(0, 300) for _ in range(3)]
         stored[2] += np.where(self._chance(0.02), self._uniform(5_000, 60_000), 0)
-        indexed = [at + self._uniform(60, 1_500) for at in stored]
+        indexed = [at + self.slow * self._uniform(60, 1_500) for at in stored]
         self.end = np.max(indexed, axis=0)
         granted = np.where(self.granted_last, self.end + 5, self.start + self._uniform(100, 350))
         self._add(Step.GRANTED, granted, self.always)
@@ -205,7 +223,7 @@ class Lives:
 
     def _use(self) -> None:
         idle = self.end
-        count = np.where(self._chance(0.5), self.rng.geometric(0.45, len(idle)), 0)
+        count = np.where(self._chance(0.5 - 0.3 * self.night), self.rng.geometric(0.45, len(idle)), 0)
         if self.plain_reads is not None:
             count = self.plain_reads
         at = idle
@@ -216,7 +234,7 @@ class Lives:
             self._add(Step.HUNG_UP, at + self._uniform(5, 500), present & self._chance(0.06))
             self.end = np.where(present, np.maximum(self.end, at), self.end)
         verified = idle + self._uniform(0, 200_000)
-        present = self._chance(0.3)
+        present = self._chance(0.3 + 0.5 * self.night)
         self._add(Step.VERIFIED, verified, present)
         self.end = np.where(present, np.maximum(self.end, verified), self.end)
         self._reopen(self._chance(0.02))
@@ -273,6 +291,16 @@ class Lives:
             line = FIRST_UNSEEN + self.rng.integers(pool, size=len(self.start))
             at = self.start + self._uniform(0, 1) * (self.end - self.start)
             self._add(line, at, unseen & (repeat <= self.variant % 3))
+
+    def _cache(self, share: _Times) -> None:
+        admitted, found, left = (FIRST_NEW + line for line in SERVICE_LINES)
+        present = self._chance(0.4 * share)
+        at = self.start + 450 + self._uniform(0, 0.5) * (self.end - self.start)
+        self._add(admitted, at, present)
+        for _ in range(2):
+            hit = present & self._chance(0.6)
+            self._add(found, at + self._uniform(0.1, 0.9) * (self.end - at), hit)
+        self._add(left, self.end - self._uniform(0, 50), present)
 
     def _lines(self) -> Lived:
         blocks = len(self.start)

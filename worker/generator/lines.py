@@ -11,7 +11,7 @@ from enum import IntEnum, auto
 
 
 class Step(IntEnum):
-    """What a line is about; the ids of unseen lines follow, pool after pool."""
+    """What a line is about; the ids of unseen lines follow, and those of the next release."""
 
     GRANTED = 0
     OPENED = auto()
@@ -103,7 +103,54 @@ UNSEEN_POOLS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
+# What the next release makes of a line: other words, or another component. Frequent and rare lines take turns, so the
+# first so many of them are about that share of the lines.
+_REWORDED = {
+    Step.STORED: "INFO store.Intake: wrote {number} bytes of {block} to the disk of {node}, all received",
+    Step.SLOW: "WARN store.Disk: flushing {block} took {number} ms on {node}",
+    Step.RENEWED: "INFO meta.Leases: lease on {block} now held longer by writer {number}",
+    Step.REMOVED: "INFO store.Cleaner: unlinked {block} below /data/{number}",
+    Step.CORRUPT: "ERROR store.Verifier: checksum mismatch, {node} has {block} with {number}",
+    Step.VERIFIED: "INFO store.Scrubber: {block} matches its checksum on {node}",
+    Step.CLONE_ORDERED: "INFO meta.Balance: placing another copy of {block} from {node} at {peer}",
+    Step.SERVED: "INFO store.Outlet: read of {block} by {peer} finished after {number} ms",
+    Step.OPENED: "INFO store.Pipeline: inbound stream for {block} opened by {peer}:{number} towards {node}:7010",
+    Step.HUNG_UP: "WARN store.Outlet: connection reset by {peer} during a read of {block}",
+    Step.NO_SPACE: "ERROR store.Disk: cannot write {block}, volume /data/{number} is out of space",
+    Step.SEALED: "INFO meta.Allocator: length of {block} is final, {number}",
+    Step.STRAY: "ERROR meta.Registry: {node} reports {block}, which belongs to no file",
+    Step.INDEXED: "INFO meta.Index: {node}:7010 added to the locations of {block}, size {number}",
+    Step.ASKED_AGAIN: "WARN store.Stream: no receipt for {block} from {peer} yet, asking once more",
+    Step.GAVE_UP: "ERROR store.Relay: {block} failed for good, retries used {number}",
+    Step.REMOVAL_ORDERED: "INFO meta.Registry: {block} to be dropped from {node}:7010",
+    Step.CLONE_STARTED: "INFO store.Cloner: copying of {block} has started, target {peer}",
+    Step.RELAYED: "INFO store.Stream: relay of {block} ended cleanly after {number} packets",
+    Step.SURPLUS: "INFO meta.Balance: too many copies of {block}, one at {node} can go",
+    Step.REOPENED: "INFO meta.Namespace: {block} reopened by writer {number}",
+    Step.GRANTED: "INFO meta.Allocator: new {block} in /warehouse/day_{number}/part_{number} with replication 3",
+    Step.WAITING: "WARN store.Stream: still waiting for {peer} to confirm {block}, {number} s so far",
+    Step.LINK_BROKE: "ERROR store.Relay: pipeline of {block} lost {peer} at packet {number}",
+    Step.UNREADABLE: "ERROR store.Disk: cannot read {block}, the device behind /data/{number} failed",
+    Step.CLONE_DONE: "INFO store.Cloner: copying of {block} has ended, {peer} now has {number} bytes",
+}
+
+# Of a service that only the next release has.
+_SERVICE = (
+    "INFO cache.Front: {block} admitted to tier {number} on {node}",
+    "INFO cache.Front: {peer} found {block} in memory, {number} us",
+    "INFO cache.Keeper: {block} left the cache of {node} after {number} hits",
+)
+
 FIRST_UNSEEN = len(Step)
+FIRST_NEW = FIRST_UNSEEN + len(UNSEEN_POOLS[0])
+"""A step that is worded anew has this more than before; the new service's lines follow all of them."""
+SERVICE_LINES = range(len(Step), len(Step) + len(_SERVICE))
+"""From `FIRST_NEW` on: admitted, found, left."""
+
+
+def reworded_steps(share: float) -> list[Step]:
+    """The steps that the next release words anew, as a share of all."""
+    return [*_REWORDED][: round(share * len(_REWORDED))]
 
 
 def line_formats(unseen_pool: int) -> list[Callable[..., str]]:
@@ -114,7 +161,12 @@ def line_formats(unseen_pool: int) -> list[Callable[..., str]]:
     """
     if not 0 <= unseen_pool < len(UNSEEN_POOLS):
         raise ValueError(f"unseen_pool is {unseen_pool}; there are 0 to {len(UNSEEN_POOLS) - 1}")
-    lines = [*(_LINES[step] for step in Step), *UNSEEN_POOLS[unseen_pool]]
+    lines = [
+        *(_LINES[step] for step in Step),
+        *UNSEEN_POOLS[unseen_pool],
+        *(_REWORDED[step] for step in Step),
+        *_SERVICE,
+    ]
     places = ("{block}", "{0}"), ("{node}", "{1}"), ("{peer}", "{2}"), ("{number}", "{3}")
     formats = []
     for line in lines:

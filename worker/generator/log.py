@@ -9,6 +9,7 @@ it may be sealed, read, verified, cloned, reopened and, in about half of the liv
 - `stall`: the writer waits: warnings or lease renewals over and over.
 - `unseen_line`: a line that no healthy life has and, by choice of `unseen_pool`, no earlier log had.
 
+What is normal may change over time: by day and night, and by a release that hosts take one after another (`Drift`).
 Healthy lives hold single warnings, late replicas and clones too, so no single line but an error tells the two apart.
 """
 
@@ -20,17 +21,21 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.generator.blocks import FAULTS, NODES, Fault, Lines, Lived, Lives, with_lines
+from worker.generator.drift import DayAndNight, Drift
 from worker.generator.lines import line_formats
 
 __all__ = [
     "FAULTS",
+    "DayAndNight",
+    "Drift",
     "Fault",
     "GeneratedLine",
     "GeneratedLog",
@@ -53,11 +58,15 @@ class GeneratedLine(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """Whether a block's life is healthy (label 0) or has a fault (label 1)."""
+    """Whether a block's life is healthy (label 0) or has a fault (label 1).
+
+    `new_lines` are those of its lines, numbered from 0 in their order, that only the release of a drift writes so.
+    """
 
     block: str
     label: int
     fault: Fault | None
+    new_lines: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,8 @@ class GeneratedLog:
         start_ms: time of the first line, in milliseconds since 1970 UTC.
         blocks_per_second: how fast new blocks come, in the log's own time; a life takes seconds to some minutes and
             never pauses for more than 6 minutes.
+        day_night: how the rate swings with the time of day; at night blocks are read less and verified more.
+        drift: what changes for good, and when; None = nothing.
     """
 
     lines: int | None = None
@@ -91,6 +102,8 @@ class GeneratedLog:
     unseen_pool: int = 0
     start_ms: int = _START_MS
     blocks_per_second: float = 2.0
+    day_night: DayAndNight = field(default_factory=DayAndNight)
+    drift: Drift | None = None
 
     def __post_init__(self) -> None:
         if (self.lines is None) == (self.blocks is None):
@@ -111,7 +124,7 @@ class GeneratedLog:
         """The log in batches of some ten thousand lines; memory does not grow with its length."""
         rng = np.random.default_rng(self.seed)
         formats = line_formats(self.unseen_pool)
-        start = float(self.start_ms)
+        start = self.day_night.even(self.start_ms)
         lines_left, blocks_left = self.lines, self.blocks
         pending = Lines.none()
         while lines_left != 0 and blocks_left != 0:
@@ -121,16 +134,27 @@ class GeneratedLog:
             fault = np.where(
                 rng.random(_BLOCKS_AT_ONCE) < self.anomaly_rate, rng.integers(len(FAULTS), size=_BLOCKS_AT_ONCE), -1
             )
-            lives = Lives(rng, starts, fault).live()
+            lives = self._begin(rng, self.day_night.uneven(starts), fault).live()
             if blocks_left is not None:
                 lives = lives.first(blocks_left)
                 blocks_left -= len(lives.names)
             if lines_left is not None:
                 lives = with_lines(rng, lives, lines_left)
                 lines_left -= len(lives.lines.at)
+            if self.drift is not None:
+                lives = self.drift.released(lives, self.start_ms, self.seed)
             done = lines_left == 0 or blocks_left == 0
-            pending, ready = pending.and_more(lives.lines).split(None if done else start)
+            until = None if done else float(self.day_night.uneven(np.array([start]))[0])
+            pending, ready = pending.and_more(lives.lines).split(until)
             yield _as_text(ready, formats, _truths(lives))
+
+    def _begin(self, rng: np.random.Generator, starts: NDArray[np.float64], fault: NDArray[np.int64]) -> Lives:
+        night = self.day_night.night(starts)
+        if self.drift is None:
+            return Lives(rng, starts, fault, night=night)
+        passed = starts - self.start_ms
+        slow, serviced = self.drift.slow_at(passed), self.drift.serviced_share(passed)
+        return Lives(rng, starts, fault, slow=slow, night=night, serviced=serviced)
 
 
 def write_files(
@@ -139,7 +163,7 @@ def write_files(
     labels: Path | None = None,
     progress: Callable[[int], object] = lambda _lines: None,
 ) -> list[Truth]:
-    """Write a log, compressed when the name ends in .gz, and its truth as CSV (`block_id,label,fault`).
+    """Write a log, compressed when the name ends in .gz, and its truth as CSV (`write_labels`).
 
     Args:
         log: what to write.
@@ -167,11 +191,16 @@ def write_files(
 
 
 def write_labels(truths: list[Truth], path: Path) -> None:
-    """Write the truth of blocks as CSV: `block_id,label,fault`, the label 1 for a fault."""
+    """Write the truth of blocks as CSV: `block_id,label,fault,new_lines`.
+
+    The label is 1 for a fault; `new_lines` are the numbers of `Truth.new_lines`, with spaces between them.
+    """
     with _open_text(path) as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["block_id", "label", "fault"])
-        table.writerows((truth.block, truth.label, truth.fault or "") for truth in truths)
+        table.writerow(["block_id", "label", "fault", "new_lines"])
+        table.writerows(
+            (truth.block, truth.label, truth.fault or "", " ".join(map(str, truth.new_lines))) for truth in truths
+        )
 
 
 def _open_text(path: Path) -> TextIO:
@@ -202,6 +231,8 @@ def _as_text(lines: Lines, formats: list[Callable[..., str]], truths: list[Truth
 
 def _truths(lives: Lived) -> list[Truth]:
     return [
-        Truth(name, int(fault >= 0), FAULTS[fault] if fault >= 0 else None)
-        for name, fault in zip(lives.names.tolist(), lives.fault.tolist(), strict=True)
+        Truth(name, int(fault >= 0), FAULTS[fault] if fault >= 0 else None, new)
+        for name, fault, new in zip(
+            lives.names.tolist(), lives.fault.tolist(), lives.new_lines or [()] * len(lives.names), strict=True
+        )
     ]
