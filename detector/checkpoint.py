@@ -1,22 +1,18 @@
 """Checkpoints: a directory that is either whole and proven so, or refused with the reason.
 
-A checkpoint holds ``model.safetensors``, ``vocabulary.json`` and ``manifest.json``, and ``tolerances.json`` where it
-was learnt from sessions as they were (format version 3; without it version 2, which stays what it was). The manifest
+A checkpoint holds ``model.safetensors``, ``vocabulary.json`` and ``manifest.json``, ``tolerances.json`` where it was
+learnt from sessions as they were, and ``replay.safetensors``, a sample of these sessions for what is learnt later. The
+format's version is 4; without a sample it is 3 with tolerances and 2 without, which stay what they were. The manifest
 names the SHA-256 of the others and of itself, so one flipped byte anywhere is found; nothing is unpickled.
 
-`save` writes beside the final place, syncs every file and the directory, moves an older checkpoint aside to
-``.<name>.previous``, renames the new one into its place and removes the old one. Killed at any moment, it leaves the
-old checkpoint or the new one: between the two renames only ``.<name>.previous`` is there, and `load` then reads that.
-A ``.<name>.<random>.new`` that a killed save leaves is read by nothing and may be removed.
+`save` replaces an older checkpoint as a whole (`detector.directories`): killed at any moment, it leaves the old one or
+the new one.
 """
 
 import hashlib
 import importlib.metadata
 import json
-import os
-import secrets
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -29,7 +25,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from detector.directories import place_of, replace_directory
 from detector.errors import CheckpointError
+from detector.history import MOST_KEPT, Adaptation
 from detector.model.model import DetectorModel, ModelConfig
 from detector.quality.fingerprint import Fingerprint
 from detector.reading import ReadingRecord
@@ -37,10 +35,14 @@ from detector.scoring.calibration import Calibration
 from detector.scoring.count_profile import Bounds, CountProfile
 from detector.scoring.judge import Judge
 from detector.scoring.pace import Pace
+from detector.scoring.verdict_weights import VerdictWeights
 from detector.text.vocabulary import VOCABULARY_FILE, Vocabulary
+from detector.training import replay as samples
+from detector.training.data import TrainingSessions
+from detector.training.replay import REPLAY_FILE
 
 FORMAT: Final = "logmamba.checkpoint"
-VERSIONS: Final = (2, 3)
+VERSIONS: Final = (2, 3, 4)
 
 MODEL_FILE: Final = "model.safetensors"
 MANIFEST_FILE: Final = "manifest.json"
@@ -48,14 +50,16 @@ _WITHOUT_TOLERANCES = "it was trained with labels, on sessions vouched for as no
 # Beside the model's weights; the last is there only where the table does not hold all vectors.
 _VECTORS, _WEIGHTS, _SEEN = (f"count_profile.{name}" for name in ("vectors", "weights", "seen"))
 _BOUNDS = tuple(f"count_profile.{name}" for name in Bounds._fields)
-# Likewise, where the sessions had times that can be depended on.
+# Likewise, where the sessions had times that can be depended on, and where there were verdicts on sessions.
 _PAUSES, _BURSTS = "pace.pauses", "pace.bursts"
+_VERDICTS = tuple(f"verdicts.{name}" for name in ("features", "weights"))
 TOLERANCES_FILE: Final = "tolerances.json"
 FILES = (MODEL_FILE, VOCABULARY_FILE, MANIFEST_FILE)
+_OTHER_FILES = (TOLERANCES_FILE, REPLAY_FILE)
 EXPECTED_WARNINGS: Final = "normals.warning.later"
 """Name of `TrainingRecord.expected_warnings` among the metrics."""
 
-File = Literal["model.safetensors", "vocabulary.json", "tolerances.json"]
+File = Literal["model.safetensors", "vocabulary.json", "tolerances.json", "replay.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -97,19 +101,20 @@ class Manifest(BaseModel):
 
     `reading` says how the sessions of raw lines were formed; it is None for parsed ones, and in a checkpoint from
     before there was such a record. `fingerprint` is what drift is told by; None where the training had too few sessions
-    or not in their order, and likewise.
+    or not in their order, and likewise. `history` has the adaptations since the training, the latest last.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["logmamba.checkpoint"]
-    version: Literal[2, 3]
+    version: Literal[2, 3, 4]
     library: str
     model: ModelConfig
     calibration: Calibration
     training: TrainingRecord
     reading: ReadingRecord | None = None
     fingerprint: Fingerprint | None = None
+    history: tuple[Adaptation, ...] = ()
     files: dict[File, str]
 
 
@@ -125,6 +130,8 @@ class Checkpoint:
         profile: of the counts in normal sessions.
         judge: tolerances and verdicts; None where it learnt from labels or from normal sessions.
         pace: limits of pauses and bursts; None where there are none.
+        verdict_weights: what verdicts on single sessions add to scores; None where there were none.
+        replay: sessions that stand for those it learnt from (`detector.training.replay`); None in an older checkpoint.
     """
 
     digest: str
@@ -134,6 +141,8 @@ class Checkpoint:
     profile: CountProfile
     judge: Judge | None = None
     pace: Pace | None = None
+    verdict_weights: VerdictWeights | None = None
+    replay: TrainingSessions | None = None
 
     def build_model(self) -> DetectorModel:
         """A new model with these weights, in evaluation mode, float32, on the CPU."""
@@ -154,6 +163,9 @@ def save(
     judge: Judge | None = None,
     pace: Pace | None = None,
     fingerprint: Fingerprint | None = None,
+    verdict_weights: VerdictWeights | None = None,
+    replay: TrainingSessions | None = None,
+    history: Sequence[Adaptation] = (),
 ) -> str:
     """Write a checkpoint at `directory`, replacing an older checkpoint there as a whole.
 
@@ -173,20 +185,24 @@ def save(
         weights |= dict(zip(_BOUNDS, map(torch.from_numpy, profile.bounds), strict=True))
     if pace:
         weights[_PAUSES], weights[_BURSTS] = map(torch.from_numpy, (pace.pauses, pace.bursts))
+    if verdict_weights is not None:
+        weights |= {name: torch.from_numpy(getattr(verdict_weights, name.split(".")[1])) for name in _VERDICTS}
     contents: dict[File, bytes] = {
         MODEL_FILE: safetensors.torch.save(weights),
         VOCABULARY_FILE: vocabulary.to_json(),
         **({} if judge is None else {TOLERANCES_FILE: judge.to_json()}),
+        **({} if replay is None else {REPLAY_FILE: samples.to_bytes(replay)}),
     }
     manifest = Manifest(
         format=FORMAT,
-        version=2 if judge is None else 3,
+        version=4 if replay is not None else 2 if judge is None else 3,
         library=importlib.metadata.version("logmamba"),
         model=model.config,
         calibration=calibration,
         training=training,
         reading=reading,
         fingerprint=fingerprint,
+        history=tuple(history[-MOST_KEPT:]),
         files={name: _sha256(data) for name, data in contents.items()},
     )
     return _write(directory, manifest, contents)
@@ -236,12 +252,16 @@ def _write_with(directory: Path, name: File, data: bytes, output: Path) -> str:
 
 def _write(directory: Path, manifest: Manifest, contents: Mapping[File, bytes]) -> str:
     sealed = _seal(manifest)
+    _put(directory, dict(contents) | {MANIFEST_FILE: sealed})
+    return _sha256(sealed)
+
+
+def _put(directory: Path, contents: Mapping[str, bytes]) -> None:
     try:
         _refuse_to_replace_anything_else(directory)
-        _write_and_rename(directory, dict(contents) | {MANIFEST_FILE: sealed})
+        replace_directory(directory, contents)
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {directory}: {error}") from error
-    return _sha256(sealed)
 
 
 def load(directory: Path) -> Checkpoint:
@@ -272,7 +292,9 @@ def load(directory: Path) -> Checkpoint:
         seen = weights.pop(_SEEN).numpy().view(np.uint64) if _SEEN in weights else None
         bounds = Bounds(*(weights.pop(name).numpy() for name in _BOUNDS)) if _BOUNDS[0] in weights else None
         profile = CountProfile(weights.pop(_VECTORS).numpy(), weights.pop(_WEIGHTS).numpy(), seen, bounds)
-    except (KeyError, ValueError) as error:
+        told = [weights.pop(name).numpy() for name in _VERDICTS if name in weights]
+        verdict_weights = VerdictWeights(*told) if told else None
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{directory / MODEL_FILE}: the count profile: {error}") from error
     try:
         timed = {_PAUSES, _BURSTS} & weights.keys()
@@ -283,9 +305,49 @@ def load(directory: Path) -> Checkpoint:
         judge = Judge.from_json(contents[TOLERANCES_FILE]) if TOLERANCES_FILE in contents else None
     except ValueError as error:
         raise CheckpointError(f"{directory / TOLERANCES_FILE}: {error}") from error
-    checkpoint = Checkpoint(_sha256(manifest_bytes), manifest, vocabulary, weights, profile, judge, pace)
+    try:
+        replay = samples.from_bytes(contents[REPLAY_FILE], len(vocabulary)) if REPLAY_FILE in contents else None
+    except ValueError as error:
+        raise CheckpointError(f"{directory / REPLAY_FILE}: {error}") from error
+    checkpoint = Checkpoint(
+        digest=_sha256(manifest_bytes),
+        manifest=manifest,
+        vocabulary=vocabulary,
+        weights=weights,
+        profile=profile,
+        judge=judge,
+        pace=pace,
+        verdict_weights=verdict_weights,
+        replay=replay,
+    )
     _check_fit(directory, checkpoint)
     return checkpoint
+
+
+def digest_of(directory: Path) -> str:
+    """The digest of a checkpoint, which is not read any further.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    return _sha256(_read(_whole_directory(directory), MANIFEST_FILE))
+
+
+def copy(directory: Path, output: Path) -> str:
+    """Write a checkpoint to another place as it is; the older one there is replaced as a whole.
+
+    Returns:
+        Its digest, which stays.
+
+    Raises:
+        CheckpointError: it is not whole or damaged, or cannot be written there.
+    """
+    digest = load(directory).digest
+    directory = _whole_directory(directory)
+    manifest = _unseal(directory, _read(directory, MANIFEST_FILE))
+    contents: dict[str, bytes] = {name: _read(directory, name) for name in (*manifest.files, MANIFEST_FILE)}
+    _put(output.resolve(), contents)
+    return digest
 
 
 def stamp(directory: Path) -> tuple[tuple[int, ...] | None, ...]:
@@ -293,9 +355,9 @@ def stamp(directory: Path) -> tuple[tuple[int, ...] | None, ...]:
 
     Symbolic links are followed. A directory that is not there has a stamp, too.
     """
-    directory = _place(directory)
+    directory = place_of(directory)
     found: list[tuple[int, ...] | None] = []
-    for name in (*FILES, TOLERANCES_FILE):
+    for name in (*FILES, *_OTHER_FILES):
         try:
             seen = (directory / name).stat()
         except OSError:
@@ -339,7 +401,8 @@ def _check_fit(directory: Path, checkpoint: Checkpoint) -> None:
 
 
 def _seal(manifest: Manifest) -> bytes:
-    body = manifest.model_dump(mode="json")
+    # Without adaptations there is no trace of them, so that versions 2 and 3 stay what they were.
+    body = manifest.model_dump(mode="json", exclude=None if manifest.history else {"history"})
     return _encode({**body, "sha256": _sha256(_encode(body))})
 
 
@@ -353,7 +416,7 @@ def _unseal(directory: Path, data: bytes) -> Manifest:
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not the manifest of a checkpoint: its format is not {FORMAT!r}")
     if body.get("version") not in VERSIONS:
-        reads = " and ".join(map(str, VERSIONS))
+        reads = ", ".join(map(str, VERSIONS))
         raise CheckpointError(f"{path}: format version {body.get('version')!r}; this library reads {reads}")
     says = body.pop("sha256", None)
     try:
@@ -369,7 +432,9 @@ def _unseal(directory: Path, data: bytes) -> Manifest:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"{path}: {place}: {first['msg']}") from error
-    expected = {MODEL_FILE, VOCABULARY_FILE, *([TOLERANCES_FILE] if manifest.version == 3 else [])}
+    expected = {MODEL_FILE, VOCABULARY_FILE, *{2: (), 3: (TOLERANCES_FILE,), 4: (REPLAY_FILE,)}[manifest.version]}
+    if manifest.version == 4:
+        expected |= manifest.files.keys() & {TOLERANCES_FILE}
     if odd := expected ^ manifest.files.keys():
         what = "no hash of" if odd & expected else f"version {manifest.version} has no"
         raise CheckpointError(f"{path}: files: {what} {' and '.join(sorted(odd & expected or odd))}")
@@ -384,19 +449,9 @@ def _sha256(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _previous(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.previous")
-
-
-def _place(directory: Path) -> Path:
-    """`directory`, or what `save` had moved aside when it was killed between its two renames."""
-    directory = directory.resolve()
-    return _previous(directory) if not directory.exists() and _previous(directory).is_dir() else directory
-
-
 def _whole_directory(directory: Path) -> Path:
     """Where the checkpoint's files are."""
-    directory = _place(directory)
+    directory = place_of(directory)
     if not directory.exists():
         raise CheckpointError(f"no checkpoint at {directory}: no such directory")
     if not directory.is_dir():
@@ -418,49 +473,11 @@ def _refuse_to_replace_anything_else(directory: Path) -> None:
         return
     if not directory.is_dir():
         raise CheckpointError(f"cannot write checkpoint {directory}: a file of that name is there")
-    if odd := sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, TOLERANCES_FILE)):
+    if odd := sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, *_OTHER_FILES)):
         raise CheckpointError(
             f"cannot write checkpoint {directory}: the directory there is no checkpoint (it holds {odd[0]}) "
             "and will not be replaced"
         )
-
-
-def _write_and_rename(directory: Path, contents: Mapping[str, bytes]) -> None:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.new")
-    previous = _previous(directory)
-    staging.mkdir()
-    try:
-        for name, data in contents.items():
-            with (staging / name).open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        sync_directory(staging)
-        if directory.exists():
-            # A save that was killed before its last step has left its predecessor; the one in place is newer.
-            shutil.rmtree(previous, ignore_errors=True)
-            directory.rename(previous)
-        try:
-            staging.rename(directory)
-        except OSError:
-            if previous.exists():
-                previous.rename(directory)
-            raise
-        sync_directory(directory.parent)
-    except OSError:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def sync_directory(directory: Path) -> None:
-    """Put on the disk which names a directory holds."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def demo_checkpoint() -> Path:

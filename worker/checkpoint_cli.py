@@ -1,4 +1,4 @@
-"""Groups of commands on a checkpoint: `logmamba verdicts` and `logmamba vocabulary`."""
+"""Commands on a checkpoint: `logmamba adapt` and `rollback`, and the groups `logmamba verdicts` and `vocabulary`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from worker.console import err, examples, out, reading, tell
-from worker.options import CheckpointOption, InputOption, OptionalConfig, SetOption, settings_of
+from worker.options import (
+    CheckpointOption,
+    InputOption,
+    OptionalCheckpoint,
+    OptionalConfig,
+    SetOption,
+    settings_of,
+    since_of,
+)
 
+checkpoints = typer.Typer()
 verdicts = typer.Typer(
     help="What stands out in logs without labels, and what you say of it.",
     epilog=examples("logmamba verdicts list --checkpoint checkpoints/app"),
@@ -26,6 +35,126 @@ vocabulary = typer.Typer(
 VocabularyArgument = Annotated[
     Path, typer.Argument(help="Directory of a trained model, or a vocabulary.json.", show_default=False)
 ]
+
+
+@checkpoints.command(
+    epilog=examples(
+        "logmamba adapt --config worker.yaml --since 1d",
+        "logmamba adapt --config worker.yaml --input monday.log.gz --dry-run",
+    )
+)
+def adapt(
+    config: OptionalConfig = None,
+    overrides: SetOption = [],  # noqa: B006
+    checkpoint: OptionalCheckpoint = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Learn from the input topics from then on: a time (ISO 8601), or so long ago (1d)."),
+    ] = None,
+    records: Annotated[
+        int, typer.Option(min=1, help="With --since: of these the newest so many, of all partitions alike.")
+    ] = 2_000_000,
+    inputs: Annotated[
+        list[Path], typer.Option("--input", help="In place of --since: files, as for train.", show_default=False)
+    ] = [],  # noqa: B006
+    older: Annotated[
+        list[Path],
+        typer.Option("--older", help="Files of before, for a checkpoint that keeps no sample.", show_default=False),
+    ] = [],  # noqa: B006
+    feedback: Annotated[
+        Path | None,
+        typer.Option(
+            "--feedback",
+            help="Verdicts that feedback --list --json printed; those of feedback.topic when not given.",
+            show_default=False,
+        ),
+    ] = None,
+    days: Annotated[
+        int, typer.Option(min=1, max=30, help="On so many days something is usual before it is no alarm any more.")
+    ] = 3,
+    planned: Annotated[
+        bool,
+        typer.Option("--planned", help="You know of the change, such as a rollout: what is usual now is so at once."),
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Most optimiser steps.", show_default="as there is to learn")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after a rollback.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would come of it; change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what came of it as one JSON object, too.")] = False,
+) -> None:
+    """Learn from recent traffic, without labels; the new checkpoint scores only where it is no worse.
+
+    Exit code 0: it is in its place, and workers take it; 3: it is not, and the last line says why.
+    """
+    from worker.commands.adapt import NotAdapted, Traffic, adapt_checkpoint
+
+    if bool(inputs) == (since is not None):
+        raise typer.BadParameter("give either --input or --since")
+    settings = settings_of(config, overrides, checkpoint)
+    traffic = Traffic(inputs, since_of(since), records)
+    from detector.training.renewal import RenewalOptions
+
+    options = RenewalOptions(
+        days=days,
+        planned=planned,
+        steps=steps,
+        device=settings.model.device,
+        precision=settings.model.precision,
+        kernels=settings.model.kernels,
+    )
+    try:
+        done = adapt_checkpoint(
+            settings,
+            traffic,
+            older=older,
+            feedback=feedback,
+            options=options,
+            resume=resume,
+            dry_run=dry_run,
+            console=err,
+        )
+    except NotAdapted as reason:
+        tell(f"logmamba: {reason}")
+        if as_json:
+            typer.echo(reason.to_json().decode())
+        raise typer.Exit(3) from None
+    tell(done.told())
+    if as_json:
+        typer.echo(done.to_json().decode())
+
+
+@checkpoints.command(
+    epilog=examples("logmamba rollback --config worker.yaml --list", "logmamba rollback --config worker.yaml --to 3")
+)
+def rollback(
+    config: OptionalConfig = None,
+    overrides: SetOption = [],  # noqa: B006
+    checkpoint: OptionalCheckpoint = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Name or number of a version, or a digest that score records name; the one before when not given.",
+            show_default=False,
+        ),
+    ] = None,
+    listing: Annotated[bool, typer.Option("--list", help="Only show the versions.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: one JSON object.")] = False,
+) -> None:
+    """Let an older version of the checkpoint score again; nothing adapts then until `adapt --resume`."""
+    from worker.commands import rollback as command
+
+    place = command.place_of(settings_of(config, overrides, checkpoint))
+    if listing:
+        found = command.versions_of(place)
+        if as_json:
+            typer.echo(command.as_json(found).decode())
+        else:
+            out.print(command.as_table(found))
+        return
+    was, now = command.roll_back(place, to)
+    tell(f"{now.name} scores again in place of {was.name}; workers take it within seconds")
+    tell("nothing is adapted until `logmamba adapt --resume`")
 
 
 @verdicts.command("list", epilog=examples("logmamba verdicts list --checkpoint checkpoints/app --json"))

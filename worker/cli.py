@@ -1,6 +1,7 @@
 """The command line: `logmamba COMMAND`.
 
-Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration (one line an error, no trace).
+Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration (one line an error, no trace), 3 `adapt` left
+the checkpoint as it was.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.errors import DetectorError
-from worker.checkpoint_cli import verdicts, vocabulary
+from worker.checkpoint_cli import checkpoints, verdicts, vocabulary
 from worker.console import err, examples, out, reading, tell
 from worker.errors import SettingsError, WorkerError
 from worker.generate_cli import generating
@@ -46,6 +47,7 @@ app = typer.Typer(
 
 app.add_typer(topics)
 app.add_typer(generating)
+app.add_typer(checkpoints)
 app.add_typer(verdicts, name="verdicts")
 app.add_typer(vocabulary, name="vocabulary")
 

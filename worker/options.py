@@ -44,3 +44,17 @@ def settings_of(config: Path | None, overrides: list[str], checkpoint: Path | No
     if checkpoint is None:
         return settings
     return settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": checkpoint})})
+
+
+def since_of(text: str | None) -> int | None:
+    """The time that `--since` names, in ms; None where it is not given.
+
+    Raises:
+        BadParameter: it is no time.
+    """
+    from worker.commands.capture import since_ms
+
+    try:
+        return None if text is None else since_ms(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--since: {error}") from None

@@ -12,7 +12,7 @@ import typer
 
 from worker.console import err, examples, out, reading, tell
 from worker.formats.printable import printable
-from worker.options import ConfigOption, OptionalCheckpoint, OptionalConfig, SetOption, settings_of
+from worker.options import ConfigOption, OptionalCheckpoint, OptionalConfig, SetOption, settings_of, since_of
 from worker.signals import stopped_by_signals
 
 topics = typer.Typer()
@@ -155,7 +155,7 @@ def capture(
 
     if records is not None and since is not None:
         raise typer.BadParameter("give either --records or --since")
-    time_ms = _since(since)
+    time_ms = since_of(since)
     settings = settings_of(config, overrides)
     with err.status("0 records") as status:
         shown = 0
@@ -195,7 +195,7 @@ def replay(
     with stopped_by_signals() as stopping:
         from worker.commands.replay_dead_letters import replay_dead_letters, told
 
-        time_ms, settings = _since(since), settings_of(config, overrides)
+        time_ms, settings = since_of(since), settings_of(config, overrides)
         with err.status("reading dead letters"):
             tally = replay_dead_letters(
                 settings, reasons=reasons, since=time_ms, limit=limit, dry_run=dry_run, stopping=stopping
@@ -231,7 +231,7 @@ def drift(
     from worker.commands.drift import drift_of_files, drift_of_topics, show
     from worker.processing.scorer import load_scorer
 
-    time_ms, settings = _since(since), settings_of(config, overrides, checkpoint)
+    time_ms, settings = since_of(since), settings_of(config, overrides, checkpoint)
     scorer = load_scorer(settings)
     if inputs:
         with reading(inputs) as advance:
@@ -243,12 +243,3 @@ def drift(
         typer.echo(json.dumps({"topics": [asdict(each) for each in found]}))
     else:
         show(found, out)
-
-
-def _since(text: str | None) -> int | None:
-    from worker.commands.capture import since_ms
-
-    try:
-        return None if text is None else since_ms(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"--since: {error}") from None

@@ -5,6 +5,8 @@
 - What the sequence model and the count profile say, the level of `detector.scoring.calibration`, ranks among suspects,
   divided by how many tolerances each breaks: a usual session with one fault comes before one that differs in all
   respects, which is rather another way of working.
+- A checkpoint that was adapted knows what has become more frequent, too (`detector.scoring.rising`), which ranks beside
+  the level: what goes wrong mostly does so again and again for a while, and what is only rare comes now and then.
 - No score reaches `CRITICAL_SCORE` but those of families judged anomalous: without a verdict nothing tells what is
   wrong from what is only rare. A family judged normal is as if it broke nothing.
 
@@ -30,6 +32,7 @@ from detector.scoring.calibration import CRITICAL_SCORE, MAX_LEVEL, SURPRISE_LEV
 from detector.scoring.count_vectors import CountVectors
 from detector.scoring.families import Example, Families, Family, Verdict, Way, code_of, name_of, ways, ways_of
 from detector.scoring.reasons import Reason
+from detector.scoring.rising import MOST_RISING, Rising
 from detector.scoring.tolerances import KINDS, MORE, RARE_TEMPLATE, Broken, Tolerances
 from detector.text.vocabulary import UNK, Vocabulary
 
@@ -90,6 +93,7 @@ class _Document(_Part):
     set_aside: list[Annotated[int, Field(ge=0, lt=2**64)]]
     weights: list[_Count]
     families: list[_Family]
+    rising: Rising | None = None
 
     @model_validator(mode="after")
     def _set_aside_is_weighed(self) -> Self:
@@ -123,12 +127,14 @@ class Judge:
     Args:
         tolerances: what sessions are held to.
         families: those that have a name.
+        rising: what has become more frequent; None before any adaptation.
     """
 
-    def __init__(self, tolerances: Tolerances, families: Families) -> None:
+    def __init__(self, tolerances: Tolerances, families: Families, rising: Rising | None = None) -> None:
         self.tolerances = tolerances
         self.families = families
         self._broken_of = lru_cache(_REMEMBERED)(self._look_at)
+        self.rising = rising
 
     def to_json(self) -> bytes:
         """Return the content of `tolerances.json`: the same bytes for the same tolerances and verdicts."""
@@ -147,6 +153,8 @@ class Judge:
             for each in self.families.all
         ]
         document = {"schema": _SCHEMA, "sessions": self.tolerances.sessions, **tables, "families": families}
+        if self.rising is not None:
+            document["rising"] = self.rising
         return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
     @classmethod
@@ -178,7 +186,7 @@ class Judge:
             )
             for each in content.families
         )
-        return cls(Tolerances(content.sessions, **tables), Families(tuple(families)))
+        return cls(Tolerances(content.sessions, **tables), Families(tuple(families)), content.rising)
 
     def standings(self, sessions: CountVectors) -> tuple[Standings, Integers]:
         """How complete sessions stand, by the counts of their events.
@@ -284,15 +292,18 @@ class Judge:
         return reasons.of_session(broken, counts, family, name_of(own), self.tolerances, vocabulary)
 
 
-def scores(levels: Floats, standings: Standings, broken: Integers) -> Floats:
+def scores(levels: Floats, standings: Standings, broken: Integers, rising: Floats | None = None) -> Floats:
     """Scores of complete sessions.
 
     Args:
         levels: of `detector.scoring.calibration`, (n,).
         standings: (n,).
         broken: how many tolerances each breaks, (n,).
+        rising: how much more frequent what each has has become, (n,); None where that is not known.
     """
     share = levels / MAX_LEVEL / np.maximum(broken, 1)
+    if rising is not None:
+        share = (share * MAX_LEVEL + rising + MOST_RISING) / (MAX_LEVEL + 2 * MOST_RISING)
     standing_out = standing_out_scores(share, standings)
     return np.where(standings == USUAL, _usual(levels), standing_out)
 

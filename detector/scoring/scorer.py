@@ -96,6 +96,7 @@ class Scorer:
         self._calibration = checkpoint.manifest.calibration
         self._profile = checkpoint.profile
         self._judge = checkpoint.judge
+        self._verdict_weights = checkpoint.verdict_weights
         self._patterns = SessionPatterns(checkpoint.vocabulary, checkpoint.judge)
         self._pace = checkpoint.pace
         self._cache = ScoreCache(cache_size)
@@ -110,7 +111,8 @@ class Scorer:
             self._inference.check()
             self._growing = GrowingSessions(
                 self._inference,
-                growing,
+                # What verdicts on sessions add is of all that a session has.
+                growing if checkpoint.verdict_weights is None else 0,
                 profile=self._profile,
                 judge=self._judge,
                 early=self._early,
@@ -398,6 +400,8 @@ class Scorer:
         judged = self._profile.judge(events, starts, complete)
         suspect = None if self._judge is None else self._judge.running(events, starts)
         early = self._early(highest, logits, judged.running, suspect)
+        if self._verdict_weights is not None:
+            early = self._verdict_weights.lowered(early, events, starts)
         loop.take_pass(measured.surprises, early, measured.bounds, numbers, known)
         known.highest[numbers], known.logits[numbers] = at_end, measured.logits[measured.bounds[1:] - 1]
         known.finals[numbers] = np.nan
@@ -421,15 +425,24 @@ class Scorer:
             bounds: where each of them begins and, last, how many events there are.
             judged: the count profile's judgement of each.
         """
+        finals = self._finals(known, numbers, events, bounds, judged)
+        if self._verdict_weights is not None:
+            finals = self._verdict_weights.shifted(finals, events, bounds)
+        known.finals[numbers] = finals
+
+    def _finals(self, known: Remembered, numbers: Integers, events: Tokens, bounds: Integers, judged: Judged) -> Floats:
+        """Final scores of these of distinct sequences, without what verdicts on sessions add; arguments likewise."""
         highest, logits = known.highest[numbers], known.logits[numbers]
         if self._judge is None:
-            known.finals[numbers] = self._calibration.final_scores(highest, logits, judged.final, judged.seen)
-            return
-        standings, broken = self._judge.standings(CountVectors.of(events, bounds))
+            return self._calibration.final_scores(highest, logits, judged.final, judged.seen)
+        vectors = CountVectors.of(events, bounds)
+        standings, broken = self._judge.standings(vectors)
+        rising = None if self._judge.rising is None else self._judge.rising.of_sessions(vectors)
         levels = self._calibration.levels(highest, judged.final, np.zeros_like(judged.seen))
         so_far, has_events = np.zeros(len(numbers)), np.diff(bounds) > 0
         so_far[has_events] = known.scores[known.ends[numbers[has_events]] - 1]
-        known.finals[numbers] = np.maximum(judge.scores(levels, standings, broken), so_far)
+        finals: Floats = np.maximum(judge.scores(levels, standings, broken, rising), so_far)
+        return finals
 
     def _early(self, highest: Floats, logits: Floats, unusual: Floats, suspect: Flags | None) -> Floats:
         """Scores after each event of sessions that go on, from the running maxima of their statistics; (events,)."""

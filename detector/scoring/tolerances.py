@@ -19,7 +19,8 @@ sessions are the share (v + 1) / (n + 1), so nothing is learnt from fewer than 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
@@ -169,6 +170,15 @@ class Tolerances:
         lone = rare.copy()
         lone[self._at(self.contexts[:, 0])] = False
         return rare[at], lone[at], self._most[at]
+
+    def aware_of(self, tokens: Iterable[int]) -> Tolerances:
+        """These, where tokens that were not among what was learnt from are each rare, rather than one all together."""
+        new = sorted(set(tokens).difference(self._column))
+        if not new:
+            return self
+        rows = np.column_stack([np.array(new, np.int64), *np.repeat([[1], [0]], len(new), 1)])
+        histogram = np.concatenate([self.histogram, rows])
+        return replace(self, histogram=histogram[np.lexsort((histogram[:, 1], histogram[:, 0]))])
 
     def knows(self, token: int) -> bool:
         """Whether it was among what was learnt from."""

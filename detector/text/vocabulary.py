@@ -9,7 +9,7 @@ so that nothing that is added takes a line from an older template.
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Final, Literal, cast, get_args
 
@@ -98,8 +98,8 @@ class Vocabulary:
         masks: applied to every line before its digits collapse.
         kind: `lines` for raw log lines, `events` for parsed sessions.
         seen: what each template was learned from, or empty.
-        generations: how many templates were learned together, the oldest first; empty where all of them were. A model
-            knows the templates of the first.
+        generations: how many templates were learned together, the oldest first; empty where all of them were.
+        learned_generations: of how many of them, from the first on, a model knows the templates.
 
     Raises:
         ValueError: a template that is empty, occurs twice or could never match a line.
@@ -110,6 +110,7 @@ class Vocabulary:
     kind: Kind = "lines"
     seen: tuple[Seen, ...] = ()
     generations: tuple[int, ...] = ()
+    learned_generations: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -129,6 +130,11 @@ class Vocabulary:
             raise ValueError(
                 f"vocabulary generations {list(self.generations)} are not two or more numbers above 0 that come to "
                 f"its {len(self.templates)} templates"
+            )
+        if not 1 <= self.learned_generations <= max(len(self.generations), 1):
+            raise ValueError(
+                f"a model knows {self.learned_generations} generations of a vocabulary that has "
+                f"{max(len(self.generations), 1)}"
             )
         if self.kind == "lines":
             _ = self._matching  # refuses what is no template
@@ -152,6 +158,7 @@ class Vocabulary:
             "kind": self.kind,
             "masks": [{"pattern": mask.pattern, "name": mask.name} for mask in self.masks],
             **({"generations": list(self.generations)} if self.generations else {}),
+            **({"learned_generations": self.learned_generations} if self.learned_generations > 1 else {}),
             "templates": templates,
         }
         return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -175,7 +182,12 @@ class Vocabulary:
             )
         if schema != _SCHEMA:
             raise ValueError(f"vocabulary does not have the schema {_SCHEMA!r}")
-        if odd_keys := (content.keys() - {"generations"}) ^ {"schema", "kind", "masks", "templates"}:
+        if odd_keys := (content.keys() - {"generations", "learned_generations"}) ^ {
+            "schema",
+            "kind",
+            "masks",
+            "templates",
+        }:
             odd = ", ".join(sorted(odd_keys))
             raise ValueError(f"vocabulary has missing or unknown keys: {odd}")
         masks = content["masks"]
@@ -184,9 +196,12 @@ class Vocabulary:
         generations = content.get("generations", [])
         if not isinstance(generations, list) or not all(type(n) is int for n in generations):
             raise ValueError("vocabulary generations are not a list of numbers")
+        learned = content.get("learned_generations", 1)
+        if type(learned) is not int:
+            raise ValueError("vocabulary learned_generations is no number")
         templates, seen = _templates(content["templates"])
         kind = cast("Kind", content["kind"])
-        vocabulary = cls(templates, tuple(Mask(**mask) for mask in masks), kind, seen, tuple(generations))
+        vocabulary = cls(templates, tuple(Mask(**mask) for mask in masks), kind, seen, tuple(generations), learned)
         if vocabulary.kind == "lines":
             for each in content["templates"]:
                 if each.get("decisive", {}) != reasons(each["text"]):
@@ -218,7 +233,9 @@ class Vocabulary:
             if left := min(size, n_templates - sum(kept)):
                 kept.append(left)
         generations = tuple(kept) if len(kept) > 1 else ()
-        return Vocabulary(self.templates[:n_templates], self.masks, self.kind, self.seen[:n_templates], generations)
+        learned = min(self.learned_generations, max(len(generations), 1))
+        seen = self.seen[:n_templates]
+        return Vocabulary(self.templates[:n_templates], self.masks, self.kind, seen, generations, learned)
 
     def only_adds_to(self, older: "Vocabulary") -> bool:
         """Whether every token of an older vocabulary means here what it meant there."""
@@ -244,7 +261,7 @@ class Vocabulary:
             mine, others = ([f"{mask.name}: {mask.pattern}" for mask in each.masks] for each in (self, other))
             raise ValueError(f"lines are masked otherwise in one ({mine}) than in the other ({others})")
         if other.only_adds_to(self):
-            return other
+            return replace(other, learned_generations=self.learned_generations)
         new = [index for index, template in enumerate(other.templates) if self.token_of(template) is None]
         if not new:
             return self
@@ -255,12 +272,17 @@ class Vocabulary:
             self.kind,
             seen,
             (*(self.generations or (len(self.templates),)), len(new)) if self.templates else (),
+            self.learned_generations,
         )
+
+    def all_learned(self) -> "Vocabulary":
+        """Return this vocabulary as that of a model that knows all of its templates."""
+        return replace(self, learned_generations=max(len(self.generations), 1))
 
     @property
     def learned(self) -> int:
-        """Number of tokens that a model knows, special tokens included: those of the first generation."""
-        return N_SPECIAL + (self.generations[0] if self.generations else len(self.templates))
+        """Number of tokens that a model knows, special tokens included."""
+        return N_SPECIAL + (sum(self.generations[: self.learned_generations]) or len(self.templates))
 
     def as_learned(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return tokens, (n,), as a model knows them: those of templates that were added later carry their text."""

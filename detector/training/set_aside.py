@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from detector.scoring.families import Example, Families, Family, ways
 from detector.scoring.judge import Judge
 from detector.scoring.learning import learn
 from detector.scoring.reasons import in_words
-from detector.scoring.tolerances import RARE
+from detector.scoring.tolerances import RARE, Tolerances
 from detector.text.vocabulary import Vocabulary
 from detector.training.data import TrainingSessions
 
@@ -71,19 +71,13 @@ def set_aside(vocabulary: Vocabulary, *parts: TrainingSessions) -> SetAside:
     sizes = {code: int(whole.counts[own].sum()) for code, own in rows.items()}
     largest_first = sorted(sizes, key=lambda code: (-sizes[code], rows[code][0]))
     beyond = sum(sizes.values()) - MOST_SET_ASIDE * tolerances.sessions
-    families = []
-    examples_of = [_examples(whole, rows[code]) for code in largest_first]
-    commonest = vectors.take(np.array([next(iter(each)) for each in examples_of], np.int64))
-    broken_by = tolerances.broken(commonest)
-    for number, code in enumerate(largest_first, 1):
-        accepted = beyond > 0
-        beyond -= sizes[code] * accepted
-        broken = broken_by[number - 1]
-        entries = slice(*commonest.bounds[number - 1 : number + 1])
-        counts = dict(zip(commonest.tokens[entries].tolist(), commonest.counts[entries].tolist(), strict=True))
-        examples = tuple(examples_of[number - 1].values()) if number <= _WITH_EXAMPLES else ()
-        words = in_words(broken[0], counts, tolerances, vocabulary)
-        families.append(Family(f"F{number}", ways(broken), sizes[code], words, accepted, examples))
+    accepted = []
+    for code in largest_first:
+        accepted.append(beyond > 0)
+        beyond -= sizes[code] * accepted[-1]
+    families = name_families(
+        whole, vectors, [rows[code] for code in largest_first], accepted, tolerances=tolerances, vocabulary=vocabulary
+    )
     aside = {code for code, each in zip(largest_first, families, strict=True) if not each.accepted}
     kept = ~np.isin(found, np.array(sorted(aside), np.uint64))
     ends = np.cumsum([len(part) for part in parts])
@@ -91,12 +85,46 @@ def set_aside(vocabulary: Vocabulary, *parts: TrainingSessions) -> SetAside:
     weights = np.bincount(which, whole.counts[kept])
     masks = np.split(kept, ends[:-1])
     return SetAside(
-        Judge(tolerances, Families(tuple(families))),
+        Judge(tolerances, Families(families)),
         tuple(part.select(mine) for part, mine in zip(parts, masks, strict=True)),
         tuple(part.select(~mine) for part, mine in zip(parts, masks, strict=True)),
         tolerances.sessions,
         float((weights == 1).sum() / tolerances.sessions),
     )
+
+
+def name_families(
+    sessions: TrainingSessions,
+    vectors: CountVectors,
+    rows: Sequence[list[int]],
+    accepted: Sequence[bool],
+    *,
+    tolerances: Tolerances,
+    vocabulary: Vocabulary,
+    first: int = 1,
+) -> tuple[Family, ...]:
+    """Name families of sessions, F1, F2 and so on.
+
+    Args:
+        sessions: of all of them.
+        vectors: the counts of these.
+        rows: of the sessions of each family, at least one.
+        accepted: whether what each breaks is no evidence.
+        tolerances: that they break.
+        vocabulary: of the tokens.
+        first: number of the first one.
+    """
+    families = []
+    examples_of = [_examples(sessions, each) for each in rows]
+    commonest = vectors.take(np.array([next(iter(each)) for each in examples_of], np.int64))
+    for at, broken in enumerate(tolerances.broken(commonest)):
+        entries = slice(*commonest.bounds[at : at + 2])
+        counts = dict(zip(commonest.tokens[entries].tolist(), commonest.counts[entries].tolist(), strict=True))
+        examples = tuple(examples_of[at].values()) if at < _WITH_EXAMPLES else ()
+        size = int(sessions.counts[rows[at]].sum())
+        words = in_words(broken[0], counts, tolerances, vocabulary)
+        families.append(Family(f"F{first + at}", ways(broken), size, words, accepted[at], examples))
+    return tuple(families)
 
 
 def _examples(sessions: TrainingSessions, rows: list[int]) -> dict[int, Example]:

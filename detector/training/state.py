@@ -18,7 +18,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from detector.checkpoint import sync_directory
+from detector.directories import sync_directory
 from detector.errors import TrainingError
 from detector.training.options import Stage
 

@@ -19,11 +19,10 @@ from detector.quality.fingerprint import Fingerprint, Stream
 from detector.quality.metrics import Detection, average_precision
 from detector.quality.session_sketch import session_hash, session_sketch
 from detector.reading import ReadingRecord
-from detector.scoring import judge
-from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
+from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, Evidences, SessionStatistics
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.count_vectors import CountVectors
-from detector.scoring.judge import USUAL
+from detector.scoring.judge import USUAL, Judge, scores
 from detector.scoring.pace import Pace
 from detector.scoring.score_histogram import score_histogram
 from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
@@ -33,6 +32,7 @@ from detector.training.alarm_bounds import bound, expected_share
 from detector.training.data import TrainingSessions
 from detector.training.loop import TrainingProgress
 from detector.training.options import Stage, TrainingOptions
+from detector.training.replay import sample
 from detector.training.set_aside import SetAside, set_aside
 from detector.training.state import TrainingState
 from detector.training.trainer import Trainer
@@ -80,6 +80,7 @@ class Trained:
         profile: of the counts in normal sessions: of training and, unless there is a classifier, of validation.
         calibration: of its scores.
         record: where it comes from.
+        replay: sessions that stand for all of the training and the validation.
         set_aside: which sessions it did not learn from, and how others are held to what the rest has in common; None
             where labels took part or the sessions were vouched for.
         fingerprint: how its sessions were spread; None where there were too few or their order is not known.
@@ -91,6 +92,7 @@ class Trained:
     profile: CountProfile
     calibration: Calibration
     record: TrainingRecord
+    replay: TrainingSessions
     set_aside: SetAside | None = None
     fingerprint: Fingerprint | None = None
     state: TrainingState | None = None
@@ -117,6 +119,7 @@ class Trained:
             judge=None if self.set_aside is None else self.set_aside.judge,
             pace=pace,
             fingerprint=self.fingerprint,
+            replay=self.replay,
         )
         if self.state is not None:
             self.state.remove()
@@ -174,12 +177,13 @@ def train(
     fitting, held_out = _parts(sessions, validation, options.validation_share, seed)
     for part in (fitting, held_out):
         _check_tokens(part, vocabulary)
+    replay = sample(fitting.joined(held_out), seed)
     found: SetAside | None = None
     if not normals and all((part.labels == UNLABELLED).all() for part in (fitting, held_out)):
         found = set_aside(vocabulary, fitting, held_out)
         fitting, held_out = found.kept
         _check_enough(fitting, held_out)
-    classifier = _enough_labels(fitting, held_out)
+    classifier = enough_labels(fitting, held_out)
     target = resolve_device(device)
     config = size if isinstance(size, ModelConfig) else ModelConfig.preset(size, len(vocabulary))
     identity = _identity(fitting, held_out, vocabulary, config, seed, options)
@@ -202,34 +206,24 @@ def train(
     if classifier:
         trainer.classifier(fitting)
     # Where counts alone make alarms; where tolerances or labels have a part, these decide.
-    bounded = None
+    alarms = None
     if found is None and not classifier:
         parts = (sessions,) if validation is None else (sessions, validation)
-        bounded = bound(*(part.select(part.labels != ANOMALOUS) for part in parts))
-    profile = CountProfile.fit(normal.sequences, normal.counts, bounded and bounded.bounds)
-    statistics = trainer.statistics(profile)
-    if found is not None:  # what is evidence the tolerances say, and none of these sessions breaks one
-        none = np.zeros(len(held_out))
-        statistics = replace(statistics, unusual=none, early_unusual=none, seen=none.astype(np.bool_))
-    calibration = Calibration.fit(
-        statistics,
+        alarms = bound(*(part.select(part.labels != ANOMALOUS) for part in parts))
+    profile = CountProfile.fit(normal.sequences, normal.counts, alarms and alarms.bounds)
+    left_out = TrainingSessions.of([]) if found is None else found.left_out[1]
+    measured = calibrated(
+        trainer,
+        profile,
+        held_out,
+        left_out,
+        None if found is None else found.judge,
         classifier=classifier,
         combine=options.combine,
-        counted=bounded and bounded.alike,
+        counted=alarms and alarms.alike,
     )
-    finals = _final_scores(calibration, statistics, judged=found is not None)
-    scored = _by_sequence(held_out, finals)
-    shares = score_histogram(finals, statistics.counts)
-    if found is not None and len(left_out := found.left_out[1]):
-        suspects = trainer.statistics(profile, left_out)
-        levels = calibration.levels(suspects.highest, suspects.unusual, np.zeros_like(suspects.seen))
-        standings = found.judge.standings(CountVectors.of_sequences(left_out.sequences))
-        scores = judge.scores(levels, *standings)
-        scored |= _by_sequence(left_out, scores)
-        shares += score_histogram(scores, left_out.counts)
-    metrics = validation_metrics(calibration, statistics, judged=found is not None)
-    if bounded is not None:
-        metrics[EXPECTED_WARNINGS] = expected_share(bounded.later, calibration.evidence)
+    if alarms is not None:
+        measured.metrics[EXPECTED_WARNINGS] = expected_share(alarms.later, measured.calibration.evidence)
     record = TrainingRecord(
         fingerprint=sessions.fingerprint(),
         seed=seed,
@@ -237,17 +231,76 @@ def train(
         sessions=int(sessions.counts.sum()),
         anomalous=int(sessions.counts[sessions.labels == ANOMALOUS].sum()),
         events=int(sessions.counts @ sessions.lengths),
-        metrics=metrics,
-        score_shares=np.round(shares / shares.sum(), _SHARE_DIGITS).tolist(),
+        metrics=measured.metrics,
+        score_shares=measured.score_shares,
         sketch=_sketch(sessions, validation),
     )
     if not classifier:
         # What held-out sessions add is known to be normal, too; the shares measured without it are the higher ones.
         # With labels it would lower the scores of just these sessions, and a threshold chosen on them would be too low.
         normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
-        profile = CountProfile.fit(normal.sequences, normal.counts, bounded and bounded.bounds)
-    fingerprint = None if history is None else _fingerprint(history, scored)
-    return Trained(model.cpu(), vocabulary, profile, calibration, record, found, fingerprint, saved)
+        profile = CountProfile.fit(normal.sequences, normal.counts, alarms and alarms.bounds)
+    fingerprint = None if history is None else fingerprint_of(history, measured.scored)
+    return Trained(model.cpu(), vocabulary, profile, measured.calibration, record, replay, found, fingerprint, saved)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """How the scores of a trained model are calibrated, and what they say of the validation sessions.
+
+    Attributes:
+        calibration: of the scores.
+        metrics: of `validation_metrics`.
+        score_shares: as in `TrainingRecord`.
+        scored: the score of each validation session, by its events, those that were set aside among them.
+    """
+
+    calibration: Calibration
+    metrics: dict[str, float]
+    score_shares: list[float]
+    scored: dict[bytes, float]
+
+
+def calibrated(
+    trainer: Trainer,
+    profile: CountProfile,
+    held_out: TrainingSessions,
+    left_out: TrainingSessions,
+    judge: Judge | None,
+    *,
+    classifier: bool,
+    combine: bool = False,
+    counted: Evidences | None = None,
+) -> Calibrated:
+    """Calibrate by the trainer's validation sessions.
+
+    Args:
+        trainer: with the trained model.
+        profile: of the training sessions.
+        held_out: the validation sessions; none breaks a tolerance.
+        left_out: those that were set aside.
+        judge: with the tolerances; None where there are none.
+        classifier: whether the model has one.
+        combine: as in `TrainingOptions`.
+        counted: as of `Calibration.fit`.
+    """
+    statistics = trainer.statistics(profile)
+    if judge is not None:  # what is evidence the tolerances say, and none of these sessions breaks one
+        none = np.zeros(len(held_out))
+        statistics = replace(statistics, unusual=none, early_unusual=none, seen=none.astype(np.bool_))
+    calibration = Calibration.fit(statistics, classifier=classifier, combine=combine, counted=counted)
+    finals = _final_scores(calibration, statistics, judged=judge is not None)
+    scored = _by_sequence(held_out, finals)
+    shares = score_histogram(finals, statistics.counts)
+    if judge is not None and len(left_out):
+        suspects = trainer.statistics(profile, left_out)
+        levels = calibration.levels(suspects.highest, suspects.unusual, np.zeros_like(suspects.seen))
+        standings = judge.standings(CountVectors.of_sequences(left_out.sequences))
+        finals = scores(levels, *standings)
+        scored |= _by_sequence(left_out, finals)
+        shares += score_histogram(finals, left_out.counts)
+    metrics = validation_metrics(calibration, statistics, judged=judge is not None)
+    return Calibrated(calibration, metrics, np.round(shares / shares.sum(), _SHARE_DIGITS).tolist(), scored)
 
 
 def validation_metrics(
@@ -283,14 +336,14 @@ def _final_scores(calibration: Calibration, statistics: SessionStatistics, *, ju
     if not judged:
         return calibration.final_scores(statistics.highest, statistics.logits, statistics.unusual, statistics.seen)
     levels = calibration.levels(statistics.highest, statistics.unusual, statistics.seen)
-    return judge.scores(levels, np.full(len(levels), USUAL, np.int8), np.zeros(len(levels), np.int64))
+    return scores(levels, np.full(len(levels), USUAL, np.int8), np.zeros(len(levels), np.int64))
 
 
 def _by_sequence(sessions: TrainingSessions, scores: npt.NDArray[np.float64]) -> dict[bytes, float]:
     return {events.tobytes(): score for events, score in zip(sessions.sequences, scores.tolist(), strict=True)}
 
 
-def _fingerprint(history: History, scored: dict[bytes, float]) -> Fingerprint | None:
+def fingerprint_of(history: History, scored: dict[bytes, float]) -> Fingerprint | None:
     """Scores are those of held-out sessions: of what a model learnt from it thinks better than of what is to come."""
     stream = history.stream
     bounds = np.append(0, stream.ends)
@@ -328,7 +381,7 @@ def _check_enough(sessions: TrainingSessions, held_out: TrainingSessions) -> Non
         raise TrainingError("no normal session among the validation sessions")
 
 
-def _enough_labels(fitting: TrainingSessions, held_out: TrainingSessions) -> bool:
+def enough_labels(fitting: TrainingSessions, held_out: TrainingSessions) -> bool:
     """Whether a classifier can be trained and calibrated.
 
     Raises:

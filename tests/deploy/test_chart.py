@@ -12,6 +12,7 @@ import yaml
 
 from tests.deploy.dockerfile import ROOT, image, words
 from tests.deploy.tools import SCHEMAS, run_tool
+from tests.worker.command_line import parse
 from worker.settings.document import Settings, load_settings
 
 CHART = ROOT / "deploy" / "helm" / "logmamba"
@@ -70,6 +71,7 @@ MOST: dict[str, Any] = {
         "secret": "receivers",
         "env": [{"name": "SLACK_URL", "valueFrom": {"secretKeyRef": {"name": "receivers", "key": "slack"}}}],
     },
+    "adapt": {"enabled": True, "schedule": "5 4 * * 1-5", "timeZone": "Europe/Berlin", "args": ["--days=5"]},
     "keda": {"enabled": True, "authenticationRef": "kafka"},
 }
 
@@ -257,6 +259,32 @@ def test_alert_knows_what_it_shares_with_the_workers_and_nothing_takes_it_for_on
     assert not rendered["Service"]["spec"]["selector"].items() <= labels.items()
 
 
+def test_adaptations_write_where_the_workers_read_one_at_a_time_and_never_again_after_one_failed(
+    tmp_path: Path,
+) -> None:
+    rendered = resources(render(tmp_path, MOST))
+    job = rendered["CronJob"]["spec"]
+    assert (job["schedule"], job["timeZone"], job["concurrencyPolicy"]) == ("5 4 * * 1-5", "Europe/Berlin", "Forbid")
+    assert job["jobTemplate"]["spec"]["backoffLimit"] == 0
+    pod = job["jobTemplate"]["spec"]["template"]
+    [adapt] = pod["spec"]["containers"]
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert adapt["image"].endswith("-cpu")
+    parse([str(each) for each in adapt["args"]])  # the command line takes them
+    assert adapt["args"][-1] == "--days=5"
+    mounts = {each["name"]: each for each in adapt["volumeMounts"]}
+    assert mounts.keys() == {each["name"] for each in pod["spec"]["volumes"]}
+    assert not mounts["checkpoint"].get("readOnly", False)
+    place = Path(str(settings_of(rendered, tmp_path).model.checkpoint))
+    assert place.parent.is_relative_to(mounts["checkpoint"]["mountPath"])  # where versions are kept
+    [worker] = [each for each in container(rendered)["volumeMounts"] if each["name"] == "checkpoint"]
+    assert (worker["mountPath"], worker["readOnly"]) == (mounts["checkpoint"]["mountPath"], True)
+    volumes = {each["name"]: each for each in rendered["StatefulSet"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["checkpoint"] in pod["spec"]["volumes"]
+    assert not rendered["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert "CronJob" not in resources(render(tmp_path, LEAST))
+
+
 def test_the_rules_of_the_chart_are_those_that_are_tested(tmp_path: Path) -> None:
     """`cp config/monitoring/alerts.yaml deploy/helm/logmamba` makes them so: a chart holds all that it needs."""
     rules = yaml.safe_load((ROOT / "config" / "monitoring" / "alerts.yaml").read_text())
@@ -306,6 +334,8 @@ def test_other_settings_are_other_pods(tmp_path: Path) -> None:
         ("replica=3", "replica"),
         ("alert.enabled=true", "/alert/settings"),
         ("settings.kafka=null", "settings.kafka.bootstrap.servers is missing; allowed: host:port, with commas"),
+        ("adapt.enabled=true", "adapt.enabled without checkpoint.path"),
+        ("adapt.schedule=daily", "/adapt/schedule"),
         ("checkpoint.volume=null", "checkpoint.volume is missing; allowed: a source as in a pod's volumes"),
     ],
 )

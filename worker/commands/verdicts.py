@@ -157,7 +157,7 @@ def learn(directory: Path, answers: list[Answer], *, today: str | None = None) -
             families = families.judged(answer.family, answer.verdict, on)
         except ValueError as error:
             raise InputFileError(f"verdict on {answer.family!r}: {error}") from error
-    return save_verdicts(directory, Judge(checkpoint.judge.tolerances, families))
+    return save_verdicts(directory, Judge(checkpoint.judge.tolerances, families, checkpoint.judge.rising))
 
 
 def ask(directory: Path, console: Console, ask_for: Callable[[str], str]) -> list[Answer]:

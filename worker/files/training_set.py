@@ -101,7 +101,7 @@ def read_training_set(
         return _parsed(inputs.paths, labels, seed)
     stream = inputs.stream()
     # Sessions of every label shape the vocabulary: a template is a fact of the log, not of its labels.
-    lines = _lines(settings, stream, progress, lambda key: not is_validation(key, seed))
+    lines = session_lines(settings, stream, progress, lambda key: not is_validation(key, seed))
     vocabulary = learn_vocabulary(lines, _masks(settings))
     tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
     decoder = Decoder(settings.input, settings.sessions, tokenizer)
@@ -146,7 +146,7 @@ def read_vocabulary_of(
         return Vocabulary(tuple(dict.fromkeys(name for names in events for name in names)), kind="events"), []
     stream = inputs.stream()
     refusals = Refusals(stream)
-    lines = _lines(settings, stream, progress, lambda _key: True, refusals.decoded)
+    lines = session_lines(settings, stream, progress, lambda _key: True, refusals.decoded)
     vocabulary = learn_vocabulary(lines, _masks(settings))
     refusals.require_events()
     if not vocabulary.templates:
@@ -158,7 +158,7 @@ def _masks(settings: Settings) -> tuple[Mask, ...]:
     return tuple(Mask(mask.pattern, mask.name) for mask in settings.tokenizer.masks)
 
 
-def _lines(
+def session_lines(
     settings: Settings,
     stream: LogStream,
     progress: Callable[[int], object],

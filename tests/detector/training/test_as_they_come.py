@@ -94,7 +94,7 @@ def test_who_vouches_for_all_sessions_gets_what_was_trained_before_there_were_to
     labelled_normal = train(known, VOCABULARY, size=SMALL, device="cpu", options=options)
     vouched.save(tmp_path / "vouched")
     assert not (tmp_path / "vouched" / TOLERANCES_FILE).exists()
-    assert load(tmp_path / "vouched").manifest.version == 2
+    assert load(tmp_path / "vouched").manifest.version == 4
     labelled_normal.save(tmp_path / "known")
     assert load(tmp_path / "known").judge is None
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_comes_back_with_its_tolerances_and_verdicts(trained: Train
     assert trained.set_aside is not None
     loaded = load(tmp_path / "model")
     assert loaded.digest == digest
-    assert loaded.manifest.version == 3
+    assert loaded.manifest.version == 4
     assert loaded.judge is not None
     assert loaded.judge.to_json() == trained.set_aside.judge.to_json()
     judged(tmp_path / "model", failed="anomalous")

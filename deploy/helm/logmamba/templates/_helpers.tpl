@@ -33,6 +33,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ include "logmamba.commonLabels" . }}
 {{- end -}}
 
+{{/* Likewise, those of `logmamba adapt`. */}}
+{{- define "logmamba.adaptLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-adapt
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{ include "logmamba.commonLabels" . }}
+{{- end -}}
+
 {{- define "logmamba.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
