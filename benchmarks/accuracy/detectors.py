@@ -16,9 +16,10 @@ from benchmarks.accuracy.early import Early, early_detection, finals
 from benchmarks.accuracy.tasks import Floats, Part, Task
 from benchmarks.accuracy.unsupervised import Invariants, Pca
 from detector.quality.baselines import BASELINES, Baseline, count_vectors
-from detector.scoring.calibration import CRITICAL_SCORE, MAX_LEVEL, WARNING_SCORE
+from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.count_vectors import CountVectors
+from detector.scoring.evidence import MAX_LEVEL
 from detector.scoring.families import Verdict
 from detector.scoring.judge import Judge, scores
 from detector.scoring.scorer import Scorer

@@ -25,8 +25,8 @@ from benchmarks.accuracy.detectors import training_sessions
 from benchmarks.accuracy.protocols import LAST_SHARE, PROTOCOLS, Protocol, Split
 from benchmarks.accuracy.results import markdown
 from benchmarks.accuracy.tasks import Floats, Task
-from detector.scoring.calibration import CRITICAL_LEVEL, WARNING_LEVEL, Evidence
 from detector.scoring.count_profile import CountProfile
+from detector.scoring.evidence import CRITICAL_LEVEL, WARNING_LEVEL, Evidence
 from detector.training.alarm_bounds import bound, expected_share
 
 STRETCHES = {

@@ -40,29 +40,31 @@ one.
 Everything here is float64, element by element: a result never depends on its neighbours in the batch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, gammaincinv
 
+from detector.scoring.evidence import (
+    CERTAINTY,
+    CRITICAL_LEVEL,
+    MAX_LEVEL,
+    SURPRISE_LEVEL,
+    WARNING_LEVEL,
+    Evidence,
+    Evidences,
+)
 from detector.scoring.regression import drawn_in, logistic_regression, lowered_by
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-WARNING_LEVEL, WARNING_SCORE = 2.0, 0.7
-CRITICAL_LEVEL, CRITICAL_SCORE = 3.0, 0.95
-SURPRISE_LEVEL = 1.9
+WARNING_SCORE, CRITICAL_SCORE = 0.7, 0.95
 EVIDENT_LEVEL = 6.0
 
-CERTAINTY = 0.9  # with which the share of false early alerts is bounded
-
-# Beyond this level (one normal session in 10^12) and these logits a statistic says no more than "extreme".
-MAX_LEVEL = 12.0
+# Beyond these logits a statistic says no more than "extreme".
 MAX_LOGIT = 20.0
 
 # The exponential tail is fitted on this share of the held-out normals, but on no fewer than so many
@@ -72,7 +74,6 @@ TAIL_SESSIONS = 30
 # Nats. Keeps the tail from becoming a cliff when all held-out normals are equally surprising.
 MIN_MEAN_EXCESS = 0.25
 MAX_KNOTS = 64
-_PRIOR_SESSIONS = 5.0
 _BELOW = 0.01  # logits: a score that has to stay below a threshold stays so in float32
 _ALMOST_ONE = 1 - 1e-12
 
@@ -124,69 +125,6 @@ class Tail:
         beyond = self.levels[-1] + (highest - last) * self.slope
         level: Floats = np.minimum(np.where(highest > last, beyond, bulk), MAX_LEVEL)
         return level
-
-
-class Evidences(NamedTuple):
-    """Evidence of some normal sessions.
-
-    Attributes:
-        nats: of each, 0 for none, (n,).
-        counts: how many equal sessions each stands for, (n,).
-    """
-
-    nats: Floats
-    counts: Floats
-
-    @classmethod
-    def joined(cls, parts: Sequence["Evidences"]) -> "Evidences":
-        """Of the sessions of all parts, at least one."""
-        return cls(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Level of the sessions with evidence, from how many normal ones have some and how fast it falls off.
-
-    Attributes:
-        level: of the least evidence, -log10 of the share of normal sessions that have any.
-        slope: levels per nat.
-    """
-
-    level: float
-    slope: float
-
-    @classmethod
-    def fit(cls, evidence: Floats, counts: Floats) -> "Evidence":
-        """Fit on held-out normal sessions.
-
-        Args:
-            evidence: nats, 0 for none, (n,).
-            counts: how many equal sessions each stands for, (n,).
-        """
-        some = evidence > 0
-        k = float(counts[some].sum())
-        # Nats are -log p already: what few sessions say of their fall is drawn towards one nat a nat.
-        mean = (float(counts[some] @ evidence[some]) + _PRIOR_SESSIONS) / (k + _PRIOR_SESSIONS)
-        return cls(level=float(np.log10((counts.sum() + 1) / (k + 1))), slope=1 / (mean * float(np.log(10))))
-
-    @classmethod
-    def certain(cls, normal: Evidences) -> "Evidence":
-        """As `fit`, but the least evidence is critical only by the share of normal sessions with `CERTAINTY`.
-
-        That is the upper bound for a Poisson count: of few sessions without evidence it is no proof that there are
-        none. For a warning the estimate is enough.
-        """
-        evidence = cls.fit(*normal)
-        at_most = gammaincinv(normal.counts[normal.nats > 0].sum() + 1, CERTAINTY) / normal.counts.sum()
-        return replace(evidence, level=min(evidence.level, max(WARNING_LEVEL, -float(np.log10(at_most)))))
-
-    def levels(self, evidence: Floats) -> Floats:
-        """Level of sessions with evidence, from `SURPRISE_LEVEL` to `MAX_LEVEL`, ascending."""
-        steps = self.slope * evidence
-        # Where many normal sessions have evidence, little of it is no warning, but still ranks above surprise alone.
-        ranked = WARNING_LEVEL - (WARNING_LEVEL - SURPRISE_LEVEL) / (1 + steps)
-        levels: Floats = np.minimum(np.maximum(self.level + steps, ranked), MAX_LEVEL)
-        return levels
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from detector.scoring import reasons
-from detector.scoring.calibration import CRITICAL_SCORE, MAX_LEVEL, SURPRISE_LEVEL, WARNING_SCORE, Combination
+from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Combination
 from detector.scoring.count_vectors import CountVectors
+from detector.scoring.evidence import MAX_LEVEL, SURPRISE_LEVEL
 from detector.scoring.families import Example, Families, Family, Verdict, Way, code_of, name_of, ways, ways_of
 from detector.scoring.reasons import Reason
 from detector.scoring.rising import MOST_RISING, Rising

@@ -23,9 +23,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import bdtrc, ndtri
 
-from detector.scoring.calibration import CERTAINTY, WARNING_LEVEL, Evidence, Evidences
 from detector.scoring.count_profile import Bounds, CountProfile
 from detector.scoring.count_vectors import CountVectors
+from detector.scoring.evidence import CERTAINTY, WARNING_LEVEL, Evidence, Evidences
 from detector.scoring.learning import learn_order, learn_vectors
 from detector.scoring.tolerances import Floats, Integers
 from detector.text.vocabulary import Vocabulary

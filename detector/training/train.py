@@ -19,9 +19,10 @@ from detector.quality.fingerprint import Fingerprint, Stream
 from detector.quality.metrics import Detection, average_precision
 from detector.quality.session_sketch import session_hash, session_sketch
 from detector.reading import ReadingRecord
-from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, Evidences, SessionStatistics
+from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.count_vectors import CountVectors
+from detector.scoring.evidence import Evidences
 from detector.scoring.judge import USUAL, Judge, scores
 from detector.scoring.pace import Pace
 from detector.scoring.score_histogram import score_histogram

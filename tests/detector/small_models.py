@@ -11,8 +11,9 @@ from detector.checkpoint import Checkpoint, TrainingRecord, load, save
 from detector.model.model import DetectorModel, ModelConfig
 from detector.quality.fingerprint import Fingerprint
 from detector.reading import ReadingRecord
-from detector.scoring.calibration import Calibration, Combination, Evidence, Tail
+from detector.scoring.calibration import Calibration, Combination, Tail
 from detector.scoring.count_profile import CountProfile
+from detector.scoring.evidence import Evidence
 from detector.text.vocabulary import Vocabulary
 
 TEMPLATES = (

@@ -7,18 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.scoring.calibration import (
-    EVIDENT_LEVEL,
-    MAX_LEVEL,
-    SURPRISE_LEVEL,
-    WARNING_LEVEL,
-    Calibration,
-    Combination,
-    Evidence,
-    Floats,
-    SessionStatistics,
-    Tail,
-)
+from detector.scoring.calibration import EVIDENT_LEVEL, Calibration, Combination, Floats, SessionStatistics, Tail
+from detector.scoring.evidence import MAX_LEVEL, SURPRISE_LEVEL, WARNING_LEVEL, Evidence
 
 NONE = np.zeros(20_000, bool)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.scoring.calibration import Evidence, Evidences
 from detector.scoring.count_profile import CountProfile
+from detector.scoring.evidence import Evidence, Evidences
 from detector.text.vocabulary import UNK, Vocabulary
 from detector.training.alarm_bounds import Bounded, bound, bounds_lines, expected_share
 from detector.training.data import TrainingSessions
