@@ -44,7 +44,7 @@ from worker.generator.log import DayAndNight, Drift, GeneratedLog
 RATE = 0.05  # blocks a second
 DAY_S = 86_400
 MONTH_DAYS = 30
-MONTHS = 10  # of stretches
+MONTHS = 1  # of stretches
 SEEDS = 5
 POINTS = 20
 RENAMED = -1_000  # a token that no template matches
