@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from benchmarks.accuracy import datasets
 from benchmarks.accuracy.datasets import Dataset
+from benchmarks.late_verdicts import Forest, LastEvent
 from detector.checkpoint import Checkpoint, load
 from detector.quality.metrics import Detection, average_precision
 from detector.scoring.calibration import MAX_LEVEL, WARNING_SCORE
@@ -392,19 +393,9 @@ def figures(stream: Stream, scores: Floats, units: Units) -> dict[str, Any]:
     }
 
 
-def forest(stream: Stream, plan: Plan, seed: int) -> tuple[Floats, Units]:
-    """A random forest on event counts and the last event, of the verdicts so far; learnt anew when more are there."""
-    from scipy.sparse import csr_matrix, hstack
-    from sklearn.ensemble import RandomForestClassifier
-
-    n = len(stream.texts)
-    lengths = np.array([len(each) for each in stream.sessions])
-    events = np.concatenate(stream.sessions)
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    counts = csr_matrix((np.ones(len(events)), (rows, events)), shape=(len(lengths), n))
-    last = csr_matrix((np.ones(len(lengths)), (np.arange(len(lengths)), events[np.cumsum(lengths) - 1])), counts.shape)
-    table = hstack([counts, last]).tocsr()
-    table.indices, table.indptr = (each.astype(np.int32) for each in (table.indices, table.indptr))
+def baseline(kind: type[LastEvent | Forest], stream: Stream, plan: Plan, seed: int) -> tuple[Floats, Units]:
+    """Scores of all units after the start by what learns from verdicts alone."""
+    learner = kind(stream.sessions, len(stream.texts), seed)
     units = Units.of(stream.counts, 250)
     first = int(np.searchsorted(units.rows, stream.start))
     judged = np.random.default_rng(seed).binomial(units.counts, plan.verdicts)
@@ -417,15 +408,15 @@ def forest(stream: Stream, plan: Plan, seed: int) -> tuple[Floats, Units]:
         known, which = np.unique(units.rows[there], return_inverse=True)
         wrong = stream.anomalous[known]
         if wrong.any() and not wrong.all():
-            weigh = np.bincount(which, judged[there])
-            trees = RandomForestClassifier(50, random_state=seed).fit(table[known], wrong, weigh)
+            learner.fit(known, wrong, np.bincount(which, judged[there]).astype(np.float64))
             distinct, of = np.unique(units.rows[at:end], return_inverse=True)
-            scores[at:end] = trees.predict_proba(table[distinct])[:, 1][of]
+            scores[at:end] = learner.scores(distinct)[of]
         at = end
     return scores[first:], Units(units.rows[first:], units.counts[first:], units.begins[first:])
 
 
-WAYS = ("frozen", "adapted", "verdicts", "adapted-verdicts", "forest")
+BASELINES: dict[str, type[LastEvent | Forest]] = {"forest": Forest, "last-event": LastEvent}
+WAYS = ("frozen", "adapted", "verdicts", "adapted-verdicts", *BASELINES)
 """With `-without-model` the first two do without, which takes a tenth of the time and changes no alarm."""
 
 
@@ -450,7 +441,7 @@ def main() -> None:
     began = time.process_time()
     stream = STREAMS[asked.stream](asked.most)
     plan = Plan(
-        verdicts=asked.verdicts if asked.way in ("verdicts", "adapted-verdicts", "forest") else 0.0,
+        verdicts=asked.verdicts if asked.way in ("verdicts", "adapted-verdicts", *BASELINES) else 0.0,
         delay=asked.delay,
         every=asked.every,
         adapt_every=asked.adapt_every if asked.way.startswith("adapted") else 0,
@@ -459,8 +450,8 @@ def main() -> None:
         usual=asked.usual,
     )
     done: list[dict[str, Any]] = []
-    if asked.way == "forest":
-        scores, units = forest(stream, plan, asked.seed)
+    if asked.way in BASELINES:
+        scores, units = baseline(BASELINES[asked.way], stream, plan, asked.seed)
     else:
         kind = WithoutModel if asked.way.endswith("without-model") else Adaptive
         model = kind(stream, asked.seed, steps=asked.training_steps)

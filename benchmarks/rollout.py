@@ -42,6 +42,7 @@ from worker.generator.log import GeneratedLog, Truth
 FIRST_DAY = 20_000
 QUIET_DAYS, ROLLOUT_DAYS = 2, 2
 """Days before the release, and until the last host has it."""
+WAYS = ("frozen", "waiting", "planned", "poisoned")
 RATE = 2.0
 """Blocks that begin in a second."""
 
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--reworded", type=float, default=0.3)
     parser.add_argument("--training-steps", type=int, default=None)
     parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--output", type=Path, required=True)
     asked = parser.parse_args()
     began = time.process_time()
@@ -152,7 +154,7 @@ def main() -> None:
         [old] = Day.generated(asked.blocks, 1_000 * asked.seed + 1, 1)
         was = alarms(parent, parent.vocabulary, old) & old.wrong
         found: dict[str, Any] = {"seed": asked.seed, "plan": {**vars(asked), "output": None}, "ways": {}}
-        for way in ("frozen", "waiting", "planned", "poisoned"):
+        for way in asked.ways:
             found["ways"][way] = _days(way, parent, first, asked, Path(folder), old, was)
             print(way, json.dumps(found["ways"][way]), flush=True)
     found["cpu_s"] = round(time.process_time() - began, 1)
