@@ -46,7 +46,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from detector.scoring.scorer import Precision, Scorer
+from detector.model.devices import Precision
+from detector.scoring.scorer import Scorer
 from detector.scoring.scores import EventScores
 from detector.text.tokenizer import Tokenizer
 from tests.broker.harness import WorkerProcess, read_all

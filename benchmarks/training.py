@@ -30,9 +30,10 @@ from benchmarks.accuracy.devices import device_name
 from benchmarks.accuracy.early import finals
 from benchmarks.accuracy.protocols import random_split
 from detector.checkpoint import load
+from detector.model.devices import resolve_device
 from detector.quality.metrics import Detection, average_precision
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE
-from detector.scoring.scorer import Scorer, resolve_device
+from detector.scoring.scorer import Scorer
 from detector.text.tokenizer import Tokenizer
 
 NORMAL_SESSIONS, ANOMALOUS_SESSIONS = 558_223, 16_838

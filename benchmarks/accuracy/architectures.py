@@ -20,8 +20,8 @@ from benchmarks.accuracy.protocols import PROTOCOLS
 from benchmarks.accuracy.results import markdown
 from benchmarks.accuracy.tasks import Task
 from benchmarks.accuracy.variants import Variant, variants
+from detector.model.devices import CPU_BATCH_TOKENS
 from detector.model.inference import Inference, flat
-from detector.scoring.scorer import CPU_BATCH_TOKENS
 from detector.training.train import TrainingOptions
 
 TITLES = {"base": "Mamba-3", "lstm": "LSTM", "transformer": "Transformer"}

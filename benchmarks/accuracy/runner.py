@@ -14,7 +14,7 @@ from benchmarks.accuracy.detectors import Detector
 from benchmarks.accuracy.devices import device_name
 from benchmarks.accuracy.protocols import Protocol
 from benchmarks.accuracy.tasks import Task
-from detector.scoring.scorer import resolve_device
+from detector.model.devices import resolve_device
 
 
 def run(

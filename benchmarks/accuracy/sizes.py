@@ -28,8 +28,8 @@ from rich.console import Console
 from benchmarks.accuracy.devices import device_name
 from benchmarks.accuracy.results import insert, markdown
 from detector.checkpoint import load
+from detector.model.devices import Precision, compute_dtype, pass_tokens, resolve_device
 from detector.model.inference import Inference, Tokens, flat
-from detector.scoring.scorer import Precision, compute_dtype, pass_tokens, resolve_device
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from detector.training.train import Size, TrainingOptions, TrainingProgress, TrainingSessions, train
 

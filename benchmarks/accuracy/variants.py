@@ -21,11 +21,11 @@ from benchmarks.accuracy.mixers import WithLstm, WithTransformer
 from benchmarks.accuracy.protocols import Protocol
 from benchmarks.accuracy.results import RAW_LINES
 from benchmarks.accuracy.tasks import Floats, Part, Task
+from detector.model.devices import resolve_device
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
 from detector.scoring.calibration import Calibration, SessionStatistics
 from detector.scoring.count_profile import CountProfile, Judged
-from detector.scoring.scorer import resolve_device
 from detector.sessions_file import ANOMALOUS
 from detector.text.vocabulary import N_SPECIAL
 from detector.training.train import Size, TrainingOptions, TrainingSessions, training_dtype

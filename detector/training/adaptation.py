@@ -30,6 +30,7 @@ import torch
 
 from detector.checkpoint import Checkpoint
 from detector.errors import TrainingError
+from detector.model.devices import Precision, resolve_device
 from detector.model.inference import Backend, flat
 from detector.model.model import DetectorModel
 from detector.scoring.calibration import WARNING_SCORE, Calibration
@@ -39,7 +40,7 @@ from detector.scoring.families import Families
 from detector.scoring.judge import USUAL, Judge
 from detector.scoring.learning import learn
 from detector.scoring.rising import Rising
-from detector.scoring.scorer import Precision, Scorer, resolve_device
+from detector.scoring.scorer import Scorer
 from detector.scoring.scores import Sequences
 from detector.scoring.verdict_weights import VerdictWeights
 from detector.sessions_file import ANOMALOUS, UNLABELLED

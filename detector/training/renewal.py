@@ -21,13 +21,14 @@ from detector import checkpoint
 from detector.checkpoint import Checkpoint, TrainingRecord
 from detector.errors import TrainingError
 from detector.history import Adaptation, Change
+from detector.model.devices import Precision
 from detector.model.inference import Backend
 from detector.quality.fingerprint import Fingerprint, Stream
 from detector.quality.session_sketch import session_hash, session_sketch
 from detector.scoring.calibration import WARNING_SCORE
 from detector.scoring.families import Verdict, name_of
 from detector.scoring.judge import Judge
-from detector.scoring.scorer import Precision, Scorer
+from detector.scoring.scorer import Scorer
 from detector.scoring.scores import Sequences
 from detector.scoring.session_pattern import SessionPatterns
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED

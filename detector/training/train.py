@@ -13,6 +13,7 @@ import torch
 from detector import checkpoint
 from detector.checkpoint import EXPECTED_WARNINGS, TrainingRecord
 from detector.errors import TrainingError
+from detector.model.devices import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
 from detector.quality.fingerprint import Fingerprint, Stream
@@ -26,7 +27,6 @@ from detector.scoring.evidence import Evidences
 from detector.scoring.judge import USUAL, Judge, scores
 from detector.scoring.pace import Pace
 from detector.scoring.score_histogram import score_histogram
-from detector.scoring.scorer import Precision, compute_dtype, has_bfloat16, resolve_device
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import Vocabulary
 from detector.training.alarm_bounds import bound, expected_share

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from detector.model.devices import pass_tokens
 from detector.model.inference import Backend, Inference, flat
 from detector.model.model import DetectorModel
 from detector.scoring.calibration import SessionStatistics, calibrated_loss
 from detector.scoring.count_profile import CountProfile
-from detector.scoring.scorer import pass_tokens
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import EOS, N_SPECIAL, UNK
 from detector.training.batches import Batch, PackedSessions

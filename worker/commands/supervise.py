@@ -134,7 +134,7 @@ def _devices(settings: Settings) -> Sequence[str]:
 
 
 def _cuda_devices() -> int:
-    from detector.scoring.scorer import cuda_devices
+    from detector.model.devices import cuda_devices
 
     return cuda_devices()
 

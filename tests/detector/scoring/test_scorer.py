@@ -14,12 +14,13 @@ from structlog.testing import capture_logs
 
 from detector.checkpoint import Checkpoint
 from detector.errors import CheckpointError, DeviceError
+from detector.model.devices import resolve_device
 from detector.model.inference import Inference, batches, flat, pack
 from detector.model.model import DetectorModel
 from detector.scoring import scored_sequences_loop as loop
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.score_cache import MAX_CACHED_EVENTS
-from detector.scoring.scorer import Scorer, resolve_device
+from detector.scoring.scorer import Scorer
 from detector.scoring.scores import EventScores
 from detector.text.vocabulary import BOS, EOS, UNK, Vocabulary
 from tests.detector.small_models import PROFILE, TEMPLATES, VOCABULARY, encoded, random_checkpoint, save_random

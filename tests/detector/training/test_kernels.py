@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from detector.model.devices import Precision
 from detector.model.inference import Backend
 from detector.model.model import ModelConfig
-from detector.scoring.scorer import Precision
 from detector.training.train import Trained, TrainingOptions, TrainingProgress, train
 from tests.detector.training.test_train import VOCABULARY, sessions
 

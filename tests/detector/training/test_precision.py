@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 import torch
 
+from detector.model.devices import Precision
 from detector.model.model import Mamba3Layer
-from detector.scoring.scorer import Precision
 from detector.training.train import TrainingOptions, TrainingProgress, train
 from tests.detector.training.test_train import SMALL, VOCABULARY, sessions
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from detector.checkpoint import Checkpoint
+from detector.model.devices import Precision
 from detector.scoring.calibration import Combination
-from detector.scoring.scorer import Precision, Scorer
+from detector.scoring.scorer import Scorer
 from detector.scoring.scores import Growth
 from tests.detector.small_models import random_checkpoint
 from tests.worker.small_worker import INPUT
