@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from detector.scoring.families import Verdict
 from detector.scoring.pace import ANY, Pace, Timed
 from detector.scoring.paced import Paced, paced
 from tests.worker.delivery.test_loop import STEPS, by_partition, run_with, undisturbed
-from tests.worker.small_worker import INPUT, ODD, VOCABULARY, OddScorer, memory_broker
+from tests.worker.processing.said import counts_of, feedback_on
+from tests.worker.small_worker import INPUT, ODD, VOCABULARY, OddScorer, SmallWorker, memory_broker, outputs
+from tests.worker.small_worker import settings as small_settings
 from worker.delivery.memory import MemoryBroker
 from worker.processing.records import Partition
 
@@ -73,3 +76,20 @@ def test_crashes_aborts_and_rebalances_change_no_score(steps: list[str]) -> None
 def test_however_records_are_cut_into_batches_the_scores_are_the_same(records: int) -> None:
     rules = (*RULES, f"worker.batch_records={records}")
     assert undisturbed(partial(filled), *rules, scorer=PacedScorer()) == calm()
+
+
+@pytest.mark.parametrize("verdict", ["normal", "anomalous"])
+def test_a_verdict_on_events_is_none_on_their_pace(verdict: Verdict) -> None:
+    broker = memory_broker(1)
+    for number in range(5):
+        for key, waits in (("a", 20_000 if number > 2 else 0), ("b", 0)):
+            at = 1_700_000_000_000 + 3_000 * number + waits
+            broker.append(Partition(INPUT, 0), f"{key} read".encode(), timestamp=at)
+    feedback = feedback_on({counts_of(VOCABULARY, *["<*> read"] * 5): verdict})
+    use = small_settings(*RULES)
+    SmallWorker(broker, use, scorer=PacedScorer(), feedback=feedback).run([None] * 20)
+    found = {each["session"]: each for each in outputs(broker)}
+    assert found["a"]["severity"] == "warning"
+    assert "a pause of 2" in found["a"]["reason"]["text"]
+    assert "pattern" not in found["a"]
+    assert found["b"]["severity"] == ("critical" if verdict == "anomalous" else "normal")
