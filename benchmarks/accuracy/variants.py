@@ -25,9 +25,11 @@ from detector.model.devices import resolve_device
 from detector.model.inference import Backend
 from detector.model.model import DetectorModel, ModelConfig
 from detector.scoring.calibration import Calibration, SessionStatistics
-from detector.scoring.count_profile import CountProfile, Judged
+from detector.scoring.count_profile import Bounds, CountProfile, Judged
+from detector.scoring.evidence import Evidences
 from detector.sessions_file import ANOMALOUS
 from detector.text.vocabulary import N_SPECIAL
+from detector.training.alarm_bounds import bound
 from detector.training.train import Size, TrainingOptions, TrainingSessions, training_dtype
 from detector.training.trainer import Trainer
 
@@ -125,8 +127,8 @@ class _ProfileOfTemplates(CountProfile):
     """Is asked about pairs and judges their templates."""
 
     @classmethod
-    def fit(cls, sequences: Sequence[Integers], counts: Integers) -> Self:
-        return super().fit([templates(events) for events in sequences], counts)
+    def fit(cls, sequences: Sequence[Integers], counts: Integers, bounds: Bounds | None = None) -> Self:
+        return super().fit([templates(events) for events in sequences], counts, bounds)
 
     def judge(self, tokens: Integers, bounds: Integers) -> Judged:
         return super().judge(templates(tokens), bounds)
@@ -173,11 +175,13 @@ class Learnt(NamedTuple):
         held_out: those that it was stopped by, beside a profile that does not know them, for a calibration.
         validation: each row of the part, likewise.
         test: each row of the part, beside the profile of a checkpoint.
+        counted: evidence of normal sessions by others like them; None with a classifier.
     """
 
     held_out: SessionStatistics
     validation: SessionStatistics
     test: SessionStatistics
+    counted: Evidences | None
 
 
 @lru_cache(maxsize=1)
@@ -209,13 +213,19 @@ def _learn(
     learner.next_token(normal, steps_after=0)
     if task.labelled:
         learner.classifier(fitting)
-    profile = architecture.profile.fit(normal.sequences, normal.counts)
+    alarms = (
+        None if task.labelled else bound(*(part.select(part.labels != ANOMALOUS) for part in (training, validation)))
+    )
+    profile = architecture.profile.fit(normal.sequences, normal.counts, alarms and alarms.bounds)
     shipped = profile
     if not task.labelled:
         whole = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
-        shipped = architecture.profile.fit(whole.sequences, whole.counts)
+        shipped = architecture.profile.fit(whole.sequences, whole.counts, alarms and alarms.bounds)
     return Learnt(
-        learner.statistics(profile), trainer(validation).statistics(profile), trainer(test).statistics(shipped)
+        learner.statistics(profile),
+        trainer(validation).statistics(profile),
+        trainer(test).statistics(shipped),
+        alarms and alarms.alike,
     )
 
 
@@ -261,7 +271,7 @@ class Variant:
         """Thresholds are those of the worker's severities; there are no early scores."""
         learnt = self.learn(task, seed)
         score = (
-            partial(with_counts, classifier=task.labelled, combine=self.options.combine)
+            partial(with_counts, classifier=task.labelled, combine=self.options.combine, counted=learnt.counted)
             if self.counts
             else partial(without_counts, classifier=task.labelled)
         )
@@ -297,10 +307,15 @@ def variants(size: Size, device: str, options: TrainingOptions) -> dict[str, Var
 
 
 def with_counts(
-    held_out: SessionStatistics, part: SessionStatistics, *, classifier: bool, combine: bool = False
+    held_out: SessionStatistics,
+    part: SessionStatistics,
+    *,
+    classifier: bool,
+    combine: bool = False,
+    counted: Evidences | None = None,
 ) -> Floats:
     """Scores of sessions as the product gives them, calibrated on those held out."""
-    calibration = Calibration.fit(held_out, classifier=classifier, combine=combine)
+    calibration = Calibration.fit(held_out, classifier=classifier, combine=combine, counted=counted)
     return calibration.final_scores(part.highest, part.logits, part.unusual, part.seen)
 
 

@@ -159,7 +159,7 @@ class _Kept:
             raise InputFileError("the input holds no session")
         keys, sequences, days, counts, pauses = zip(*self._rows, strict=True)
         sessions = TrainingSessions.of(sequences, None, counts, keys)
-        known = None if None in pauses else pauses
+        known = None if any(each is None for each in pauses) else pauses
         return RecentTraffic(sessions, np.array(days, np.int64), known, vocabulary, self._share, refused)
 
 
