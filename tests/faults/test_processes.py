@@ -15,7 +15,8 @@ from tests.faults.report import FaultReport
 from tests.faults.stream import Run, Stream
 
 # The group keeps a static member's partitions for so long while it is away.
-KAFKA = {"session.timeout.ms": 120_000, "max.poll.interval.ms": 120_000}
+# An abort reads its partitions anew, which looks like a move.
+KAFKA = {"session.timeout.ms": 120_000, "max.poll.interval.ms": 120_000, "transaction.timeout.ms": 60_000}
 
 
 class TwoProcesses(SupervisedWorker):

@@ -33,13 +33,14 @@ PATIENCE_S = 60.0
 
 def serve(number: int, pipe: Connection, folder: Path) -> None:
     """A process that says that it has joined, and what it reads in a file of its own tells it to do."""
-    asked = threading.Event()
+    asked: list[int] = []  # no event: whose lock this thread may hold when the signal comes
     signal.signal(signal.SIGHUP, lambda *_: (folder / f"reload-{number}").touch())
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     metrics = Metrics()
     metrics.decoded(records=10, events=10, unknown=0, cut=0, ignored=0, dead_letters={})
     orders = folder / f"orders-{number}"
-    while not asked.wait(0.02):
+    while not asked:
+        time.sleep(0.02)
         order = orders.read_text() if orders.exists() else ""
         if order == "hang":
             asked.clear()
