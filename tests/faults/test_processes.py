@@ -16,7 +16,7 @@ from tests.faults.stream import Run, Stream
 
 # The group keeps a static member's partitions for so long while it is away.
 # An abort reads its partitions anew, which looks like a move.
-KAFKA = {"session.timeout.ms": 120_000, "max.poll.interval.ms": 120_000, "transaction.timeout.ms": 60_000}
+KAFKA = {"session.timeout.ms": 120_000, "max.poll.interval.ms": 120_000, "transaction.timeout.ms": 30_000}
 
 
 class TwoProcesses(SupervisedWorker):
