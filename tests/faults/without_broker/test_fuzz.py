@@ -28,7 +28,6 @@ from worker.settings.document import load_settings
 BATCH = 100
 MOST_SECONDS = 0.05  # of processor time for one line
 MOST_SECONDS_PER_FURTHER_LINE = 0.00001  # of a record that holds several
-LOOKED_AT_SECONDS = 0.01  # of a batch; its lines are then timed one by one
 MESSAGE_BYTES = 100_000
 
 TIMES = r"{pattern: '(?s)^(\S+\s+\S+)', format: '%y%m%d %H%M%S'}"
@@ -127,7 +126,7 @@ def test_no_hostile_line_crashes_or_stalls_the_decoder_or_the_tokenizer(
         assert_whole(records, events, vocabulary)
         if number % 100 < len(kinds):
             assert_alone_is_the_same(kind, records, events)
-        if size.full and took_s > LOOKED_AT_SECONDS:
+        if size.full and took_s > MOST_SECONDS:
             suspects += [(kind, value) for value in values]  # one of them may have taken it all
 
     slowest_s, stalling = 0.0, []
