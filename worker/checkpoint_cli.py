@@ -143,8 +143,9 @@ def rollback(
 ) -> None:
     """Let an older version of the checkpoint score again; nothing adapts then until `adapt --resume`."""
     from worker.commands import rollback as command
+    from worker.processing.scorer import checkpoint_place
 
-    place = command.place_of(settings_of(config, overrides, checkpoint))
+    place = checkpoint_place(settings_of(config, overrides, checkpoint))
     if listing:
         found = command.versions_of(place)
         if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -52,11 +51,10 @@ class Rising:
         """After the traffic of one more adaptation, likewise."""
         had, total = _masses(sessions, counts)
         found = {token: (STAYS * now, was + (1 - STAYS) * now) for token, now, was in self.templates}
-        templates = [
-            (token, round(found.get(token, (0.0, 0.0))[0] + had.get(token, 0.0), _DIGITS), round(was, _DIGITS))
-            for token in sorted(found.keys() | had.keys())
-            for was in (found.get(token, (0.0, 0.0))[1],)
-        ]
+        templates = []
+        for token in sorted(found.keys() | had.keys()):
+            now, was = found.get(token, (0.0, 0.0))
+            templates.append((token, round(now + had.get(token, 0.0), _DIGITS), round(was, _DIGITS)))
         lately, before = STAYS * self.lately + total, self.before + (1 - STAYS) * self.lately
         return Rising(tuple(templates), round(lately, _DIGITS), round(before, _DIGITS))
 
@@ -80,8 +78,6 @@ class Rising:
 def _masses(sessions: CountVectors, counts: Integers) -> tuple[dict[int, float], float]:
     """How many sessions have each token, and how many there are."""
     weigh = np.sqrt(counts.astype(np.float64))
-    had: defaultdict[int, float] = defaultdict(float)
     totals = np.bincount(sessions.tokens, weigh[sessions.rows])
-    for token in np.flatnonzero(totals).tolist():
-        had[token] = round(float(totals[token]), _DIGITS)
+    had = {token: round(float(totals[token]), _DIGITS) for token in np.flatnonzero(totals).tolist()}
     return had, round(float(weigh.sum()), _DIGITS)

@@ -301,9 +301,7 @@ class Scorer:
         """Which of complete sessions stand out by pauses or bursts, by number; no final score of theirs is lower."""
         if self._pace is None:
             return {}
-        if self.vocabulary.learned < len(self.vocabulary):
-            tokens = self.vocabulary.as_learned(sessions.sequences.tokens)
-            sessions = sessions._replace(sequences=sessions.sequences._replace(tokens=tokens))
+        sessions = sessions._replace(sequences=self._checked(sessions.sequences))
         return paced(self._pace.unusual(sessions), self._judge, self.vocabulary)
 
     def _checked(self, sequences: Sequences) -> Sequences:

@@ -29,6 +29,7 @@ from worker.files.training_set import is_validation
 from worker.formats.printable import printable
 from worker.processing.feedback import read_feedback_file
 from worker.processing.fit import check_fit
+from worker.processing.scorer import checkpoint_place
 from worker.settings.document import Settings
 
 if TYPE_CHECKING:
@@ -141,9 +142,7 @@ def adapt_checkpoint(
         CheckpointError: the checkpoint cannot be read or written, or was changed meanwhile.
         TrainingError, DeviceError: as for a training.
     """
-    place = settings.model.checkpoint
-    if place is None:
-        raise SettingsError(["model.checkpoint: is missing; allowed: the directory that `logmamba train` wrote"])
+    place = checkpoint_place(settings)
     from detector.checkpoint import load
     from detector.versions import Versions
 

@@ -6,8 +6,7 @@ normal, or the record is from before), the session's lines are read again from K
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +22,7 @@ from worker.commands.explain_record import ScoreRecord, score_record, tokens_of_
 from worker.commands.tail import require_score_topic
 from worker.delivery.outage import outage_of_a_command
 from worker.errors import RunError, SettingsError
+from worker.files.answer_files import read_rows
 from worker.formats.printable import printable
 from worker.kafka.avro import score_reader
 from worker.kafka.clients import ClientProperties
@@ -177,37 +177,13 @@ def read_answers(path: Path, verdict: Verdict | None = None) -> list[Answer | Fe
     Raises:
         InputFileError: naming the line that is no answer.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputFileError(f"{path}: cannot be read: {error}") from error
-    begun = next((line for line in lines if line.strip()), "")
-    rows = _json_rows(path, lines) if begun.lstrip().startswith("{") else _csv_rows(path, lines)
-    found = (_answer(f"{path}, line {number}", row, verdict) for number, row in rows)
+    found = (_answer(f"{path}, line {number}", row, verdict) for number, row in read_rows(path, _lacking))
     return [each for each in found if each is not None]
 
 
-def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise InputFileError(f"{path}, line {number}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise InputFileError(f"{path}, line {number}: not a JSON object")
-            yield number, row
-
-
-def _csv_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(lines)
-    columns = set(reader.fieldnames or ())
-    if not columns.intersection(_NAMED_BY):
-        raise InputFileError(
-            f"{path}: no column session, id or pattern; allowed: one of them and verdict, or JSON lines"
-        )
-    for row in reader:
-        yield reader.line_num, row
+def _lacking(columns: Collection[str]) -> str | None:
+    none = set(columns).isdisjoint(_NAMED_BY)
+    return "no column session, id or pattern; allowed: one of them and verdict" if none else None
 
 
 def _answer(where: str, row: Mapping[str, Any], otherwise: Verdict | None) -> Answer | FeedbackRecord | None:

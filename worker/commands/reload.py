@@ -98,9 +98,7 @@ class Reload:
         self._due: _Due | None = None
         self._over = Event()
         self._feedback: Feedback | None = None  # that holds
-        self._latest_feedback: Feedback | None = (
-            None  # that was read; set in the thread, one object in place of another
-        )
+        self._latest_feedback: Feedback | None = None  # that was read; the thread puts one in place of another
 
     @property
     def settings(self) -> Settings:

@@ -11,9 +11,6 @@ import orjson
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from worker.errors import SettingsError
-from worker.settings.document import Settings
-
 if TYPE_CHECKING:
     from detector.versions import Version
 
@@ -37,17 +34,6 @@ class ShownVersion(NamedTuple):
     templates: int
     usual: int
     held_back: int
-
-
-def place_of(settings: Settings) -> Path:
-    """Where the checkpoint of the settings is.
-
-    Raises:
-        SettingsError: they name none.
-    """
-    if settings.model.checkpoint is None:
-        raise SettingsError(["model.checkpoint: is missing; allowed: the directory that `logmamba train` wrote"])
-    return settings.model.checkpoint
 
 
 def versions_of(place: Path) -> list[ShownVersion]:

@@ -6,8 +6,7 @@ alarm any more, one judged anomalous is a critical one. A worker that runs takes
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from detector.errors import CheckpointError, InputFileError
 from worker.commands.terminal.text import shown
+from worker.files.answer_files import read_rows
 from worker.formats.printable import printable
 
 if TYPE_CHECKING:
@@ -121,13 +121,7 @@ def read_answers(path: Path) -> list[Answer]:
     Raises:
         InputFileError: naming the line that is none.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputFileError(f"{path}: cannot be read: {error}") from error
-    begun = next((line for line in lines if line.strip()), "")
-    rows = _json_rows(path, lines) if begun.lstrip().startswith("{") else _csv_rows(path, lines)
-    return [answer for number, row in rows if (answer := _answer(path, number, row)) is not None]
+    return [answer for number, row in read_rows(path, _lacking) if (answer := _answer(path, number, row)) is not None]
 
 
 def learn(directory: Path, answers: list[Answer], *, today: str | None = None) -> str:
@@ -209,27 +203,9 @@ def _state(family: Family) -> str:
     return family.verdict or ("taken for normal" if family.accepted else "set aside")
 
 
-_Row = tuple[int, dict[str, Any]]  # line number and what the line holds
-
-
-def _json_rows(path: Path, lines: list[str]) -> Iterator[_Row]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise InputFileError(f"{path}, line {number}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise InputFileError(f"{path}, line {number}: not a JSON object")
-            yield number, row
-
-
-def _csv_rows(path: Path, lines: list[str]) -> Iterator[_Row]:
-    reader = csv.DictReader(lines)
-    if absent := {"family", "verdict"} - set(reader.fieldnames or ()):
-        raise InputFileError(f"{path}: no column {' and '.join(sorted(absent))}; allowed: family,verdict or JSON lines")
-    for row in reader:
-        yield reader.line_num, row
+def _lacking(columns: Collection[str]) -> str | None:
+    absent = {"family", "verdict"} - set(columns)
+    return f"no column {' and '.join(sorted(absent))}; allowed: family,verdict" if absent else None
 
 
 def _answer(path: Path, number: int, row: dict[str, Any]) -> Answer | None:

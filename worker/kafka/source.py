@@ -72,18 +72,19 @@ class KafkaSource:
         self._dead_workers = dead_workers
         self._with_headers = with_headers
         self._prepare = prepare
-        fixed = {
-            **properties,
-            "isolation.level": "read_committed",
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "error",
-            "partition.assignment.strategy": "cooperative-sticky",
-            "enable.partition.eof": True,
-            "error_cb": self._hear,
-        }
-        self.consumer = Consumer(fixed)
-        self._asking = {name: value for name, value in fixed.items() if name not in {"stats_cb", "error_cb"}}
+        self.consumer = Consumer(
+            {
+                **properties,
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "enable.partition.eof": True,
+                "error_cb": self._hear,
+            }
+        )
+        self._asking = {name: value for name, value in properties.items() if name != "stats_cb"}
         self._missing = MissingTopics(self._topics, self._known)
         self._ends: dict[Partition, int] = {}
         self._paused = False

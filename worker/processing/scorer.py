@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -174,6 +175,17 @@ def checkpoint_stamp(settings: Settings) -> object:
     return None if settings.model.checkpoint is None else stamp(settings.model.checkpoint)
 
 
+def checkpoint_place(settings: Settings) -> Path:
+    """Where the checkpoint of the settings is.
+
+    Raises:
+        SettingsError: they name none.
+    """
+    if settings.model.checkpoint is None:
+        raise SettingsError(["model.checkpoint: is missing; allowed: the directory that `logmamba train` wrote"])
+    return settings.model.checkpoint
+
+
 def read_checkpoint(settings: Settings) -> Checkpoint:
     """Read and check the checkpoint of the settings; may be called in any thread.
 
@@ -181,13 +193,12 @@ def read_checkpoint(settings: Settings) -> Checkpoint:
         SettingsError: the settings name no checkpoint.
         RunError: naming the setting, when the checkpoint is refused.
     """
-    if settings.model.checkpoint is None:
-        raise SettingsError(["model.checkpoint: is missing; allowed: the directory that `logmamba train` wrote"])
+    place = checkpoint_place(settings)
     # PyTorch takes seconds to import; only what scores waits for it.
     from detector.checkpoint import load
 
     try:
-        return load(settings.model.checkpoint)
+        return load(place)
     except CheckpointError as error:
         raise RunError(f"model.checkpoint: {error}") from error
 
