@@ -108,15 +108,7 @@ class PreparedModel:
             out = torch.empty(2, len(tokens), dtype=torch.float32, device=self.device)
             packing = Packing.of(torch.from_numpy(bounds), self.device)
             self.run(self._on_device(tokens), packing, out)
-            fetched = torch.empty(out.shape, dtype=out.dtype, pin_memory=self.device.type == "cuda")
-            fetched.copy_(out, non_blocking=True)
-            stop = timer.stop()
-
-            def fetch() -> tuple[npt.NDArray[np.float32], float]:
-                seconds = stop()
-                return fetched.numpy(), seconds
-
-            return fetch
+            return self._fetching(out, timer)
 
     @torch.inference_mode()
     def carry_on(self, going: CarriedPass, pool: StatePool) -> Fetch:
@@ -135,15 +127,7 @@ class PreparedModel:
             # What a row is asked about is what the heads find one place further.
             tokens = self._on_device(np.stack((going.tokens, np.roll(going.followers, 1))))
             self.run_carried(tokens, going.pieces(self.device), pool.layers, out)
-            fetched = torch.empty(out.shape, dtype=out.dtype, pin_memory=self.device.type == "cuda")
-            fetched.copy_(out, non_blocking=True)
-            stop = timer.stop()
-
-            def fetch() -> tuple[npt.NDArray[np.float32], float]:
-                seconds = stop()
-                return fetched.numpy(), seconds
-
-            return fetch
+            return self._fetching(out, timer)
 
     def run_carried(self, tokens: Tensor, pieces: Pieces, layers: Sequence[Mamba3State], out: Tensor) -> None:
         """Launch the model as `run`, on rows of tokens and, one place further each, followers, (2, T)."""
@@ -158,6 +142,18 @@ class PreparedModel:
         for states, left in zip(layers, after, strict=True):
             if left is not None:
                 put_back(pieces, states, left)
+
+    def _fetching(self, out: Tensor, timer: "_Timer") -> Fetch:
+        """What waits for a pass that was launched, and brings what it has filled out with."""
+        fetched = torch.empty(out.shape, dtype=out.dtype, pin_memory=self.device.type == "cuda")
+        fetched.copy_(out, non_blocking=True)
+        stop = timer.stop()
+
+        def fetch() -> tuple[npt.NDArray[np.float32], float]:
+            seconds = stop()
+            return fetched.numpy(), seconds
+
+        return fetch
 
     def _on_device(self, tokens: npt.NDArray[np.int64]) -> Tensor:
         if self.device.type != "cuda":

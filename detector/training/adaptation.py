@@ -41,7 +41,6 @@ from detector.scoring.judge import USUAL, Judge
 from detector.scoring.learning import learn
 from detector.scoring.rising import Rising
 from detector.scoring.scorer import Scorer
-from detector.scoring.scores import Sequences
 from detector.scoring.verdict_weights import VerdictWeights
 from detector.sessions_file import ANOMALOUS, UNLABELLED
 from detector.text.vocabulary import UNK, Vocabulary
@@ -256,9 +255,7 @@ def learn_verdicts(scorer: Scorer, sessions: TrainingSessions, usual: TrainingSe
 def _finals(scorer: Scorer, sessions: TrainingSessions) -> npt.NDArray[np.float64]:
     if not len(sessions):
         return np.zeros(0)
-    ends = np.cumsum(sessions.lengths)
-    found = scorer.score_columns(Sequences(np.concatenate(sessions.sequences), ends), len(ends))
-    return found.finals.astype(np.float64)
+    return scorer.score_columns(sessions.columns, len(sessions)).finals.astype(np.float64)
 
 
 def grown(parent: Checkpoint, vocabulary: Vocabulary) -> DetectorModel:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import TrainingError
+from detector.scoring.scores import Sequences
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 
 Tokens = npt.NDArray[np.int64]
@@ -63,6 +64,11 @@ class TrainingSessions:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Events of each session, (n,)."""
         return np.fromiter((len(events) for events in self.sequences), dtype=np.int64, count=len(self))
+
+    @property
+    def columns(self) -> Sequences:
+        """The sessions as a scorer takes them."""
+        return Sequences(np.concatenate([np.empty(0, np.int64), *self.sequences]), np.cumsum(self.lengths))
 
     def fingerprint(self) -> str:
         """``sha256:<hex>`` of sequences, labels and counts, in their order."""

@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from detector.scoring.calibration import WARNING_SCORE
 from detector.scoring.scorer import Scorer
-from detector.scoring.scores import Sequences
 from detector.sessions_file import ANOMALOUS, UNLABELLED
 from detector.training.data import TrainingSessions
 
@@ -93,9 +92,8 @@ class _Judged:
 def _judged(scorer: Scorer, sessions: TrainingSessions) -> _Judged:
     if not len(sessions):
         return _Judged(np.zeros(0, np.bool_), np.zeros(0))
-    ends = np.cumsum(sessions.lengths)
-    found = scorer.score_columns(Sequences(np.concatenate(sessions.sequences), ends), len(ends))
-    nats = np.add.reduceat(found.surprises.astype(np.float64), ends - sessions.lengths)
+    found = scorer.score_columns(sessions.columns, len(sessions))
+    nats = np.add.reduceat(found.surprises.astype(np.float64), found.ends - sessions.lengths)
     return _Judged(found.finals >= WARNING_SCORE, nats)
 
 

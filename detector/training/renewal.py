@@ -29,7 +29,6 @@ from detector.scoring.calibration import WARNING_SCORE
 from detector.scoring.families import Verdict, name_of
 from detector.scoring.judge import Judge
 from detector.scoring.scorer import Scorer
-from detector.scoring.scores import Sequences
 from detector.scoring.session_pattern import SessionPatterns
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
@@ -233,8 +232,7 @@ def _fingerprint(recent: Recent, after: Scorer) -> Fingerprint | None:
     scores = np.full(len(sessions), np.nan)
     if held_out.any():
         apart = sessions.select(held_out)
-        ends = np.cumsum(apart.lengths)
-        scores[held_out] = after.score_columns(Sequences(np.concatenate(apart.sequences), ends), len(ends)).finals
+        scores[held_out] = after.score_columns(apart.columns, len(apart)).finals
     return Fingerprint.of(Stream.of(sessions.sequences, recent.pauses), scores, held_out)
 
 
@@ -285,8 +283,7 @@ def _aware(judge: Judge, vocabulary: Vocabulary) -> Judge:
 
 def _by_score(recent: TrainingSessions, before: Scorer, *, planned: bool) -> Bounded:
     """Without tolerances: what is an alarm is not learnt from, whatever it does, unless somebody vouches for it."""
-    ends = np.cumsum(recent.lengths)
-    finals = before.score_columns(Sequences(np.concatenate(recent.sequences), ends), len(ends)).finals
+    finals = before.score_columns(recent.columns, len(recent)).finals
     admitted = (finals < WARNING_SCORE) | planned | (recent.labels != UNLABELLED)
     held = int(recent.counts[~admitted].sum())
     words = f"Scores of {WARNING_SCORE} and more: without tolerances nothing tells them apart."

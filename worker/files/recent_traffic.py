@@ -19,7 +19,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from detector.errors import InputFileError
-from detector.quality.fingerprint import pause_bins
 from detector.sessions_file import ParsedSessions, read_sessions
 from detector.text.mining import MAX_TEMPLATES, learn_vocabulary
 from detector.text.tokenizer import Tokenizer, event_tokens
@@ -28,7 +27,7 @@ from detector.training.data import TrainingSessions
 from worker.files.input_files import InputFiles
 from worker.files.log_files import closed_sessions
 from worker.files.refusals import Refusals
-from worker.files.training_set import is_validation, session_lines
+from worker.files.training_set import is_validation, pauses_of, session_lines
 from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder
 from worker.processing.session_rules import SessionRules
@@ -119,8 +118,7 @@ def read_recent_traffic(
             session = closed.session
             day = today if session.opened_at == NO_TIME else session.opened_at // _DAY_MS
             cut = stream.placed and closed.closed_by == "end_of_input"
-            times = np.array(session.times, np.int64)
-            pauses = pause_bins(times, np.array([len(times)])) if inputs.times else None
+            pauses = pauses_of(session) if inputs.times else None
             (open_at_end if cut else kept).add(session.key, np.array(session.tokens, np.int64), day, pauses=pauses)
     refusals.require_events()
     return (kept if kept.events else open_at_end).found(vocabulary, refusals.described())

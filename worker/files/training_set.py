@@ -35,6 +35,7 @@ from worker.processing.fit import reading_record
 from worker.processing.records import Records
 from worker.processing.session_columns import ClosedSession
 from worker.processing.session_rules import SessionRules
+from worker.processing.session_state import Session
 from worker.settings.document import Settings
 
 VALIDATION_SHARE = 0.2
@@ -221,9 +222,13 @@ def _in_time(orders: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
 
 def _rows(closed: Sequence[ClosedSession], *, timed: bool) -> Iterator[_Row]:
     for each in closed:
-        times = np.array(each.session.times, np.int64)
-        pauses = pause_bins(times, np.array([len(times)])) if timed else None
-        yield each.session.key, np.array(each.session.tokens, np.int64), pauses
+        tokens = np.array(each.session.tokens, np.int64)
+        yield each.session.key, tokens, pauses_of(each.session) if timed else None
+
+
+def pauses_of(session: Session) -> npt.NDArray[np.int8]:
+    """The pauses before the events of a session, for `Stream.of`."""
+    return pause_bins(np.array(session.times, np.int64), np.array([len(session.times)]))
 
 
 def _split(
