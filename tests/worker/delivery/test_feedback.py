@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from detector.scoring.families import Verdict
 from tests.worker.delivery.test_loop import RULES as LOOP_RULES
 from tests.worker.delivery.test_loop import disturb, filled
-from tests.worker.delivery.test_reload import finals, session_of, taken_back
+from tests.worker.delivery.test_reload import Doing, finals, live, session_of, taken_back
 from tests.worker.processing.said import counts_of, record_of
 from tests.worker.small_worker import (
     FEEDBACK,
@@ -126,30 +125,17 @@ def test_whenever_verdicts_come_and_whatever_strikes_each_record_comes_once_and_
     steps: list[Any], partitions: int
 ) -> None:
     broker, use, clock = filled(partitions, repeat=3), small_settings(*RULES), Clock()
-    remaining = list(steps)
-    while True:
+
+    def begin() -> tuple[SmallWorker, Doing]:
         follows = Follows(broker, use)
         numbers = broker.partitions(INPUT)
         small = SmallWorker(broker, use, numbers, clock, scorer=OddScorer(), reloads=follows, feedback=follows.held)
-        script: list[Callable[[], object] | None] = [None]
-        ending = "done"
-        while remaining and ending == "done":
-            step = remaining.pop(0)
-            if step in ("crash", "stop"):
-                ending = step
-            elif isinstance(step, tuple):
-                script.append(partial(say, broker, *step[1:]))
-            else:
-                script.append(partial(disturb, small, step))
-        if ending == "crash":
-            small.crash_after(script)
-        elif ending == "stop":
-            small.run(script)
-        else:
-            small.run([*script, small.sink.takes_s.clear, *[None] * 40])
-            ends = [broker.watermarks(Partition(INPUT, number))[1] for number in range(partitions)]
-            if [committed.offset for _, committed in sorted(broker.committed.items())] == ends:
-                break
+        return (
+            small,
+            lambda step: partial(say, broker, *step[1:]) if isinstance(step, tuple) else partial(disturb, small, step),
+        )
+
+    live(steps, broker, partitions, begin)
     struck = {"crash", "stop", "abort", "revoke", "lose", "revoke amid a batch", "hang in commit"} & {*map(str, steps)}
     check(broker, partitions, same_told=not (struck and any(isinstance(each, tuple) for each in steps)))
 

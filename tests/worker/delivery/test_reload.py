@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -89,6 +89,42 @@ def alone(partitions: int, scorer: type[OddScorer]) -> dict[tuple[int, int, int]
     return finals(outputs(broker))
 
 
+Doing = Callable[[Any], Callable[[], object]]
+
+
+def live(
+    steps: Sequence[Any], broker: MemoryBroker, partitions: int, begin: Callable[[], tuple[SmallWorker, Doing]]
+) -> None:
+    """Take the steps, one worker after the other, and go on until all records are committed.
+
+    Args:
+        steps: a crash or a stop ends a worker.
+        broker: with the records.
+        partitions: of its input.
+        begin: starts a worker; gives it, and what it makes of a step.
+    """
+    remaining = list(steps)
+    while True:
+        small, doing = begin()
+        script: list[Callable[[], object] | None] = [None]
+        ending = "done"
+        while remaining and ending == "done":
+            step = remaining.pop(0)
+            if step in ("crash", "stop"):
+                ending = step
+            else:
+                script.append(doing(step))
+        if ending == "crash":
+            small.crash_after(script)
+        elif ending == "stop":
+            small.run(script)
+        else:
+            small.run([*script, small.sink.takes_s.clear, *[None] * 40])
+            ends = [broker.watermarks(Partition(INPUT, number))[1] for number in range(partitions)]
+            if [committed.offset for _, committed in sorted(broker.committed.items())] == ends:
+                return
+
+
 STEPS = st.sampled_from(
     [
         *("turn", "turn", "crash", "abort", "revoke", "lose", "revoke amid a batch", "stop"),
@@ -108,31 +144,19 @@ def test_whenever_a_checkpoint_is_replaced_and_taken_and_whatever_strikes_each_r
     steps = [*before, "write", *between, "ask", *after]
     broker, use, clock = filled(partitions, repeat=3), small_settings(*RULES), Clock()
     place: list[type[OddScorer]] = [OddScorer]
-    remaining = list(steps)
-    while True:
+
+    def begin() -> tuple[SmallWorker, Doing]:
         offers = Offers()
         small = worker_on(broker, use, offers, clock, place[0]())
-        script: list[Callable[[], object] | None] = [None]
-        ending = "done"
-        while remaining and ending == "done":
-            step = remaining.pop(0)
-            if step in ("crash", "stop"):
-                ending = step
-            elif step == "write":
-                script.append(partial(place.__setitem__, 0, ReadScorer))
-            elif step == "ask":
-                script.append(lambda offers=offers: offer(offers, use, place[0]()))  # type: ignore[misc]
-            else:
-                script.append(partial(disturb, small, step))
-        if ending == "crash":
-            small.crash_after(script)
-        elif ending == "stop":
-            small.run(script)
-        else:
-            small.run([*script, small.sink.takes_s.clear, *[None] * 40])
-            ends = [broker.watermarks(Partition(INPUT, number))[1] for number in range(partitions)]
-            if [committed.offset for _, committed in sorted(broker.committed.items())] == ends:
-                break
+
+        def doing(step: str) -> Callable[[], object]:
+            if step == "write":
+                return partial(place.__setitem__, 0, ReadScorer)
+            return partial(disturb, small, step) if step != "ask" else lambda: offer(offers, use, place[0]())
+
+        return small, doing
+
+    live(steps, broker, partitions, begin)
     # Whoever starts with the new one cannot tell what the old one told since the snapshot.
     check(outputs(broker), partitions, all_taken_back=not {"crash", "stop"} & {*between, *after})
 
