@@ -97,7 +97,7 @@ def garbage_as_in_a_worker() -> Iterator[None]:
 
 
 @pytest.mark.fault(row=10, core=True)
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 @pytest.mark.usefixtures("garbage_as_in_a_worker")
 def test_no_hostile_line_crashes_or_stalls_the_decoder_or_the_tokenizer(
     size: Size, checkpoint: Path, fault_report: FaultReport
@@ -110,12 +110,13 @@ def test_no_hostile_line_crashes_or_stalls_the_decoder_or_the_tokenizer(
     texts, documents = inputs.texts(), inputs.documents()
 
     total = 1_000_000 if size.full else 5_000
-    suspects: list[tuple[Kind, bytes | None]] = []
+    stopwatch = Stopwatch(attempts=3 if size.full else 1)
     for json, largest in ((False, inputs.largest_texts()), (True, inputs.largest_documents())):
         takers = [kind for kind in kinds if kind.json == json]
         turns = itertools.cycle(takers)
         for value in largest:  # to all of them, or, where their times are not looked at, to one after the other
-            suspects += [(kind, value) for kind in (takers if size.full else [next(turns)])]
+            for kind in takers if size.full else [next(turns)]:
+                stopwatch.take(kind, [value])
     for number in range(total // BATCH):
         kind, decoder = kinds[number % len(kinds)], decoders[number % len(kinds)]
         values = list(itertools.islice(documents if kind.json else texts, BATCH))
@@ -126,19 +127,50 @@ def test_no_hostile_line_crashes_or_stalls_the_decoder_or_the_tokenizer(
         assert_whole(records, events, vocabulary)
         if number % 100 < len(kinds):
             assert_alone_is_the_same(kind, records, events)
-        if size.full and took_s > MOST_SECONDS:
-            suspects += [(kind, value) for value in values]  # one of them may have taken it all
+        if size.full and took_s > MOST_SECONDS:  # one of them may have taken it all
+            stopwatch.take(kind, values)
 
-    slowest_s, stalling = 0.0, []
-    for kind, value in suspects:
-        took_s, lines = seconds_alone(kind, value, 3 if size.full else 1), kind.lines(value)
-        if lines == 1:
-            slowest_s = max(slowest_s, took_s)
-        if took_s > MOST_SECONDS + (lines - 1) * MOST_SECONDS_PER_FURTHER_LINE:
-            stalling.append((kind.overrides, f"{took_s:.3f} s", len(value or b""), (value or b"")[:60]))
-    fault_report(f"hostile lines to decoder and tokenizer; slowest {1000 * slowest_s:.0f} ms", records=total)
+    slowest_ms = 1000 * stopwatch.slowest_s
+    fault_report(f"hostile lines to decoder and tokenizer; slowest {slowest_ms:.0f} ms", records=total)
     if size.full:  # where nothing else keeps the processor busy
-        assert stalling == []
+        assert stopwatch.stalling == []
+
+
+class Stopwatch:
+    """Finds records that take longer than they may, by processor time.
+
+    Attributes:
+        slowest_s: what the slowest record of one line took.
+        stalling: settings, time, size and beginning of each record that took too long.
+    """
+
+    def __init__(self, attempts: int) -> None:
+        self._attempts = attempts  # the least of them counts
+        self.slowest_s = 0.0
+        self.stalling: list[tuple[Sequence[str], str, int, bytes]] = []
+
+    def take(self, kind: Kind, values: Sequence[bytes | None]) -> None:
+        """Time each of these, decoded one after the other by a decoder whose tokenizer knows none of them."""
+        decoder = kind.decoder()
+        for value in values:
+            lines = kind.lines(value)
+            most_s = MOST_SECONDS + (lines - 1) * MOST_SECONDS_PER_FURTHER_LINE
+            took_s = seconds(decoder, value)
+            for _ in range(self._attempts - 1):
+                if took_s > most_s:
+                    took_s = min(took_s, seconds(kind.decoder(), value))
+            if lines == 1:
+                self.slowest_s = max(self.slowest_s, took_s)
+            if took_s > most_s:
+                self.stalling.append((kind.overrides, f"{took_s:.3f} s", len(value or b""), (value or b"")[:60]))
+
+
+def seconds(decoder: Decoder, value: bytes | None) -> float:
+    """Processor time of one record."""
+    records = as_records([value])
+    began = time.thread_time()
+    decoder.decode([records])
+    return time.thread_time() - began
 
 
 def as_records(values: list[bytes | None]) -> Records:
@@ -183,14 +215,3 @@ def assert_alone_is_the_same(kind: Kind, records: Records, together: ListedEvent
 def as_records_at(records: Records, row: int) -> Records:
     assert records.timestamps is not None
     return Records("raw", 0, [records.offsets[row]], [records.values[row]], None, [records.timestamps[row]], None)
-
-
-def seconds_alone(kind: Kind, value: bytes | None, attempts: int) -> float:
-    """Processor time of one record with a tokenizer that does not know it; the least of some attempts."""
-    records, times = as_records([value]), []
-    for _ in range(attempts):
-        decoder = kind.decoder()
-        began = time.thread_time()
-        decoder.decode([records])
-        times.append(time.thread_time() - began)
-    return min(times)
