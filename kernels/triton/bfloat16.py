@@ -57,9 +57,33 @@ def packed_sum(a, b):
 
 
 @triton.jit
+def tf32_parts(x):
+    """float32 x in two: its first 11 bits, which the tensor cores take whole, and what is left, of which they do."""
+    large = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return large, x - large
+
+
+@triton.jit
+def product_of_parts(large_a, small_a, large_b, small_b):
+    """a @ b of float32 in parts, nearly all its bits.
+
+    Triton's own way to do so, tf32x3, also looks for numbers that are not finite, one by one. The sum starts anew, for
+    what tensor cores add to a sum they cut off, and of a long one that is more than the parts leave out.
+    """
+    total = tl.dot(small_a, large_b, input_precision="tf32")
+    total = tl.dot(large_a, small_b, total, input_precision="tf32")
+    return tl.dot(large_a, large_b, total, input_precision="tf32")
+
+
+@triton.jit
 def product(a, b, total, COMPUTE: tl.constexpr):
     """total + a @ b in float32, with a and b rounded to COMPUTE; float32 as three products, nearly all its bits."""
     a, b = a.to(COMPUTE), b.to(COMPUTE)
     if INTERPRETED:  # whose product takes bfloat16 for integers
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision="tf32x3" if COMPUTE.primitive_bitwidth == 32 else "ieee")
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), total)
+    elif tl.bfloat16 == COMPUTE:
+        return tl.dot(a, b, total)
+    else:
+        large_a, small_a = tf32_parts(a)
+        large_b, small_b = tf32_parts(b)
+        return total + product_of_parts(large_a, small_a, large_b, small_b)

@@ -27,15 +27,19 @@ ON_GPU = torch.cuda.is_available()
 PER_TOKEN = ("C", "B", "x", "z", "adt", "dt", "trap", "angles")
 PRECISIONS = [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
 SMALL = Sizes(heads=1, headdim=16, d_state=16, rank=2)
+# With kernels of its own on a GPU, in each type.
+REFERENCE = Sizes(heads=8, headdim=64, d_state=64, rank=4)
+KINDS = [(SMALL, torch.float32)]
 # Every rank; tiles that are filled and that are not, small and large; both rope fractions.
 SIZES = [Sizes(2, 16, 128, 1, 0.5), Sizes(1, 24, 16, 2, 1.0), Sizes(1, 64, 64, 4, 0.5), Sizes(1, 96, 48, 8, 1.0)]
 GOLDEN = OPERATIONS
 # Of SMALL around the ends of one chunk, two and four, which are a segment.
 EDGES = [0, 31, 32, 33, 0, 64, 65, 128, 2 * SEGMENT + 1]
 if ON_GPU:  # every size from 16 to 128
+    KINDS += [(REFERENCE, torch.float32), (REFERENCE, torch.bfloat16)]
     SIZES += [
         *(Sizes(1, 48, 24, 4, 0.5), Sizes(1, 128, 96, 2, 0.5), Sizes(1, 128, 128, 8, 1.0), Sizes(1, 64, 32, 1, 1.0)),
-        *(Sizes(2, 32, 64, 4, 0.5), Sizes(1, 32, 128, 2, 0.5)),
+        *(Sizes(2, 32, 64, 4, 0.5), Sizes(1, 32, 128, 2, 0.5), Sizes(2, 64, 64, 4, 1.0)),
     ]
     EDGES += [1, 15, 16, 17, 127, 129, 300, 0]
 else:  # not those of more heads, whose programs do the same, and of a kind of sizes that SIZES has
@@ -48,6 +52,9 @@ CASES = [
     for k, (dtype, bound) in enumerate(PRECISIONS)
     if ON_GPU or (i + continued + k) % 2 == 0
 ]
+
+
+kinds = pytest.mark.parametrize(("sizes", "dtype"), KINDS, ids=lambda kind: str(kind))
 
 
 def on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -207,8 +214,11 @@ def test_without_tokens_states_stay_what_they_were(lengths: list[int], continued
         assert result.shape[0] == len(lengths)
 
 
-def test_results_are_the_same_without_final_states_and_without_gradients(device: torch.device) -> None:
-    arguments = on(device, random_arguments(SMALL, [20, 0, SEGMENT + 9]))
+@kinds
+def test_results_are_the_same_without_final_states_and_without_gradients(
+    sizes: Sizes, dtype: torch.dtype, device: torch.device
+) -> None:
+    arguments = on(device, random_arguments(sizes, [20, 0, SEGMENT + 9], dtype=dtype))
     y, _ = run(arguments)
     alone, none = mamba3_mimo(**arguments, backend="triton")
     assert none is None
@@ -258,7 +268,7 @@ def test_what_is_kept_for_gradients_goes_with_the_results(with_states: bool, dev
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 def test_a_second_run_gives_the_same_bits_gradients_included(dtype: torch.dtype, device: torch.device) -> None:
-    sizes = Sizes(8, 64, 64, 4) if ON_GPU else SMALL
+    sizes = REFERENCE if ON_GPU else SMALL
     lengths = [20] * 500 + [300] * 10 + [2000] if ON_GPU else [20, 0, 33]
     arguments = on(device, random_arguments(sizes, lengths, dtype=dtype))
     state = state_on(device, random_state(sizes, len(lengths)))
@@ -272,14 +282,14 @@ def test_a_second_run_gives_the_same_bits_gradients_included(dtype: torch.dtype,
     assert_same_bits(runs[1], runs[0])
 
 
+@kinds
 @pytest.mark.parametrize("states", ["none", "continued", *(["afresh"] if ON_GPU else [])])
 def test_a_sequence_gets_the_same_bits_alone_in_other_batches_and_in_any_order(
-    states: str, device: torch.device
+    states: str, sizes: Sizes, dtype: torch.dtype, device: torch.device
 ) -> None:
     """Without states it is the batch that decides whether there is a scan: whether any of its sequences is long."""
-    sizes = Sizes(8, 64, 64, 4) if ON_GPU else SMALL
     lengths = [3, 65, 0, SEGMENT, SEGMENT + 5, 26, 1] + ([26] * 100 + [1500] if ON_GPU else [])
-    arguments = on(device, random_arguments(sizes, lengths))
+    arguments = on(device, random_arguments(sizes, lengths, dtype=dtype))
     state = state_on(device, random_state(sizes, len(lengths))) if states == "continued" else None
     spans = list(pairwise(arguments["cu_seqlens"].tolist()))
 
@@ -301,15 +311,31 @@ def test_a_sequence_gets_the_same_bits_alone_in_other_batches_and_in_any_order(
     assert_same_bits(of([4, 0])[0], together[4])
 
 
+@kinds
+def test_numbers_that_are_none_stay_in_their_sequence(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> None:
+    lengths = [3, 20, 5, SEGMENT + 5, 33, 17]
+    arguments = random_arguments(sizes, lengths, dtype=dtype)
+    expected, _ = run(on(device, arguments))
+    bounds = list(pairwise(arguments["cu_seqlens"].tolist()))
+    for i in (1, 3, 4):
+        for name in PER_TOKEN:
+            arguments[name][slice(*bounds[i])] = torch.nan
+    y, _ = run(on(device, arguments))
+    for i in (0, 2, 5):
+        assert torch.equal(y[slice(*bounds[i])], expected[slice(*bounds[i])]), i
+
+
 CUTS = [0, 100, SEGMENT, 2 * SEGMENT, *([16, SEGMENT + 1] if ON_GPU else [])]
 
 
+@kinds
 @pytest.mark.parametrize("cut", CUTS, ids="cut at {}".format)
-def test_a_sequence_may_be_cut_anywhere_and_its_state_carried(cut: int, device: torch.device) -> None:
+def test_a_sequence_may_be_cut_anywhere_and_its_state_carried(
+    cut: int, sizes: Sizes, dtype: torch.dtype, device: torch.device
+) -> None:
     """Within rounding, and at the end of a segment bit for bit."""
-    sizes = Sizes(4, 64, 64, 4) if ON_GPU else SMALL
     length = 2 * SEGMENT + 20
-    arguments = on(device, random_arguments(sizes, [length, 7]))
+    arguments = on(device, random_arguments(sizes, [length, 7], dtype=dtype))
     state = state_on(device, random_state(sizes, 2))
     whole, whole_final = run(arguments, state)
     # The other sequence goes in one piece, with the first part.
@@ -321,7 +347,7 @@ def test_a_sequence_may_be_cut_anywhere_and_its_state_carried(cut: int, device: 
     if cut % SEGMENT == 0:
         assert_same_bits(results, expected)
     for name, tensor in expected.items():
-        assert_close(name, results[name], tensor, 1e-5)
+        assert_close(name, results[name], tensor, dict(PRECISIONS)[dtype])
 
 
 def test_a_packing_is_as_good_as_the_bounds_it_was_made_from(device: torch.device) -> None:
@@ -351,12 +377,14 @@ def test_views_into_one_projection_are_as_good_as_tensors_of_their_own(
     assert torch.equal(found, torch.cat([expected[name].flatten(1) for name in names], 1))
 
 
-def test_inputs_may_be_of_different_types(device: torch.device) -> None:
+@pytest.mark.parametrize("sizes", [SMALL, *([REFERENCE] if ON_GPU else [])], ids=str)
+def test_inputs_may_be_of_different_types(sizes: Sizes, device: torch.device) -> None:
     """As a layer in bfloat16 passes them: its projection rounded, steps and some weights not."""
-    arguments = random_arguments(SMALL, [19, 40])
+    arguments = random_arguments(sizes, [19, 40])
     rounded = ("C", "B", "x", "z", "trap", "angles", "mimo_x", "D")
     arguments |= {name: arguments[name].bfloat16() for name in rounded}
-    check_against_recurrence(arguments, random_state(SMALL, 2), device, 1e-2)
+    check_against_recurrence(arguments, None, device, 1e-2)
+    check_against_recurrence(arguments, random_state(sizes, 2), device, 1e-2)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # NumPy's, where the kernels are interpreted
@@ -383,13 +411,17 @@ def test_rotations_stay_exact_over_thousands_of_tokens(device: torch.device) -> 
     assert_close("ssm", final.ssm.cpu(), expected.ssm, 1e-5)
 
 
+@pytest.mark.parametrize(
+    "sizes", [Sizes(heads=1, headdim=16, d_state=16, rank=4), *([REFERENCE] if ON_GPU else [])], ids=str
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
-def test_what_a_token_gets_does_not_depend_on_those_after_it(dtype: torch.dtype, device: torch.device) -> None:
-    sizes = Sizes(heads=1, headdim=16, d_state=16, rank=4)
+def test_what_a_token_gets_does_not_depend_on_those_after_it(
+    dtype: torch.dtype, sizes: Sizes, device: torch.device
+) -> None:
     arguments = random_arguments(sizes, [300 if ON_GPU else SEGMENT + 20], dtype=dtype)
     whole, _ = run(on(device, arguments))
     # In the middle and at the end of chunks: of the first two, which need no state, of others, and of a segment.
-    for length in (1, 17, 32, 33, SEGMENT, SEGMENT + 1, *((15, 16, 30, 100, 290) if ON_GPU else ())):
+    for length in (1, 17, 32, 33, SEGMENT, SEGMENT + 1, *((7, 8, 9, 15, 16, 30, 100, 290) if ON_GPU else ())):
         per_token = ("C", "B", "x", "z", "adt", "dt", "trap", "angles")
         start = arguments | {name: arguments[name][:length] for name in per_token}
         part, _ = run(on(device, start | {"cu_seqlens": torch.tensor([0, length]).int()}))

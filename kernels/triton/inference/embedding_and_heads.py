@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.triton import tiles
-from kernels.triton.inference.projections import Stream, norm_factors, product, store_stream
+from kernels.triton.inference.projections import Stream, laid_out, norm_factors, product, store_stream
 from kernels.triton.tiles import STREAM_PART, Tile
 
 
@@ -142,9 +142,9 @@ class Heads:
         """Lay copies of the weights (D,), (vocabulary, D), (1, D) and (1,) out, for products in bfloat16 or float32."""
         tile = tiles.HEADS[dtype]
         matrix = torch.cat((token_weight, class_weight)).float() * norm_weight.float()
-        filling = (0, -matrix.shape[1] % tile.depth, 0, -matrix.shape[0] % tile.columns)
+        filled = functional.pad(matrix, (0, 0, 0, -matrix.shape[0] % tile.columns))
         return cls(
-            matrix=functional.pad(matrix, filling).to(dtype).contiguous(),
+            matrix=laid_out(filled, tile.depth, dtype),
             class_bias=class_bias.float().clone(),
             vocabulary=token_weight.shape[0],
             unknown=unknown,

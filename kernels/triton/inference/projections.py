@@ -22,6 +22,7 @@ from torch.nn import functional
 from kernels import constants
 from kernels.triton import tiles
 from kernels.triton.activations import rate, softplus
+from kernels.triton.bfloat16 import product_of_parts, tf32_parts
 from kernels.triton.tiles import STREAM_PART, Tile
 
 EPSILON = tl.constexpr(constants.EPSILON)
@@ -47,16 +48,21 @@ class Stream(NamedTuple):
 
 @triton.jit
 def product(rows, inside, columns, a, matrix, K: tl.constexpr, DEPTH: tl.constexpr):
-    """Rows of a (T, K) times rows of a matrix (columns, K filled up to whole depths), in float32."""
-    precision: tl.constexpr = "tf32x3" if a.dtype.element_ty == tl.float32 else "ieee"
+    """Rows of a (T, K) times rows of a matrix as `laid_out` makes it, in float32."""
+    PARTS: tl.constexpr = 2 if a.dtype.element_ty == tl.float32 else 1
     PADDED: tl.constexpr = (K + DEPTH - 1) // DEPTH * DEPTH
     depth = tl.arange(0, DEPTH)
     at_a = a + rows[:, None] * K + depth[None, :]
-    at_matrix = matrix + columns[None, :] * PADDED + depth[:, None]
+    at_matrix = matrix + columns[None, :] * (PARTS * PADDED) + depth[:, None]
     out = tl.zeros((rows.shape[0], columns.shape[0]), tl.float32)
     for k in range(0, K, DEPTH):
         mask = inside[:, None] if K == PADDED else inside[:, None] & (depth < K - k)[None, :]
-        out = tl.dot(tl.load(at_a + k, mask, 0.0), tl.load(at_matrix + k), out, input_precision=precision)
+        rows_of_a = tl.load(at_a + k, mask, 0.0)
+        if PARTS == 1:
+            out = tl.dot(rows_of_a, tl.load(at_matrix + k), out)
+        else:
+            large, small = tf32_parts(rows_of_a)
+            out += product_of_parts(large, small, tl.load(at_matrix + k), tl.load(at_matrix + PADDED + k))
     return out
 
 
@@ -251,7 +257,7 @@ class InProjection:
         norms = torch.stack((B_norm.float(), C_norm.float())).repeat_interleave(R, 0)
         norms = functional.pad(norms, (0, filled - N)).flatten()
         return cls(
-            matrix=_filled_up(matrix, tile.depth, dtype),
+            matrix=laid_out(matrix, tile.depth, dtype),
             group_weights=functional.pad(norms, (0, -len(norms) % tile.columns)),
             dt_bias=dt_bias.float().clone(),
             d_model=weight.shape[1],
@@ -301,7 +307,7 @@ class OutProjection:
         """Lay a copy of the weight (D, H * P) out, for products in bfloat16 or float32."""
         tile = tile or tiles.OUT_PROJECTION[dtype]
         matrix = functional.pad(weight.float(), (0, 0, 0, -weight.shape[0] % tile.columns))
-        return cls(_filled_up(matrix, tile.depth, dtype), weight.shape[1], tile)
+        return cls(laid_out(matrix, tile.depth, dtype), weight.shape[1], tile)
 
     def __call__(self, y: Tensor, stream: Stream) -> None:
         """Add the products of the rows of y (T, H * P), contiguous, to the stream."""
@@ -314,6 +320,10 @@ class OutProjection:
         )  # fmt: skip
 
 
-def _filled_up(matrix: Tensor, depth: int, dtype: torch.dtype) -> Tensor:
-    """Columns filled up with zeros to whole depths."""
-    return functional.pad(matrix, (0, -matrix.shape[1] % depth)).to(dtype).contiguous()
+def laid_out(matrix: Tensor, depth: int, dtype: torch.dtype) -> Tensor:
+    """Rows of float32 as `product` takes them, filled up with zeros to whole depths: of float32 both tf32 parts."""
+    filled = functional.pad(matrix, (0, -matrix.shape[1] % depth)).contiguous()
+    if dtype != torch.float32:
+        return filled.to(dtype)
+    large = (filled.view(torch.int32) & -8192).view(torch.float32)
+    return torch.stack((large, filled - large), 1)

@@ -23,6 +23,7 @@ from kernels.triton import tiles
 from kernels.triton.activations import twice_silu
 from kernels.triton.bfloat16 import product, rounded_product, widened
 from kernels.triton.chunk import chunk_qk, chunk_turns, chunk_values, load
+from kernels.triton.operation import first_tokens
 from kernels.triton.operation.scan import scan
 from kernels.triton.operation.timeline import Timeline, timeline
 from kernels.triton.tiles import Blocks
@@ -110,14 +111,15 @@ def _segments(
     stride_C, stride_B, stride_x, stride_z, plane, segments, order, entering, y, left, ranked, states,
     H: tl.constexpr, R: tl.constexpr, N: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
     L: tl.constexpr, HALF: tl.constexpr, BP: tl.constexpr,
-    ALL: tl.constexpr, RESUMED: tl.constexpr, INITIAL: tl.constexpr, SPLIT: tl.constexpr,
+    ALL: tl.constexpr, RESUMED: tl.constexpr, INITIAL: tl.constexpr, SPLIT: tl.constexpr, BEGUN: tl.constexpr,
     LONG: tl.constexpr, ORDERED: tl.constexpr, STATES: tl.constexpr,
     KEEP: tl.constexpr,
 ):  # fmt: skip
     """A segment's outputs, and with KEEP what their gradients need; with STATES what it leaves of its own tokens.
 
     With SPLIT the second chunk reads the first as it reads itself, so that segments of two chunks need no state; those
-    of more, LONG, make one for the chunks that follow. What a token gets does not depend on those after it.
+    of more, LONG, make one for the chunks that follow. With BEGUN the outputs of the first BEGUN tokens are there
+    already, where these start from nothing. What a token gets does not depend on those after it.
     """
     head, segment = tl.program_id(0) % H, tl.program_id(0) // H
     if ORDERED:
@@ -131,6 +133,13 @@ def _segments(
         number = segment
     if length == 0 or (SPLIT and is_long != LONG) or (STATES and number < 0):
         return
+    reads = (INITIAL or index > 0) if RESUMED else False
+    begun = 0
+    if BEGUN:
+        begun = tl.where(reads, 0, BEGUN) if RESUMED else BEGUN
+        # With KEEP the state that the second chunk starts with is wanted.
+        if length <= tl.minimum(begun, L if KEEP else BEGUN):
+            return
     compute: tl.constexpr = x.dtype.element_ty
     C += start * stride_C
     B += start * stride_B
@@ -151,7 +160,6 @@ def _segments(
     in_state = (columns % HALF * 2 + columns // HALF)[:, None] * BP + lanes[None, :]
     at_state = (number * H + head).to(tl.int64) * (2 * HALF * BP) + in_state
     states += (start // L * H + head) * (2 * HALF * BP)
-    reads = (INITIAL or index > 0) if RESUMED else False
     # D lets a rank of a token read the same rank of the same token.
     skip = tl.where(slot[:, None] == slots[None, :], tl.load(D + head).to(tl.float32), 0.0)
     skip = skip[:, None, :] * tl.where(rank[:, None] == tl.arange(0, R)[None, :], 1.0, 0.0)[:, :, None]
@@ -200,30 +208,38 @@ def _segments(
         first = 2 * L
         reads = True
 
+    stop = length
+    if BEGUN:  # of a last chunk whose outputs are there only the state that it starts with is wanted
+        stop = tl.where(length <= begun, length - L, length)
     # Not `for`: there the compiler carries the state twice.
-    while first < length:
+    while first < stop:
         tokens, row_tokens = tl.minimum(first + slots, length - 1), tl.minimum(first + slot, length - 1)
         cos, sin = chunk_turns(turned, H * 2 * S, tokens, R, S, L, HALF)
         k = chunk_qk(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
         v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
-        if not STATES:
-            if KEEP and first > 0:
-                tl.store(states + (first // L * H).to(tl.int64) * (2 * HALF * BP) + in_state, state.to(compute))
+        if KEEP and first > 0:
+            tl.store(states + (first // L * H).to(tl.int64) * (2 * HALF * BP) + in_state, state.to(compute))
+        gives = not STATES if BEGUN == 0 else first >= begun
+        if gives:
             q = chunk_qk(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
             c, weight = _decays(weights, plane, H, first, length, R, L)
             out = tl.zeros((R * L, BP), tl.float32)
             if reads:
                 out = product(q, state, out, compute) * tl.exp2(c)[:, None]
             out = _attended(q, k, v, weight, skip, out, R, L)
-        # Before the gates, so that they find more registers free.
-        if STATES or first + L < length:
-            state = _advanced(state, k, v, weights, plane, H, first, length, R, L)
-        if not STATES:
+            # Before the gates, so that they find more registers free.
+            if first + L < length:
+                state = _advanced(state, k, v, weights, plane, H, first, length, R, L)
             _give(out, z, stride_z, mimo_z, mimo_o, y, ranked, H, first, length, R, P, L, BP, KEEP)
+        elif STATES or first + L < length:
+            state = _advanced(state, k, v, weights, plane, H, first, length, R, L)
         reads = True
         first += L
     if STATES:
         tl.store(left + at_state, state)
+    elif BEGUN and KEEP:  # noqa: SIM102, settled when it is compiled
+        if stop < length:
+            tl.store(states + (first // L * H).to(tl.int64) * (2 * HALF * BP) + in_state, state.to(compute))
 
 
 class Kept(NamedTuple):
@@ -310,7 +326,7 @@ def mamba3_mimo_forward(
     m, device = packing.segments.shape[0], x.device
     # The kernels read weights again and again: of half the bytes, they are read in half the time.
     C_bias, B_bias, mimo_x, mimo_z, mimo_o = of_dtype((C_bias, B_bias, mimo_x, mimo_z, mimo_o), x.dtype)
-    operands = operands._replace(B_bias=B_bias, mimo_x=mimo_x)
+    operands = operands._replace(C_bias=C_bias, B_bias=B_bias, mimo_x=mimo_x, mimo_z=mimo_z, mimo_o=mimo_o)
     times = timeline(adt, dt, trap, angles, packing, blocks.L, x.dtype)
     y = torch.empty(T, H, P, dtype=x.dtype, device=device)
     everything = initial_state is not None or return_final_state
@@ -322,8 +338,13 @@ def mamba3_mimo_forward(
         ranked = torch.empty(T, H, R, P, dtype=x.dtype, device=device)
         states = torch.empty(T // blocks.L + 1, H, 2 * blocks.HALF, blocks.BP, dtype=x.dtype, device=device)
 
-    split = blocks.are_small
-    n_long = packing.longer_than(2 * blocks.L) if split else m
+    quick = first_tokens.takes(x, R, N)
+    split = blocks.are_small and not quick
+    begun = first_tokens.TOKENS if quick and initial_state is None else 0
+    if begun:
+        n_long = packing.longer_than(blocks.L if keep else begun)
+    else:
+        n_long = packing.longer_than(2 * blocks.L) if split else m
 
     def run_segments(
         count: int, order: Tensor | None, entering: Tensor, left: Tensor, long: bool, states_only: bool = False
@@ -336,15 +357,21 @@ def mamba3_mimo_forward(
                 packing.segments, order, entering, y, left,
                 y if ranked is None else ranked, y if states is None else states,
                 H, **sizes, L=blocks.L, RESUMED=reads, INITIAL=initial_state is not None,
-                SPLIT=split and not states_only, LONG=long, ORDERED=order is not None, STATES=states_only,
-                KEEP=keep and not states_only,
+                SPLIT=split and not states_only, BEGUN=0 if states_only else begun,
+                LONG=long, ORDERED=order is not None, STATES=states_only, KEEP=keep and not states_only,
                 **tiles.segments(x.dtype, blocks, long=long, states_only=states_only, keep=keep),
             )  # fmt: skip
 
-    order = packing.longest_first if split else None
+    def run_others(entering: Tensor, left: Tensor) -> None:
+        """All segments, or with SPLIT those that need no state: of those that start from nothing the first tokens."""
+        if begun:
+            first_tokens.run(operands, packing, times, y, ranked)
+        elif split:
+            run_segments(m, None, entering, left, long=False)
+
+    order = packing.longest_first if split or begun else None
     if not resumed:
-        if split:
-            run_segments(m, None, y, y, long=False)
+        run_others(y, y)
         run_segments(n_long, order, y, y, long=True)
         return Forward(y, None, Kept(times, None, ranked, states))
 
@@ -352,10 +379,10 @@ def mamba3_mimo_forward(
     shape = (m if everything else packing.n_long, H, 2 * blocks.HALF, blocks.BP)
     entering, left = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
     # The few long segments wait for each other, and most of the device for them, unless the others run meanwhile.
-    overlaps = not everything and split and n_long < m and device.type == "cuda"
-    aside = _Aside(device) if overlaps else nullcontext()
-    if split and not everything and n_long < m:
-        run_segments(m, None, y, y, long=False)
+    overlaps = not everything and (begun > 0 or (split and n_long < m))
+    aside = _Aside(device) if overlaps and device.type == "cuda" else nullcontext()
+    if overlaps:
+        run_others(y, y)
     with aside:
         if everything:
             if return_final_state or packing.n_long:  # else nothing comes after a segment
@@ -363,7 +390,7 @@ def mamba3_mimo_forward(
         else:
             run_segments(packing.n_long, packing.long_segments, entering, left, long=True, states_only=True)
         final = scan(operands, packing, times, left, entering, initial_state, final=return_final_state)
-        if split and everything:
-            run_segments(m, None, entering, left, long=False)
+        if everything:
+            run_others(entering, left)
         run_segments(n_long, order, entering, left, long=True)
     return Forward(y, final, Kept(times, entering, ranked, states))

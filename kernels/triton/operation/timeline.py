@@ -79,14 +79,22 @@ def _timeline(
         raw = tl.load(at, (tokens < length)[:, None] & is_angle, 0.0).to(tl.float32)
         by_head = d[:, :, None]
         # tanh; over thousands of tokens its last bits and those of sums add up, where bfloat16 does not hide them.
-        rate = tanh(raw.to(tl.float64)) if EXACT else 1 - 2 / (1 + tl.exp2(2 * LOG2_E * raw))
-        rates = (rate * PI).to(tl.float32)[:, None, :] * by_head
+        if EXACT:
+            rate = raw.to(tl.float64)
+            # The compiler would compute it once a head, for it thinks that cheaper than an exchange; but not a loop.
+            rounds = 1
+            while rounds > 0:
+                rate = tanh(rate) * PI
+                rounds -= 1
+        else:
+            rate = (1 - 2 / (1 + tl.exp2(2 * LOG2_E * raw))) * PI
+        rates = rate.to(tl.float32)[:, None, :] * by_head
         # Less whole turns, so that sums stay small.
         whole = nearest(rates * INVERSE_TURN)
         rates = rates - whole * TURN_HIGH - whole * TURN_LOW
         cos, sin = rotation(turn.to(tl.float32)[None, :, :] + tl.cumsum(rates, 0))
         if EXACT:
-            turn = without_turns(turn + tl.sum((rate * PI)[:, None, :] * by_head.to(tl.float64), 0))
+            turn = without_turns(turn + tl.sum(rate[:, None, :] * by_head.to(tl.float64), 0))
         else:
             turn = without_turns(turn + tl.sum(rates, 0))
         at = turned + (tokens * (H * 2 * S))[:, None, None] + (heads * (2 * S))[None, :, None] + turning[None, None, :]
