@@ -216,10 +216,11 @@ def _learn(
     alarms = (
         None if task.labelled else bound(*(part.select(part.labels != ANOMALOUS) for part in (training, validation)))
     )
-    profile = architecture.profile.fit(normal.sequences, normal.counts, alarms and alarms.bounds)
+    usual = fitting.usual()
+    profile = architecture.profile.fit(usual.sequences, usual.counts, alarms and alarms.bounds)
     shipped = profile
     if not task.labelled:
-        whole = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
+        whole = fitting.joined(held_out).usual()
         shipped = architecture.profile.fit(whole.sequences, whole.counts, alarms and alarms.bounds)
     return Learnt(
         learner.statistics(profile),

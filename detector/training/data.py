@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import TrainingError
+from detector.scoring.count_vectors import CountVectors
 from detector.scoring.scores import Sequences
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 
@@ -136,6 +137,14 @@ class TrainingSessions:
                 if np.sort(begun).tobytes() not in anomalous:
                     cut.setdefault(begun.tobytes(), begun)
         return TrainingSessions.of(list(cut.values()), [NORMAL] * len(cut))
+
+    def usual(self) -> "TrainingSessions":
+        """Those whose counts say that a session is normal: all that are not labelled anomalous, but for such as have
+        counts that more sessions labelled anomalous have."""
+        codes, which = np.unique(CountVectors.of_sequences(self.sequences).codes, return_inverse=True)
+        anomalous = self.labels == ANOMALOUS
+        balance = np.bincount(which, np.where(anomalous, -self.counts, self.counts), len(codes))
+        return self.select(~anomalous & (balance[which] >= 0))
 
     def split(self, share: float, seed: int) -> tuple["TrainingSessions", "TrainingSessions"]:
         """Split by session into training and validation, each label's share the same to within one session.
