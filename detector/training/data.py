@@ -140,7 +140,8 @@ class TrainingSessions:
 
     def usual(self) -> "TrainingSessions":
         """Those whose counts say that a session is normal: all that are not labelled anomalous, but for such as have
-        counts that more sessions labelled anomalous have."""
+        counts that more sessions labelled anomalous have.
+        """
         codes, which = np.unique(CountVectors.of_sequences(self.sequences).codes, return_inverse=True)
         anomalous = self.labels == ANOMALOUS
         balance = np.bincount(which, np.where(anomalous, -self.counts, self.counts), len(codes))
