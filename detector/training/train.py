@@ -290,7 +290,8 @@ def calibrated(
     if judge is not None:  # what is evidence the tolerances say, and none of these sessions breaks one
         none = np.zeros(len(held_out))
         statistics = replace(statistics, unusual=none, early_unusual=none, seen=none.astype(np.bool_))
-    calibration = Calibration.fit(statistics, classifier=classifier, combine=combine, counted=counted)
+    cut = trainer.cut_logits() if classifier else None
+    calibration = Calibration.fit(statistics, classifier=classifier, combine=combine, counted=counted, cut=cut)
     finals = _final_scores(calibration, statistics, judged=judge is not None)
     scored = _by_sequence(held_out, finals)
     shares = score_histogram(finals, statistics.counts)
