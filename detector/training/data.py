@@ -139,8 +139,9 @@ class TrainingSessions:
         return TrainingSessions.of(list(cut.values()), [NORMAL] * len(cut))
 
     def usual(self) -> "TrainingSessions":
-        """Those whose counts say that a session is normal: all that are not labelled anomalous, but for such as have
-        counts that more sessions labelled anomalous have.
+        """Those whose counts tell of normal sessions.
+
+        That is all that are not labelled anomalous, but for such as have counts that more sessions labelled so have.
         """
         codes, which = np.unique(CountVectors.of_sequences(self.sequences).codes, return_inverse=True)
         anomalous = self.labels == ANOMALOUS
