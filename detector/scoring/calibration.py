@@ -29,9 +29,9 @@ anomalous ones, and of those added no more than 5 % either. The other serves whe
 the normal ones to fall off exponentially beyond the highest of them.
 
 What labels never showed lies between. A session is a warning, too, where two looks agree (`Calibration.doubt`): its
-class logit is higher than that of 95 % of the normal sessions, whole or cut short, and its counts are as unusual as at
-most one normal session in a thousand has them. Either alone says little: the classifier knows what it learnt, and to
-the counts whatever is new is unusual.
+class logit is nearer to a warning's than to what 95 % of the normal sessions have at most, whole or cut short, and its
+counts are as unusual as at most one normal session in a thousand has them. Either alone says little: the classifier
+knows what it learnt, and to the counts whatever is new is unusual.
 
 Early scores, of the events so far, use running maxima of all statistics and so never fall while a
 session goes on. Without labels the complete session's statistics can only be higher, so an early
@@ -410,8 +410,9 @@ class Calibration:
         finals = final.score(logits, levels, usual)
         early = early.lowered(early_logits, early_levels, finals=finals, anomalous=anomalous, counts=counts)
         doubt = None
-        if cut is not None and len(cut):
-            doubt = max(_sure(logits[~anomalous], counts[~anomalous]), _sure(cut, np.ones(len(cut))))
+        if cut is not None and len(cut) and final.logit_weight:
+            sure = max(_sure(logits[~anomalous], counts[~anomalous]), _sure(cut, np.ones(len(cut))))
+            doubt = (sure + (_logit(WARNING_SCORE) - final.bias) / final.logit_weight) / 2
         return replace(calibration, early=early, final=final, doubt=doubt)
 
     def levels(self, highest: Floats, unusual: Floats, seen: Flags) -> Floats:

@@ -141,12 +141,14 @@ class TrainingSessions:
     def usual(self) -> "TrainingSessions":
         """Those whose counts tell of normal sessions.
 
-        That is all that are not labelled anomalous, but for such as have counts that more sessions labelled so have.
+        That is all that are not labelled anomalous, but for such as are labelled normal and have counts that are more
+        frequent among those labelled anomalous. What has no label contradicts none.
         """
         codes, which = np.unique(CountVectors.of_sequences(self.sequences).codes, return_inverse=True)
-        anomalous = self.labels == ANOMALOUS
-        balance = np.bincount(which, np.where(anomalous, -self.counts, self.counts), len(codes))
-        return self.select(~anomalous & (balance[which] >= 0))
+        anomalous, normal = self.labels == ANOMALOUS, self.labels == NORMAL
+        odd, good = (np.bincount(which, self.counts * kind, len(codes)) for kind in (anomalous, normal))
+        contradicted = odd * good.sum() > good * odd.sum()
+        return self.select(~anomalous & ~(normal & contradicted[which]))
 
     def split(self, share: float, seed: int) -> tuple["TrainingSessions", "TrainingSessions"]:
         """Split by session into training and validation, each label's share the same to within one session.

@@ -387,7 +387,7 @@ def test_early_scores_without_labels_never_exceed_the_final_one() -> None:
 
 
 def test_a_session_that_labels_never_showed_is_a_warning_where_classifier_and_counts_both_doubt_it() -> None:
-    """Between the classes: less like a normal session than nearly all of them, with counts that none of them has."""
+    """Between the classes, nearer to a warning than to most normal sessions, and with counts that none of these has."""
     rng = np.random.default_rng(5)
     anomalous = np.arange(2_200) >= 2_000
     logits = np.concatenate([rng.normal(-5, 0.3, 2_000), rng.normal(5, 0.3, 200)])
@@ -395,7 +395,7 @@ def test_a_session_that_labels_never_showed_is_a_warning_where_classifier_and_co
     cut = rng.normal(-3, 0.3, 100)
     calibration, without = (Calibration.fit(validation, classifier=True, cut=each) for each in (cut, None))
     # What is in doubt, a normal session cut short, what is sure.
-    logit, unusual = np.array([-1.0, -1.0, -3.0, -5.0, 5.0]), np.array([9.0, 0.0, 9.0, 9.0, 9.0])
+    logit, unusual = np.array([-0.5, -0.5, -2.0, -5.0, 5.0]), np.array([9.0, 0.0, 9.0, 9.0, 9.0])
     scores, before = (
         each.final_scores(np.zeros(5), logit, unusual, np.zeros(5, np.bool_)) for each in (calibration, without)
     )
