@@ -24,7 +24,6 @@ from detector.scoring.families import Verdict
 from detector.scoring.judge import Judge, scores
 from detector.scoring.scorer import Scorer
 from detector.scoring.scores import Scores
-from detector.sessions_file import ANOMALOUS
 from detector.training.set_aside import SetAside, set_aside
 from detector.training.train import Size, Trained, TrainingOptions, TrainingSessions, train
 
@@ -126,8 +125,8 @@ class Product:
         trained = _trained(task, self.size, seed, self.device, self.options)
         if task.as_they_come:
             return self._as_they_come(task, trained)
-        normal = training.select(training.labels != ANOMALOUS)
-        held_out = replace(trained, profile=CountProfile.fit(normal.sequences, normal.counts, trained.profile.bounds))
+        usual = training.usual()
+        held_out = replace(trained, profile=CountProfile.fit(usual.sequences, usual.counts, trained.profile.bounds))
         validation, test = self._scores(held_out, task.validation), self._scores(trained, task.test)
         early = {name: early_detection(task.test, test, threshold) for name, threshold in SEVERITIES.items()}
         return Outcome(finals(validation), finals(test), SEVERITIES, early)

@@ -7,12 +7,14 @@ counts are, but for the few whose counts are usual and whose order is not.
 - Stretches of time within their training parts: so many sessions in a row, of which a random fifth calibrates as in
   `logmamba train`, and as many after them. A team that begins has such a stretch, wherever in the log it may lie. No
   test part is touched, so this is also where a way to choose thresholds can be chosen.
+- Of those where more than was promised are warnings: whether drift is told meanwhile, and how many false alarms came
+  before that.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,14 +22,17 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from benchmarks.accuracy.datasets import Dataset, Integers, require_data
+from benchmarks.accuracy.datasets import Dataset, Flags, Integers, require_data
 from benchmarks.accuracy.detectors import training_sessions
 from benchmarks.accuracy.protocols import LAST_SHARE, PROTOCOLS, Protocol, Split
 from benchmarks.accuracy.results import markdown
-from benchmarks.accuracy.tasks import Floats, Task
+from benchmarks.accuracy.tasks import Floats, Part, Task
+from detector.quality.drift import DriftMonitor
+from detector.quality.fingerprint import BLOCK, Fingerprint, Stream
+from detector.scoring.calibration import WARNING_SCORE
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.evidence import CRITICAL_LEVEL, WARNING_LEVEL, Evidence
-from detector.training.alarm_bounds import bound, expected_share
+from detector.training.alarm_bounds import PROMISED, bound, expected_share
 
 STRETCHES = {
     "hdfs-first-50-normals": (500, 1_000, 2_000, 4_000),
@@ -46,6 +51,7 @@ class Kept(NamedTuple):
     found: int
     false: int
     anomalous: int
+    before_told: int | None  # false ones, before drift was told; None where it was not
 
 
 def levels_by_counts(task: Task) -> Floats:
@@ -65,8 +71,13 @@ def judged(task: Task) -> tuple[Floats, float]:
     return np.where(nats > 0, evidence.levels(nats), 0.0), expected_share(found.later, evidence)
 
 
-def kept(task: Task) -> Kept:
-    """What the thresholds come to on the test part."""
+def kept(task: Task, order: Mapping[str, int] | None = None) -> Kept:
+    """What the thresholds come to on the test part.
+
+    Args:
+        task: what is learnt from and judged.
+        order: by key, in which sessions that count once each ended; None where nothing is to be said of drift.
+    """
     (levels, expected), part = judged(task), task.test
     normal, alarm = ~part.anomalous, levels >= WARNING_LEVEL
     of_normal = part.counts[normal]
@@ -77,7 +88,33 @@ def kept(task: Task) -> Kept:
         found=int(part.counts[alarm & ~normal].sum()),
         false=int(part.counts[alarm & normal].sum()),
         anomalous=int(part.counts[~normal].sum()),
+        before_told=None if order is None else _false_before_told(task, alarm, order),
     )
+
+
+def _false_before_told(task: Task, alarm: Flags, order: Mapping[str, int]) -> int | None:
+    """False alarms up to the session with which drift is told, by counts and alarms; None where it never is."""
+
+    def stream(*parts: Part) -> tuple[Stream, Integers]:
+        keys = [key for part in parts for key in part.keys]
+        tokens = [each for part in parts for each in part.tokens]
+        rows = np.argsort([order[key] for key in keys], kind="stable")
+        return Stream.of([tokens[row] for row in rows.tolist()]), rows
+
+    learnt, rows = stream(task.training, task.validation)
+    held_out = rows >= len(task.training)
+    fingerprint = Fingerprint.of(learnt, np.where(held_out, 0.0, np.nan), held_out)
+    if fingerprint is None:
+        return None
+    monitor, (later, rows) = DriftMonitor(fingerprint), stream(task.test)
+    scores = np.where(alarm[rows], WARNING_SCORE, 0.0)
+    for begin in range(0, len(rows) - BLOCK + 1, BLOCK):
+        end = begin + BLOCK
+        monitor.add(later.part(begin, end), scores[begin:end], np.zeros(BLOCK, np.int64))
+        monitor.judge()
+        if monitor.verdict in ("watch", "retrain"):
+            return int((alarm & ~task.test.anomalous)[rows[:end]].sum())
+    return None
 
 
 def stretch_of(name: str, sessions: int) -> Protocol:
@@ -118,12 +155,16 @@ class _Row:
 
     def cells(self) -> list[str]:
         warnings, expected, critical = (np.array([each[at] for each in self.all]) for at in range(3))
+        broken = [each for each in self.all if each.warnings > PROMISED]
+        told = [(each.before_told, each.false) for each in broken if each.before_told is not None]
+        before, false_alarms = map(sum, zip(*told, strict=True)) if told else (0, 0)
         found, false, anomalous = (sum(each[at] for each in self.all) for at in range(3, 6))
         f1 = f"{2 * found / (found + false + anomalous):.3f}" if anomalous else "-"
         return [
             self.title,
             f"{warnings.mean():.2%} ({warnings.min():.2%} to {warnings.max():.2%})",
-            f"{int((warnings > 0.01).sum())} of {len(self.all)}",
+            f"{len(broken)} of {len(self.all)}",
+            f"{len(told)}, {before:,} of {false_alarms:,} false alarms before" if told else "-",
             f"{expected.mean():.2%} ({expected.min():.2%} to {expected.max():.2%})",
             f"{critical.mean():.2%} ({critical.min():.2%} to {critical.max():.2%})",
             f"{found:,} of {anomalous:,}",
@@ -144,16 +185,18 @@ def main() -> None:
             seeds = 1 if name in ("hdfs-first-50-normals", "bgl-last-normals") else arguments.seeds  # split by order
             rows.append(_row(protocol, seeds))
     for name, lengths in STRETCHES.items():
-        rows += [_row(stretch_of(name, length), arguments.times) for length in lengths]
-    header = "sessions|normals at 0.7|above 1 %|expected|normals at 0.95|found at 0.7|F1"
+        rows += [_row(stretch_of(name, length), arguments.times, in_time=True) for length in lengths]
+    header = "sessions|normals at 0.7|above 1 %|told as drift|expected|normals at 0.95|found at 0.7|F1"
     table = markdown(header, [row.cells() for row in rows])
     Console().print(table, highlight=False, soft_wrap=True)
     if arguments.report:
         arguments.report.write_text(table + "\n", encoding="utf-8")
 
 
-def _row(protocol: Protocol, seeds: int) -> _Row:
-    return _Row(protocol.title, [kept(Task.of(protocol, seed)) for seed in range(seeds)])
+def _row(protocol: Protocol, seeds: int, *, in_time: bool = False) -> _Row:
+    data = protocol.read()
+    order = dict(zip(data.keys, data.order.tolist(), strict=True)) if in_time else None
+    return _Row(protocol.title, [kept(Task.of(protocol, seed), order) for seed in range(seeds)])
 
 
 if __name__ == "__main__":

@@ -176,12 +176,14 @@ class Learnt(NamedTuple):
         validation: each row of the part, likewise.
         test: each row of the part, beside the profile of a checkpoint.
         counted: evidence of normal sessions by others like them; None with a classifier.
+        cut: class logits of sessions cut short; None without one.
     """
 
     held_out: SessionStatistics
     validation: SessionStatistics
     test: SessionStatistics
     counted: Evidences | None
+    cut: Floats | None
 
 
 @lru_cache(maxsize=1)
@@ -216,16 +218,18 @@ def _learn(
     alarms = (
         None if task.labelled else bound(*(part.select(part.labels != ANOMALOUS) for part in (training, validation)))
     )
-    profile = architecture.profile.fit(normal.sequences, normal.counts, alarms and alarms.bounds)
+    usual = fitting.usual()
+    profile = architecture.profile.fit(usual.sequences, usual.counts, alarms and alarms.bounds)
     shipped = profile
     if not task.labelled:
-        whole = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
+        whole = fitting.joined(held_out).usual()
         shipped = architecture.profile.fit(whole.sequences, whole.counts, alarms and alarms.bounds)
     return Learnt(
         learner.statistics(profile),
         trainer(validation).statistics(profile),
         trainer(test).statistics(shipped),
         alarms and alarms.alike,
+        learner.cut_logits() if task.labelled else None,
     )
 
 
@@ -271,7 +275,13 @@ class Variant:
         """Thresholds are those of the worker's severities; there are no early scores."""
         learnt = self.learn(task, seed)
         score = (
-            partial(with_counts, classifier=task.labelled, combine=self.options.combine, counted=learnt.counted)
+            partial(
+                with_counts,
+                classifier=task.labelled,
+                combine=self.options.combine,
+                counted=learnt.counted,
+                cut=learnt.cut,
+            )
             if self.counts
             else partial(without_counts, classifier=task.labelled)
         )
@@ -313,9 +323,10 @@ def with_counts(
     classifier: bool,
     combine: bool = False,
     counted: Evidences | None = None,
+    cut: Floats | None = None,
 ) -> Floats:
     """Scores of sessions as the product gives them, calibrated on those held out."""
-    calibration = Calibration.fit(held_out, classifier=classifier, combine=combine, counted=counted)
+    calibration = Calibration.fit(held_out, classifier=classifier, combine=combine, counted=counted, cut=cut)
     return calibration.final_scores(part.highest, part.logits, part.unusual, part.seen)
 
 

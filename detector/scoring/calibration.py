@@ -28,6 +28,11 @@ above it are normal. One takes nothing for granted but that later sessions are l
 anomalous ones, and of those added no more than 5 % either. The other serves where there are few, even one: it takes
 the normal ones to fall off exponentially beyond the highest of them.
 
+What labels never showed lies between. A session is a warning, too, where two looks agree (`Calibration.doubt`): its
+class logit is nearer to a warning's than to what 95 % of the normal sessions have at most, whole or cut short, and its
+counts are as unusual as at most one normal session in a thousand has them. Either alone says little: the classifier
+knows what it learnt, and to the counts whatever is new is unusual.
+
 Early scores, of the events so far, use running maxima of all statistics and so never fall while a
 session goes on. Without labels the complete session's statistics can only be higher, so an early
 score never exceeds the final one. With labels the early regression is fitted on each validation session's
@@ -76,6 +81,8 @@ MIN_MEAN_EXCESS = 0.25
 MAX_KNOTS = 64
 _BELOW = 0.01  # logits: a score that has to stay below a threshold stays so in float32
 _ALMOST_ONE = 1 - 1e-12
+_UNSURE = 0.05  # of normal sessions, to the classifier
+_DOUBT_BAND = 0.2  # how far doubtful sessions of different levels are apart: all are warnings
 
 
 @dataclass(frozen=True)
@@ -336,12 +343,21 @@ class SessionStatistics:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The whole mapping, as plain numbers: the manifest of a checkpoint holds exactly these."""
+    """The whole mapping, as plain numbers: the manifest of a checkpoint holds exactly these.
+
+    Attributes:
+        tail: of the highest surprise.
+        evidence: of normal sessions.
+        early: what early scores are made by.
+        final: what final scores are made by.
+        doubt: class logit above which a session with very unusual counts is a warning; None where that says nothing.
+    """
 
     tail: Tail
     evidence: Evidence
     early: Combination
     final: Combination
+    doubt: float | None = None
 
     @classmethod
     def fit(
@@ -351,6 +367,7 @@ class Calibration:
         classifier: bool,
         combine: bool = False,
         counted: Evidences | None = None,
+        cut: Floats | None = None,
     ) -> "Calibration":
         """Fit on validation sessions.
 
@@ -363,6 +380,7 @@ class Calibration:
             classifier: whether there is one.
             combine: whether the level may have a weight beside it.
             counted: evidence by counts of normal sessions, far more than there are here, where such is known.
+            cut: class logits of normal sessions that end too early, (k,); without any nothing is said of doubt.
         """
         normal = validation.labels != 1
         counts = validation.counts[normal]
@@ -391,7 +409,11 @@ class Calibration:
         early = Combination.fit(early_logits, early_levels, not_yet, anomalous, counts, combine=combine)
         finals = final.score(logits, levels, usual)
         early = early.lowered(early_logits, early_levels, finals=finals, anomalous=anomalous, counts=counts)
-        return replace(calibration, early=early, final=final)
+        doubt = None
+        if cut is not None and len(cut) and final.logit_weight:
+            sure = max(_sure(logits[~anomalous], counts[~anomalous]), _sure(cut, np.ones(len(cut))))
+            doubt = (sure + (_logit(WARNING_SCORE) - final.bias) / final.logit_weight) / 2
+        return replace(calibration, early=early, final=final, doubt=doubt)
 
     def levels(self, highest: Floats, unusual: Floats, seen: Flags) -> Floats:
         """Level of each complete session, from the statistics of these names (`SessionStatistics`)."""
@@ -410,7 +432,12 @@ class Calibration:
 
     def final_scores(self, highest: Floats, logits: Floats, unusual: Floats, seen: Flags) -> Floats:
         """Scores of complete sessions, from the statistics of these names (`SessionStatistics`)."""
-        return self.final.score(logits, self.levels(highest, unusual, seen), seen)
+        levels = self.levels(highest, unusual, seen)
+        score = self.final.score(logits, levels, seen)
+        if self.doubt is not None:
+            doubtful = (logits > self.doubt) & (unusual > 0) & (levels >= CRITICAL_LEVEL)
+            score = np.where(doubtful, np.maximum(score, WARNING_SCORE + _DOUBT_BAND * levels / MAX_LEVEL), score)
+        return score
 
 
 def _evidence(surprise: Floats, unusual: Floats, seen: Flags) -> Floats:
@@ -440,6 +467,13 @@ def _logit(score: float) -> float:
 
 _BETWEEN = _logit(CRITICAL_SCORE) - _logit(WARNING_SCORE)
 _SOONEST = _BETWEEN - _BELOW
+
+
+def _sure(logits: Floats, counts: Floats) -> float:
+    """The least logit that no more than `_UNSURE` of the sessions are above."""
+    order = np.argsort(-logits, kind="stable")
+    above = np.cumsum(counts[order])
+    return float(logits[order][np.searchsorted(above, _UNSURE * above[-1], side="right")])
 
 
 def _expected_beyond(z: Floats, normal: Floats, counts: Floats) -> Floats:

@@ -203,12 +203,13 @@ def adapt(
         trainer.next_token(normal, steps_after=options.classifier_steps if classifier else 0)
     if classifier:
         trainer.classifier(fitting)
-    profile = CountProfile.fit(normal.sequences, normal.counts, parent.profile.bounds)
+    known = fitting.usual()
+    profile = CountProfile.fit(known.sequences, known.counts, parent.profile.bounds)
     left_out = TrainingSessions.of([]) if judge is None else older.select(~usual_older)
     measures = calibrated(trainer, profile, held_out, left_out, judge, classifier=classifier)
     if not classifier:
-        normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
-        profile = CountProfile.fit(normal.sequences, normal.counts, parent.profile.bounds)
+        known = fitting.joined(held_out).usual()
+        profile = CountProfile.fit(known.sequences, known.counts, parent.profile.bounds)
     adapted = Adapted(
         model=model.cpu().eval(),
         vocabulary=vocabulary,

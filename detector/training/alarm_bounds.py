@@ -9,8 +9,9 @@ them, which ask two questions.
   nothing. Shorter stretches do not tell: there the same job runs before and after.
 - *Folds* drawn at random, each judged by the profile of the others: what is rare among sessions like these? All of them
   calibrate (cross-conformal prediction, Vovk 2015), so no threshold rests on the few kinds of sessions that chance put
-  into a validation part; unless that part, by the other one, shows with `CERTAINTY` that more than `PROMISED` of its
-  sessions have evidence: then it is of another time, or its sessions hold parts of each other, and it calibrates alone.
+  into a validation part; unless that part, by the other one, shows beyond doubt (`_SURE`) that more than `PROMISED` of
+  its sessions have evidence: then it is of another time, or its sessions hold parts of each other, and it calibrates
+  alone. A few kinds with many sessions each show no such thing.
 
 That a session was cut excuses what it lacks only where some of these sessions were cut.
 """
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtrc, ndtri
+from scipy.special import bdtrc, betaincinv
 
 from detector.scoring.count_profile import Bounds, CountProfile
 from detector.scoring.count_vectors import CountVectors
@@ -36,6 +37,7 @@ PROMISED = 0.01
 
 BETWEEN = 0.1  # of the sessions, between the halves of the time
 _FOLDS = 5
+_SURE = 0.999
 _MOST_JUDGED = 1 << 16  # distinct vectors that shares are estimated from
 
 
@@ -184,14 +186,21 @@ class _Divided:
 
 
 def _least_share(evidences: Evidences) -> float:
-    """Lower bound for the share of sessions with evidence: those with equal counts are one draw, as copies of it.
+    """Lower bound for the share of sessions with evidence, certain by `_SURE`, whatever one kind of them does.
 
-    By the normal approximation, with the variance of a ratio of sums over draws (Cochran 1977).
+    Sessions with equal counts are one draw, as copies of each other, and of those with evidence the largest is left
+    out: a part may hold any one kind by chance. Draws of unequal weights are worth as many equal ones as Kish (1965)
+    has it; the bound is that of Clopper and Pearson for so many.
     """
     nats, counts = evidences
-    share = counts[nats > 0].sum() / counts.sum()
-    error = np.sqrt(np.square(counts * ((nats > 0) - share)).sum()) / counts.sum()
-    return float(share - ndtri(CERTAINTY) * error)
+    some = nats > 0
+    if np.count_nonzero(some) < 2:
+        return 0.0
+    others = np.arange(len(counts)) != np.argmax(np.where(some, counts, 0))
+    weights = counts[others]
+    draws = weights.sum() ** 2 / np.square(weights).sum()
+    shown = draws * weights[some[others]].sum() / weights.sum()
+    return float(betaincinv(shown, draws - shown + 1, 1 - _SURE))
 
 
 def _halves(counts: Integers) -> Integers:

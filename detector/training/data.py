@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.errors import TrainingError
+from detector.scoring.count_vectors import CountVectors
 from detector.scoring.scores import Sequences
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 
@@ -136,6 +137,18 @@ class TrainingSessions:
                 if np.sort(begun).tobytes() not in anomalous:
                     cut.setdefault(begun.tobytes(), begun)
         return TrainingSessions.of(list(cut.values()), [NORMAL] * len(cut))
+
+    def usual(self) -> "TrainingSessions":
+        """Those whose counts tell of normal sessions.
+
+        That is all that are not labelled anomalous, but for such as are labelled normal and have counts that are more
+        frequent among those labelled anomalous. What has no label contradicts none.
+        """
+        codes, which = np.unique(CountVectors.of_sequences(self.sequences).codes, return_inverse=True)
+        anomalous, normal = self.labels == ANOMALOUS, self.labels == NORMAL
+        odd, good = (np.bincount(which, self.counts * kind, len(codes)) for kind in (anomalous, normal))
+        contradicted = odd * good.sum() > good * odd.sum()
+        return self.select(~anomalous & ~(normal & contradicted[which]))
 
     def split(self, share: float, seed: int) -> tuple["TrainingSessions", "TrainingSessions"]:
         """Split by session into training and validation, each label's share the same to within one session.

@@ -78,7 +78,7 @@ class Trained:
     Attributes:
         model: in evaluation mode, float32, on the CPU.
         vocabulary: of its tokens.
-        profile: of the counts in normal sessions: of training and, unless there is a classifier, of validation.
+        profile: of the counts in usual sessions: of training and, unless there is a classifier, of validation.
         calibration: of its scores.
         record: where it comes from.
         replay: sessions that stand for all of the training and the validation.
@@ -211,7 +211,8 @@ def train(
     if found is None and not classifier:
         parts = (sessions,) if validation is None else (sessions, validation)
         alarms = bound(*(part.select(part.labels != ANOMALOUS) for part in parts))
-    profile = CountProfile.fit(normal.sequences, normal.counts, alarms and alarms.bounds)
+    usual = fitting.usual()
+    profile = CountProfile.fit(usual.sequences, usual.counts, alarms and alarms.bounds)
     left_out = TrainingSessions.of([]) if found is None else found.left_out[1]
     measured = calibrated(
         trainer,
@@ -239,8 +240,8 @@ def train(
     if not classifier:
         # What held-out sessions add is known to be normal, too; the shares measured without it are the higher ones.
         # With labels it would lower the scores of just these sessions, and a threshold chosen on them would be too low.
-        normal = normal.joined(held_out.select(held_out.labels != ANOMALOUS))
-        profile = CountProfile.fit(normal.sequences, normal.counts, alarms and alarms.bounds)
+        usual = fitting.joined(held_out).usual()
+        profile = CountProfile.fit(usual.sequences, usual.counts, alarms and alarms.bounds)
     fingerprint = None if history is None else fingerprint_of(history, measured.scored)
     return Trained(model.cpu(), vocabulary, profile, measured.calibration, record, replay, found, fingerprint, saved)
 
@@ -289,7 +290,8 @@ def calibrated(
     if judge is not None:  # what is evidence the tolerances say, and none of these sessions breaks one
         none = np.zeros(len(held_out))
         statistics = replace(statistics, unusual=none, early_unusual=none, seen=none.astype(np.bool_))
-    calibration = Calibration.fit(statistics, classifier=classifier, combine=combine, counted=counted)
+    cut = trainer.cut_logits() if classifier else None
+    calibration = Calibration.fit(statistics, classifier=classifier, combine=combine, counted=counted, cut=cut)
     finals = _final_scores(calibration, statistics, judged=judge is not None)
     scored = _by_sequence(held_out, finals)
     shares = score_histogram(finals, statistics.counts)

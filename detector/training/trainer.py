@@ -155,6 +155,15 @@ class Trainer:
             counts=held_out.counts.astype(np.float64),
         )
 
+    def cut_logits(self) -> Floats:
+        """Class logit at the end of the validation sessions labelled normal where they are cut short, (k,)."""
+        cut = self._held_out.cut_short(self._options.cuts, self._seed)
+        logits = np.empty(len(cut))
+        if len(cut):
+            for measured in self.inference().measure(*flat(cut.sequences)):
+                logits[measured.indices] = measured.logits[measured.bounds[1:] - 1]
+        return logits
+
     def inference(self) -> Inference:
         """The model as it is now, ready to measure sessions."""
         return Inference(self._model.eval(), batch_tokens=pass_tokens(self._device), backend=self._kernels)

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.scoring.calibration import EVIDENT_LEVEL, Calibration, Combination, Floats, SessionStatistics, Tail
+from detector.scoring.calibration import (
+    CRITICAL_SCORE,
+    EVIDENT_LEVEL,
+    WARNING_SCORE,
+    Calibration,
+    Combination,
+    Floats,
+    SessionStatistics,
+    Tail,
+)
 from detector.scoring.evidence import MAX_LEVEL, SURPRISE_LEVEL, WARNING_LEVEL, Evidence
 
 NONE = np.zeros(20_000, bool)
@@ -375,3 +384,21 @@ def test_early_scores_without_labels_never_exceed_the_final_one() -> None:
     final = calibration.final_scores(running[:, -1], np.zeros(200), unusual[:, -1], unusual[:, -1] == 0)
     assert (np.diff(early, axis=1) >= 0).all()
     assert (early <= final[:, None]).all()
+
+
+def test_a_session_that_labels_never_showed_is_a_warning_where_classifier_and_counts_both_doubt_it() -> None:
+    """Between the classes, nearer to a warning than to most normal sessions, and with counts that none of these has."""
+    rng = np.random.default_rng(5)
+    anomalous = np.arange(2_200) >= 2_000
+    logits = np.concatenate([rng.normal(-5, 0.3, 2_000), rng.normal(5, 0.3, 200)])
+    validation = statistics(np.zeros(2_200), logits=logits, anomalous=anomalous)
+    cut = rng.normal(-3, 0.3, 100)
+    calibration, without = (Calibration.fit(validation, classifier=True, cut=each) for each in (cut, None))
+    # What is in doubt, a normal session cut short, what is sure.
+    logit, unusual = np.array([-0.5, -0.5, -2.0, -5.0, 5.0]), np.array([9.0, 0.0, 9.0, 9.0, 9.0])
+    scores, before = (
+        each.final_scores(np.zeros(5), logit, unusual, np.zeros(5, np.bool_)) for each in (calibration, without)
+    )
+    assert before[0] < WARNING_SCORE <= scores[0] < CRITICAL_SCORE
+    assert (scores[1:] == before[1:]).all()
+    assert (scores[1:4] < WARNING_SCORE).all()

@@ -151,15 +151,16 @@ def test_an_unknown_line_is_told_at_once_although_others_were_usual_beside_somet
     assert judged.final[0] >= judged.running[-1]
 
 
-@pytest.mark.parametrize("kinds", [1, 40])
-def test_a_validation_part_calibrates_alone_where_many_kinds_of_its_sessions_are_new(kinds: int) -> None:
+@pytest.mark.parametrize(("kinds", "each", "alone"), [(1, 40, False), (1, 8_000, False), (40, 1, True)])
+def test_a_validation_part_calibrates_alone_where_many_kinds_of_its_sessions_are_new(
+    kinds: int, each: int, alone: bool
+) -> None:
     """One kind may be there by chance, however many sessions have it."""
     usual = shuffled(of(*((session(beats=beats), 100) for beats in range(20))))
     new = of(
-        *((session(3 + kind, 9), 40 // kinds) for kind in range(kinds)),
+        *((session(3 + kind, 9), each) for kind in range(kinds)),
         *((session(beats=beats), 8) for beats in range(20)),
     )
     found = bound(usual, shuffled(new))
-    calibrates = found.alike.counts.sum()
-    assert calibrates == (200 if kinds > 1 else 2_200)
-    assert (Evidence.certain(found.alike).levels(np.array([1e-9])) < 2) == (kinds > 1)
+    assert found.alike.counts.sum() == len(new) + (0 if alone else len(usual))
+    assert (Evidence.certain(found.alike).levels(np.array([1e-9])) < 2) == alone
