@@ -6,11 +6,11 @@ worker that has been running. `grown` is a scorer that goes on with long session
 start` one that does not (`model.growing_sessions: 0`), as all were before there was such a thing. Both take turns.
 
 The model is an untrained one of the size asked for, whose scores never tell of anything: what an event costs does not
-depend on what a model has learnt. Beyond `LONG` events the sessions' lengths are spread, so that they are as far as can be
-from where states are carried; shorter ones are all of the length given. Figures are CPU time on a CPU and, since a CPU
-waits for it, wall time on a GPU; the medians of the rounds. `ratio` is to sessions of the first length. Each line is
-printed once it is measured. On a GPU the first run compiles kernels for minutes, which the rounds before the measured
-ones keep out of the figures; run it once with `--rounds 1 --lengths 20 5000` where time is short.
+depend on what a model has learnt. Beyond `LONG` events the lengths are spread over a segment, so that sessions are as
+far as can be from where states are carried; shorter ones are all of the length given. Figures are CPU time on a CPU
+and, since a CPU waits for it, wall time on a GPU; the medians of the rounds. `ratio` is to sessions of the first
+length. Each line is printed once it is measured. On a GPU a first run compiles kernels for a minute or two, in the
+rounds before those that count: run it once with `--rounds 1 --lengths 20 5000` where time is short.
 """
 
 from __future__ import annotations
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=int, default=[20, 40, 60, 90, 115, 500, 5_000])
     parser.add_argument("--sessions", nargs="+", type=int, default=[40])
     parser.add_argument("--events", nargs="+", type=int, default=[1], help="of each session in a batch")
+    parser.add_argument("--growing", type=int, help="slots; by default enough for all")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
@@ -163,7 +164,7 @@ def main() -> None:
             for events in arguments.events:
                 first, second = (
                     Scorer(checkpoint, device=arguments.device, precision=precision, cache_size=0, growing=growing)
-                    for growing in (2 * sessions * len(arguments.lengths), 0)
+                    for growing in (arguments.growing or 2 * sessions * len(arguments.lengths), 0)
                 )
                 for cost in curve((first, second), arguments.lengths, sessions, events, arguments.rounds):
                     costs.setdefault(precision, []).append(cost)

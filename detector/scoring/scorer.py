@@ -23,7 +23,7 @@ from detector.scoring.paced import Paced, paced
 from detector.scoring.reasons import Reason
 from detector.scoring.score_cache import Distinct, ScoreCache
 from detector.scoring.scored_sequences_loop import Remembered
-from detector.scoring.scores import Growth, Scores, Sequences
+from detector.scoring.scores import LONG, Growth, Scores, Sequences
 from detector.scoring.session_pattern import SessionPatterns
 
 Floats = npt.NDArray[np.float64]
@@ -106,11 +106,11 @@ class Scorer:
             self._inference.check()
             self._growing = GrowingSessions(
                 self._inference,
-                # What verdicts on sessions add is of all that a session has.
-                growing if checkpoint.verdict_weights is None else 0,
+                growing,
                 profile=self._profile,
                 judge=self._judge,
                 early=self._early,
+                verdict_weights=self._verdict_weights,
                 vocabulary=len(self.vocabulary),
             )
         except torch.OutOfMemoryError as error:
@@ -186,8 +186,8 @@ class Scorer:
             complete: how many, from the first on, are complete; no final score is worked out for the others.
             after_pass: called after each forward pass. What it raises ends the call; what was scored by then is
                 remembered.
-            numbers: of the sessions, as of `Growth`, 0 for one without; of those that `go_on` has scored before, only
-                what is new is looked at. None where none has one.
+            numbers: of the sessions, as of `Growth`, 0 for one without; of those that were scored before, here or by
+                `go_on`, only what is new is looked at, as far as there is room. None where none has one.
 
         Raises:
             ValueError: a token is beyond the vocabulary.
@@ -316,7 +316,7 @@ class Scorer:
     def _recall_grown(
         self, asked: Distinct, numbers: Integers, complete: int, found: Flags, after_pass: Callable[[], None]
     ) -> None:
-        """Fill in the scores of those sequences that have grown, and let those go that are complete.
+        """Fill in the scores of those sequences that grow or have grown, and let those go that are complete.
 
         Args:
             asked: the distinct sequences.
@@ -325,10 +325,20 @@ class Scorer:
             found: of which distinct sequences the scores are known; filled in.
             after_pass: as of `score_columns`.
         """
-        rows = np.flatnonzero(self.known_events(numbers) > 0)
-        wanted = rows[~found[asked.of[rows]]]
-        _, first = np.unique(asked.of[wanted], return_index=True)
-        wanted = wanted[first]
+        least = self._growing.least
+        if least is None:
+            return
+        lengths = np.diff(asked.sequences.bounds)
+        rows = np.flatnonzero((lengths[asked.of] >= least) & (numbers > 0))
+        is_known = self.known_events(numbers[rows]) > 0
+        # One of each sequence: one of which something is known rather than another, and one that goes on.
+        order = np.lexsort((rows < complete, ~is_known))
+        of, first = np.unique(asked.of[rows[order]], return_index=True)
+        some = order[first[~found[of]]]
+        wanted, is_known = rows[some], is_known[some]
+        short = np.flatnonzero((lengths[asked.of[wanted]] <= LONG) & (is_known | (wanted >= complete)))
+        is_known[short] = self._growing.take_in(numbers[wanted[short]], short=True)
+        wanted = wanted[is_known]
         if len(wanted):
             of, known = asked.of[wanted], asked.known
             growth = Growth(numbers[wanted], np.zeros_like(wanted), asked.sequences.select(of))
@@ -340,6 +350,8 @@ class Scorer:
                 known.surprises[place], known.scores[place] = grown.surprises[begin:end], grown.scores[begin:end]
             known.highest[of], known.logits[of], known.finals[of] = grown.highest, grown.logits, np.nan
             found[of] = True
+            # Short sessions often have what others had; long ones hardly ever do.
+            self._cache.remember(known, of[lengths[of] <= LONG])
         self._growing.forget(numbers[rows[rows < complete]])
 
     def _count(self, numbers: Integers, begins: Integers, sequences: Sequences) -> None:
