@@ -155,6 +155,8 @@ class GrowingSessions:
     def score(self, growth: Growth, complete: Flags, after_pass: Callable[[], None]) -> Grown:
         """Score known sessions, each given once and from no later event on than those that are known.
 
+        Those that are complete are not known any more after it.
+
         Args:
             growth: the sessions.
             complete: those that end with what is given, (n,).
@@ -182,8 +184,8 @@ class GrowingSessions:
                     waiting[told.indices] = False
                     after_pass()
             finally:
-                # Of what was not told, states may have gone on.
-                self.forget(growth.numbers[rows[waiting]])
+                # Of what was not told, states may have gone on; of what is complete, they have not.
+                self.forget(growth.numbers[rows[waiting | complete[rows]]])
         surprises, scores = np.empty((2, len(growth.sequences.tokens)), np.float32)
         loop.look_up(self._told, slots, growth.begins, surprises, scores, bounds)
         return Grown(bounds, surprises, scores, at_end, logits)
@@ -268,7 +270,8 @@ class GrowingSessions:
         self._events[slots] += np.diff(bounds)
         self._make_room_to_tell(slots, known_before)
         loop.tell(self._told, slots, known_before, told.surprises, scores.astype(np.float32), bounds)
-        kept = 1 + self._events[slots] - self._pool.tokens[slots]
+        # Those that are complete are about to be forgotten.
+        kept = np.where(going.complete[told.indices], 0, 1 + self._events[slots] - self._pool.tokens[slots])
         loop.keep(self._rest, slots, going.tokens, going.ends[told.indices], kept)
 
     def _make_room_to_tell(self, slots: Integers, known: Integers) -> None:
