@@ -410,7 +410,8 @@ class Pipeline:
         for job in jobs:
             if job.grown is None:
                 continue
-            slots, alerted, growth = job.grown
+            slots, alerted, growth, started_over = job.grown
+            self._metrics.long_sessions(len(slots), started_over)
             of_events = np.repeat(np.arange(len(slots)), np.diff(growth.sequences.bounds))
             own = scores[begin : begin + len(of_events)]
             begin += len(own)
