@@ -289,7 +289,7 @@ class GrowingSessions:
             others = np.flatnonzero(self._rooms)
             begins[others] = np.cumsum(self._rooms[others]) - self._rooms[others]
             end = int(self._rooms.sum() + rooms.sum())
-            self._told = loop.Told(begins, *np.empty((2, 2 * end), np.float32))
+            self._told = loop.Told(begins, *np.empty((2, end + end // 2), np.float32))
             loop.move(old, others, self._events[others], self._told)
         else:
             self._told = old._replace(begins=begins)
