@@ -186,8 +186,8 @@ class Scorer:
             complete: how many, from the first on, are complete; no final score is worked out for the others.
             after_pass: called after each forward pass. What it raises ends the call; what was scored by then is
                 remembered.
-            numbers: of the sessions, as of `Growth`, 0 for one without; of those that were scored before, by `go_on` or,
-                with as many events as leave a state to go on from, here, only what is new is looked at, as far as
+            numbers: of the sessions, as of `Growth`, 0 for one without. Of those that were scored before, by `go_on` or
+                here with so many events that there is a state to go on from, only what is new is looked at, as far as
                 there is room. None where none has one.
 
         Raises:

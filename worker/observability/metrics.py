@@ -127,7 +127,9 @@ class Metrics:
         self._closed = counter("sessions_closed", "Sessions closed, by what closed them", "closed_by")
         self._scores = counter("scores", "Score records made", "kind", "severity")
         self._long = counter(
-            "long_sessions_scored", "Times that a long open session was scored, by what it went on from", "from"
+            "long_sessions_scored",
+            "Times that a long open session was scored, by whether all its events were again, as its state was gone",
+            "started_over",
         )
         self._muted = counter("muted", "Sessions that a verdict of an operator took for normal", "severity")
         self._raised = counter("raised", "Sessions that a verdict of an operator made critical", "severity")
@@ -305,8 +307,8 @@ class Metrics:
 
     def long_sessions(self, scored: int, started_over: int) -> None:
         """So many long open sessions were scored, some of them again from their start, as nothing was kept of them."""
-        self._long.labels("state").inc(scored - started_over)
-        self._long.labels("start_again").inc(started_over)
+        self._long.labels("no").inc(scored - started_over)
+        self._long.labels("yes").inc(started_over)
 
     def sessions(
         self,
