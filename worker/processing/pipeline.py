@@ -109,6 +109,7 @@ class Pipeline:
         self._counted = CountedDecoder(self.decoder, metrics)
         self._rules = SessionRules.of(settings.sessions, vocabulary)
         self._early = settings.scoring.early
+        self._keeps_states = settings.model.growing_sessions > 0
         self._adaptive = settings.scoring.adaptive
         self._max_value_bytes = settings.message_max_bytes
         records = ScoreEncoder(
@@ -411,7 +412,8 @@ class Pipeline:
             if job.grown is None:
                 continue
             slots, alerted, growth, started_over = job.grown
-            self._metrics.long_sessions(len(slots), started_over)
+            if self._keeps_states:
+                self._metrics.long_sessions(len(slots), started_over)
             of_events = np.repeat(np.arange(len(slots)), np.diff(growth.sequences.bounds))
             own = scores[begin : begin + len(of_events)]
             begin += len(own)
