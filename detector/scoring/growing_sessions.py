@@ -49,7 +49,7 @@ class Grown(NamedTuple):
         surprises: of the events that were given, float32 (events,).
         scores: likewise.
         highest: surprise over the events and, of a complete session, the end, (n,).
-        logits: of the class at the end of complete sessions, (n,).
+        logits: of the class at the end of complete sessions, NaN for others, (n,).
     """
 
     bounds: Integers
@@ -180,7 +180,7 @@ class GrowingSessions:
                     # What is no number stays.
                     beyond = complete[those] & ((last > at_end[those]) | np.isnan(last))
                     at_end[those[beyond]] = last[beyond]
-                    logits[those] = told.end_logits
+                    logits[those] = np.where(complete[those], told.end_logits, np.nan)
                     waiting[told.indices] = False
                     after_pass()
             finally:

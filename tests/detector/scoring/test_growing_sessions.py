@@ -176,6 +176,36 @@ def test_short_sessions_are_scored_from_where_they_were_too_and_the_same(
     assert not scorer.known_events(np.array([each.number for each in sessions])).any()
 
 
+@all_kinds
+@pytest.mark.parametrize("room", [0, 1, 100])
+def test_the_end_is_looked_at_of_sessions_that_close_without_another_event(
+    checkpoint: Checkpoint, made: str, room: int
+) -> None:
+    """Also where the same events were scored before of a session that went on, or are of one that does."""
+    checkpoint = MADE[made](checkpoint)
+    scorer, other = (Scorer(checkpoint, device="cpu", growing=each) for each in (room, 0))
+    sessions = random_sessions(5, seed=5, lengths=(40, 60, 100))
+    twins = [Session(100 + each.number, each.events) for each in sessions]
+    for each in (*sessions, *twins):
+        each.takes(len(each.events) - 1)
+
+    def check(closing: Sequence[Session], going_on: Sequence[Session]) -> None:
+        some = [*closing, *going_on]
+        asked, numbers = sequences([each.so_far for each in some]), np.array([each.number for each in some])
+        results = scorer.score_columns(asked, len(closing), numbers=numbers)
+        right = other.score_columns(asked, len(closing))
+        assert results.scores.tobytes() == right.scores.tobytes()
+        assert results.finals[: len(closing)].tolist() == right.finals[: len(closing)].tolist()
+
+    check([], sessions)
+    for each in (*sessions, *twins):
+        each.takes(1)
+    check([], sessions[:4])
+    check([sessions[0], twins[1], sessions[4]], [twins[0], sessions[1], twins[4]])
+    check([sessions[1], sessions[2], twins[0], twins[3]], [twins[2]])
+    check([sessions[3], twins[2], twins[4]], [])
+
+
 def test_of_a_short_session_only_new_events_are_looked_at_once_it_has_a_state(checkpoint: Checkpoint) -> None:
     scorer = Scorer(checkpoint, device="cpu", cache_size=0)
     session, looked_at = Session(1, Random(0).choices(TOKENS, k=100)), []
