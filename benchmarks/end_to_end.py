@@ -35,8 +35,9 @@ from tests.shared import shared
 from tests.worker.command_line import logmamba
 
 PARTITIONS = 4
-_BLOCK = re.compile(rb"blk_-?\d+")
+BLOCK = re.compile(rb"blk_-?\d+")
 _STAMP = "%y%m%d %H%M%S"
+STAMP_BYTES = 13
 
 
 @dataclass
@@ -52,20 +53,25 @@ class Result:
 
 def repeated(lines: list[bytes], repeats: int, partitions: int = PARTITIONS) -> Iterator[list[Record]]:
     """Each pass over the lines, later in time and with other blocks than the one before."""
-    stamps = {line[:13] for line in lines}
+    for number in range(repeats):
+        yield pass_over(lines, number, partitions)
+
+
+def pass_over(lines: list[bytes], number: int, partitions: int) -> list[Record]:
+    """One of these passes, the first of which has the number 0."""
+    stamps = {line[:STAMP_BYTES] for line in lines}
     times = {stamp: datetime.strptime(stamp.decode(), _STAMP).replace(tzinfo=UTC) for stamp in stamps}
     span = max(times.values()) - min(times.values()) + timedelta(minutes=30)
-    for number in range(repeats):
-        moved = {stamp: (at + number * span).strftime(_STAMP).encode() for stamp, at in times.items()}
-        suffix = b"%02d" % number
-        records = []
-        for line in lines:
-            text = moved[line[:13]] + _BLOCK.sub(rb"\g<0>" + suffix, line[13:])
-            found = _BLOCK.search(text)
-            assert found is not None
-            key = found.group()
-            records.append(Record(text, key, zlib.crc32(key[: -len(suffix)]) % partitions))
-        yield records
+    moved = {stamp: (at + number * span).strftime(_STAMP).encode() for stamp, at in times.items()}
+    suffix = b"%02d" % number
+    records = []
+    for line in lines:
+        text = moved[line[:STAMP_BYTES]] + BLOCK.sub(rb"\g<0>" + suffix, line[STAMP_BYTES:])
+        found = BLOCK.search(text)
+        assert found is not None
+        key = found.group()
+        records.append(Record(text, key, zlib.crc32(key[: -len(suffix)]) % partitions))
+    return records
 
 
 def plain_consume(bootstrap: str, topic: str, total: int, partitions: int = PARTITIONS) -> float:

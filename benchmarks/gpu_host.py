@@ -1,11 +1,15 @@
 """What does a host with a GPU take from topic to topic, exactly once, by one worker process and by many?
 
 A real broker on this machine, HDFS lines in 16 partitions, the reference model, `worker.processes: N` that share the
-GPU. The lines are repeated with new block ids, each repetition later in time than the one before: so with a score cache
-nearly every sequence has been scored before, and without one each goes through the model. Rates are taken from where a
-tenth of the lines is committed and every process has its partitions, to the last committed position, so start-up is in
-none of them where there are enough `--passes`. The CPU of a line is that of all worker processes. A plain consumer of
-the same topic is beside them. Without a GPU the CPU scores (`--size tiny`).
+GPU. The lines are repeated with new block ids, each repetition later in time than the one before: so with a score
+cache nearly every sequence has been scored before, and without one each goes through the model. Of the share of
+sessions asked for by `--distinct`, the lines of a block stand in another order with every repetition, each at a place,
+and with the time, of another: the same lines and counts, but a sequence that no cache knows. What share of all
+sequences, complete ones and events so far, went through the model in the end is measured: many a beginning is that of
+others. No score is an alert in any run (`QUIET`), since such an order is odd and records of alerts are larger. Rates
+are taken from where a tenth of the lines is committed and every process has its partitions, to the last committed
+position, so start-up is in none of them where there are enough `--passes`. The CPU of a line is that of all worker
+processes. A plain consumer of the same topic is beside them. Without a GPU the CPU scores (`--size tiny`).
 """
 
 from __future__ import annotations
@@ -16,10 +20,12 @@ import json
 import os
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
+from random import Random
 
 import psutil
 import torch
@@ -28,12 +34,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.end_to_end import checkpoint_of_hdfs, plain_consume, repeated
+from benchmarks.end_to_end import BLOCK, STAMP_BYTES, checkpoint_of_hdfs, pass_over, plain_consume
 from tests.broker.harness import Application, SupervisedWorker
 from tests.broker.kafka import KafkaBroker
 from tests.shared import shared
 
 PARTITIONS = 16
+QUIET = ("scoring.warning=0.99999", "scoring.critical=1")
 
 
 @dataclass
@@ -45,6 +52,8 @@ class Result:
 
     processes: int
     score_cache: int
+    distinct: float
+    through_model: float
     lines_per_second: float
     ratio_to_consume: float
     cpu_us_per_line: float
@@ -63,16 +72,40 @@ class _Mark:
     gpu_s: float | None
     resident: int
     stages_s: dict[str, float]
+    sequences: dict[str, float]
 
 
-def run(application: Application, total: int, processes: int, cache: int, consume: float) -> Result | None:
+def reordered(lines: list[bytes], share: float, seed: int) -> list[bytes]:
+    """The lines, of a share of the blocks in another order within the block; times stay at their places."""
+    places: dict[bytes, list[int]] = defaultdict(list)
+    for place, line in enumerate(lines):
+        found = BLOCK.search(line)
+        assert found is not None
+        places[found.group()].append(place)
+    random, result = Random(seed), lines.copy()
+    for of_block in places.values():
+        if random.random() < share:
+            for place, other in zip(of_block, random.sample(of_block, len(of_block)), strict=True):
+                result[place] = lines[place][:STAMP_BYTES] + lines[other][STAMP_BYTES:]
+    return result
+
+
+def run(
+    application: Application, total: int, processes: int, cache: int, distinct: float, precision: str, consume: float
+) -> Result | None:
     """One run over all lines; None where all were committed before every process had partitions."""
-    overrides = (f"worker.processes={processes}", f"model.score_cache={cache}", "state.snapshot_interval=10s")
+    overrides = (
+        f"worker.processes={processes}",
+        f"model.score_cache={cache}",
+        f"model.precision={precision}",
+        "state.snapshot_interval=10s",
+        *QUIET,
+    )
     partitions = [TopicPartition(application.input_topic, number) for number in range(PARTITIONS)]
     watcher = Consumer({"bootstrap.servers": application.bootstrap, "group.id": application.settings["application_id"]})
     begun: list[_Mark] = []
     ended: list[_Mark] = []
-    log = application.folder / f"{processes}-{cache}.log"
+    log = application.folder / f"{processes}-{cache}-{distinct}.log"
     with SupervisedWorker(application.config, log, overrides) as worker:
 
         def done() -> bool:
@@ -94,7 +127,10 @@ def run(application: Application, total: int, processes: int, cache: int, consum
     busy = None if first.gpu_s is None or last.gpu_s is None else (last.gpu_s - first.gpu_s) / seconds
     cpu_us = (last.cpu_s - first.cpu_s) / lines * 1e6
     stages = {stage: (seconds - first.stages_s[stage]) / lines * 1e6 for stage, seconds in last.stages_s.items()}
-    return Result(processes, cache, rate, rate / consume, cpu_us, busy, last.resident / 1e6, stages)
+    asked = {result: count - first.sequences[result] for result, count in last.sequences.items()}
+    through_model = asked["miss"] / max(1, asked["hit"] + asked["miss"])
+    ratio, resident_mb = rate / consume, last.resident / 1e6
+    return Result(processes, cache, distinct, through_model, rate, ratio, cpu_us, busy, resident_mb, stages)
 
 
 def _all_work(worker: SupervisedWorker, processes: int) -> bool:
@@ -115,11 +151,14 @@ def _mark(worker: SupervisedWorker, committed: int) -> _Mark:
     samples = [sample for metric in metrics for sample in metric.samples]
     gpu = [sample.value for sample in samples if sample.name == "logmamba_gpu_busy_seconds_total"]
     stages: Counter[str] = Counter()
+    sequences: Counter[str] = Counter()
     for sample in samples:
         if sample.name == "logmamba_stage_seconds_sum":
             stages[sample.labels["stage"]] += sample.value
+        elif sample.name == "logmamba_score_cache_total":
+            sequences[sample.labels["result"]] += sample.value
     cpu_s = sum(each.user + each.system for each in times)
-    return _Mark(at, committed, cpu_s, sum(gpu) if gpu else None, resident, dict(stages))
+    return _Mark(at, committed, cpu_s, sum(gpu) if gpu else None, resident, dict(stages), dict(sequences))
 
 
 def show(results: Iterable[Result], title: str) -> None:
@@ -127,6 +166,8 @@ def show(results: Iterable[Result], title: str) -> None:
     table = Table(
         "processes",
         "score cache",
+        "distinct",
+        "by the model",
         "lines/s",
         "of a consume",
         "CPU us/line",
@@ -139,6 +180,8 @@ def show(results: Iterable[Result], title: str) -> None:
         table.add_row(
             str(each.processes),
             f"{each.score_cache:,}",
+            f"{each.distinct:.0%}",
+            f"{each.through_model:.0%}",
             f"{each.lines_per_second:,.0f}",
             f"{each.ratio_to_consume:.2f}",
             f"{each.cpu_us_per_line:.2f}",
@@ -146,36 +189,41 @@ def show(results: Iterable[Result], title: str) -> None:
             f"{each.resident_mb:,.0f}",
             ", ".join(f"{stage} {us:.2f}" for stage, us in each.stages_us_per_line.items()),
         )
-    Console().print(table)
+    Console(width=200).print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--passes", type=int, default=4, help="over the 177,952 lines")
+    parser.add_argument("--passes", type=int, default=4, help="over the lines")
+    parser.add_argument("--lines", type=int, default=177_952, help="of these, the first")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="one run each, by score cache")
     parser.add_argument("--cache", type=int, nargs="+", default=[100_000, 0])
+    parser.add_argument(
+        "--distinct", type=float, nargs="+", default=[0], help="shares of the sessions; without a cache the first alone"
+    )
     parser.add_argument("--size", choices=("tiny", "small", "reference"), default="tiny")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     with gzip.open(shared("data/hdfs/raw.log.gz")) as file:
-        lines = file.read().splitlines()
+        lines = file.read().splitlines()[: arguments.lines]
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         broker = KafkaBroker(folder / "kafka", heap="2g").start()
         try:
             checkpoint = checkpoint_of_hdfs(folder, "--size", arguments.size)
-            total = len(lines) * arguments.passes
-            application = Application(
-                broker.bootstrap, folder, checkpoint, PARTITIONS, model={"precision": arguments.precision}
-            )
-            for records in repeated(lines, arguments.passes, PARTITIONS):
-                application.produce(records)
-            consume = plain_consume(broker.bootstrap, application.input_topic, total, PARTITIONS)
-            for processes in arguments.processes:
-                for cache in arguments.cache:
-                    result = run(application, total, processes, cache, consume)
+            total, consume = len(lines) * arguments.passes, None
+            for distinct in arguments.distinct:
+                application = Application(broker.bootstrap, folder, checkpoint, PARTITIONS)
+                for number in range(arguments.passes):
+                    given = reordered(lines, distinct, number)
+                    application.produce(pass_over(given, number, PARTITIONS))
+                if consume is None:
+                    consume = plain_consume(broker.bootstrap, application.input_topic, total, PARTITIONS)
+                caches = [each for each in arguments.cache if each or distinct == arguments.distinct[0]]
+                for processes, cache in product(arguments.processes, caches):
+                    result = run(application, total, processes, cache, distinct, arguments.precision, consume)
                     if result is None:
                         Console().print(f"{processes} processes were too slow to start for so few --passes")
                     else:

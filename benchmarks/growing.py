@@ -6,8 +6,11 @@ worker that has been running. `grown` is a scorer that goes on with long session
 start` one that does not (`model.growing_sessions: 0`), as all were before there was such a thing. Both take turns.
 
 The model is an untrained one of the size asked for, whose scores never tell of anything: what an event costs does not
-depend on what a model has learnt. Figures are CPU time on a CPU and, since a CPU waits for it, wall time on a GPU; the
-medians of the rounds. `ratio` is to sessions of the first length.
+depend on what a model has learnt. Beyond `LONG` events the lengths are spread over a segment, so that sessions are as
+far as can be from where states are carried; shorter ones are all of the length given. Figures are CPU time on a CPU
+and, since a CPU waits for it, wall time on a GPU; the medians of the rounds. `ratio` is to sessions of the first
+length. Each line is printed once it is measured. On a GPU a first run compiles kernels for a minute or two, in the
+rounds before those that count: run it once with `--rounds 1 --lengths 20 5000` where time is short.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -24,8 +27,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.curves import STREAM_TIME, Lines
 from benchmarks.pipeline import SETTINGS, TOPIC
@@ -33,6 +34,7 @@ from detector.checkpoint import Checkpoint, demo_checkpoint, load
 from detector.model.model import DetectorModel, ModelConfig
 from detector.scoring.calibration import Combination
 from detector.scoring.scorer import Scorer
+from detector.scoring.scores import LONG
 from worker.observability.metrics import Metrics
 from worker.processing.clock import ClockState
 from worker.processing.pipeline import Pipeline
@@ -41,6 +43,7 @@ from worker.processing.session_state import SessionsState
 from worker.settings.document import load_settings
 
 FIRST: Final = Partition(TOPIC, 0)
+WARM_UP: Final = 3  # rounds
 
 
 @dataclass(frozen=True)
@@ -77,24 +80,26 @@ class Run:
         settings = load_settings(None, [*SETTINGS, *limits, "scoring.early=true"])
         self._pipeline = Pipeline(settings, scorer, Metrics())
         self._keys = [self._random.getrandbits(62) for _ in range(sessions)]
-        events = sessions * length
+        lengths = length + np.arange(sessions) * (LONG if length > LONG else 0) // sessions
+        events = int(lengths.sum())
         tokens = np.random.default_rng(length).choice(lines.tokens, events)
-        offsets = np.repeat(np.arange(sessions), length) + np.tile(np.arange(length), sessions) * sessions
-        times, looked_at = np.full(sessions, STREAM_TIME), np.full(sessions, length)
+        place = np.arange(events) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        offsets = np.repeat(np.arange(sessions), lengths) + place * sessions
+        times = np.full(sessions, STREAM_TIME)
         state = SessionsState(
             ClockState(STREAM_TIME),
             [f"blk_{key}" for key in self._keys],
-            looked_at,
+            lengths,
             times,
             times,
             np.zeros(sessions, np.int64),
-            looked_at,
+            lengths,
             tokens.astype(np.int64),
             offsets,
             np.full(events, STREAM_TIME),
         )
-        self._end = events
-        self._pipeline.open(FIRST, events, events, state)
+        self._end = int(offsets.max()) + 1
+        self._pipeline.open(FIRST, self._end, self._end, state)
 
     def measure(self, events: int) -> float:
         """Microseconds that an event takes, where each session gets so many at once."""
@@ -113,24 +118,25 @@ class Run:
         return 1e6 * taken / len(values)
 
 
-def curve(scorers: tuple[Scorer, Scorer], lengths: list[int], sessions: int, events: int, rounds: int) -> list[Cost]:
-    """The lengths in turns, and both scorers."""
+def curve(
+    scorers: tuple[Scorer, Scorer], lengths: list[int], sessions: int, events: int, rounds: int
+) -> Iterator[Cost]:
+    """Both scorers in turns, one length after the other."""
     on_gpu = scorers[0].gpu_usage() is not None
     clock = time.perf_counter if on_gpu else time.process_time
     lines = Lines(scorers[0])
-    runs = [[Run(scorer, lines, length, sessions, clock) for scorer in scorers] for length in lengths]
-    found: list[tuple[list[float], list[float]]] = [([], []) for _ in lengths]
-    for turn in range(rounds + 3):
-        for pair, own in zip(runs, found, strict=True):
-            for run, figures in zip(pair, own, strict=True):
+    first: tuple[float, ...] | None = None
+    for length in lengths:
+        runs = [Run(scorer, lines, length, sessions, clock) for scorer in scorers]
+        figures: tuple[list[float], list[float]] = ([], [])
+        for turn in range(rounds + WARM_UP):
+            for run, own in zip(runs, figures, strict=True):
                 figure = run.measure(events)
-                if turn >= 3:  # before, sessions are taken in, kernels compiled and graphs captured
-                    figures.append(figure)
-    medians = [tuple(map(median, own)) for own in found]
-    return [
-        Cost(length, events, sessions, grown, whole, grown / medians[0][0], whole / medians[0][1])
-        for length, (grown, whole) in zip(lengths, medians, strict=True)
-    ]
+                if turn >= WARM_UP:  # before, sessions are taken in, kernels compiled and graphs captured
+                    own.append(figure)
+        grown, whole = map(median, figures)
+        first = first or (grown, whole)
+        yield Cost(length, events, sessions, grown, whole, grown / first[0], whole / first[1])
 
 
 def main() -> None:
@@ -138,10 +144,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
     parser.add_argument("--size", default="small", choices=["tiny", "small", "reference"])
-    parser.add_argument("--lengths", nargs="+", type=int, default=[20, 120, 500, 5_000])
-    parser.add_argument("--sessions", nargs="+", type=int, default=[10])
-    parser.add_argument("--events", nargs="+", type=int, default=[1, 10], help="of each session in a batch")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--lengths", nargs="+", type=int, default=[20, 40, 60, 90, 115, 500, 5_000])
+    parser.add_argument("--sessions", nargs="+", type=int, default=[40])
+    parser.add_argument("--events", nargs="+", type=int, default=[1], help="of each session in a batch")
+    parser.add_argument("--growing", type=int, help="slots; by default enough for all")
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
 
@@ -149,28 +156,21 @@ def main() -> None:
         torch.set_num_threads(1)
     checkpoint = untrained(arguments.size)
     costs: dict[str, list[Cost]] = {}
-    table = Table(title=f"an event of an open session, µs ({arguments.size}, {arguments.device})")
-    for name in ("precision", "sessions", "events each", "length", "grown", "ratio", "from the start", "ratio"):
-        table.add_column(name, justify="right")
+    heading = "precision", "sessions", "events each", "length", "grown", "ratio", "from the start", "ratio"
+    print(f"an event of an open session, µs ({arguments.size}, {arguments.device})")
+    print(*(f"{name:>14}" for name in heading), flush=True)
     for precision in arguments.precision:
         for sessions in arguments.sessions:
             for events in arguments.events:
                 first, second = (
-                    Scorer(checkpoint, device=arguments.device, precision=precision, growing=growing)
-                    for growing in (4 * sessions * len(arguments.lengths), 0)
+                    Scorer(checkpoint, device=arguments.device, precision=precision, cache_size=0, growing=growing)
+                    for growing in (arguments.growing or 2 * sessions * len(arguments.lengths), 0)
                 )
                 for cost in curve((first, second), arguments.lengths, sessions, events, arguments.rounds):
                     costs.setdefault(precision, []).append(cost)
                     figures = cost.grown_us, cost.grown_ratio, cost.from_start_us, cost.from_start_ratio
-                    row = (
-                        precision,
-                        str(sessions),
-                        str(events),
-                        f"{cost.length:,}",
-                        *(f"{each:.2f}" for each in figures),
-                    )
-                    table.add_row(*row)
-    Console().print(table)
+                    row = (precision, sessions, events, f"{cost.length:,}", *(f"{each:.2f}" for each in figures))
+                    print(*(f"{each:>14}" for each in row), flush=True)
     if arguments.output is not None:
         figures = {precision: [asdict(cost) for cost in of] for precision, of in costs.items()}
         arguments.output.write_text(

@@ -152,7 +152,8 @@ class CarriedPass:
         # Whole segments that end before the last token of a session that goes on: from there it is carried on.
         whole = np.where(complete, 0, (lengths - 1) // pool.segment * pool.segment)
         place_in_session = np.arange(len(in_order)) - np.repeat(self._bounds[:-1], rows)
-        self._order = np.argsort(place_in_session >= np.repeat(whole, rows), kind="stable")
+        is_rest = place_in_session >= np.repeat(whole, rows)
+        self._order = np.append(np.flatnonzero(~is_rest), np.flatnonzero(is_rest))
         self.tokens, self.followers = in_order[self._order], followers[self._order]
         self._slots, self._whole, self._rest = given.slots[chosen], whole, rows - whole
         self._seen, self._lengths, self._complete = given.seen[chosen], lengths, complete

@@ -102,9 +102,7 @@ class PreparedModel:
         with torch.cuda.device_of(self._heads.matrix):  # type: ignore[no-untyped-call]
             timer = _Timer(self.device)
             if len(tokens) <= MOST_SHAPED_TOKENS and lengths.max() <= SEGMENT:
-                measured = self._shapes.measure(tokens, bounds[:-1], lengths)
-                seconds = timer.stop()()
-                return lambda: (measured, seconds)
+                return _timed(self._shapes.measure(tokens, bounds[:-1], lengths), timer)
             out = torch.empty(2, len(tokens), dtype=torch.float32, device=self.device)
             packing = Packing.of(torch.from_numpy(bounds), self.device)
             self.run(self._on_device(tokens), packing, out)
@@ -120,9 +118,7 @@ class PreparedModel:
         with torch.cuda.device_of(self._heads.matrix):  # type: ignore[no-untyped-call]
             timer = _Timer(self.device)
             if going.single and len(going.tokens) <= MOST_SHAPED_TOKENS and len(going.slots) <= _MOST_SHAPED_SLOTS:
-                measured = self._shapes.carry_on(going, pool.layers)
-                seconds = timer.stop()()
-                return lambda: (measured, seconds)
+                return _timed(self._shapes.carry_on(going, pool.layers), timer)
             out = torch.empty(2, len(going.tokens), dtype=torch.float32, device=self.device)
             # What a row is asked about is what the heads find one place further.
             tokens = self._on_device(np.stack((going.tokens, np.roll(going.followers, 1))))
@@ -147,13 +143,7 @@ class PreparedModel:
         """What waits for a pass that was launched, and brings what it has filled out with."""
         fetched = torch.empty(out.shape, dtype=out.dtype, pin_memory=self.device.type == "cuda")
         fetched.copy_(out, non_blocking=True)
-        stop = timer.stop()
-
-        def fetch() -> tuple[npt.NDArray[np.float32], float]:
-            seconds = stop()
-            return fetched.numpy(), seconds
-
-        return fetch
+        return _timed(fetched.numpy, timer)
 
     def _on_device(self, tokens: npt.NDArray[np.int64]) -> Tensor:
         if self.device.type != "cuda":
@@ -197,8 +187,42 @@ class _Timer:
         return event
 
 
+def _timed(read: Callable[[], npt.NDArray[np.float32]], timer: _Timer) -> Fetch:
+    """What waits for all that was launched until now, and then reads what came of it."""
+    stop = timer.stop()
+
+    def fetch() -> tuple[npt.NDArray[np.float32], float]:
+        seconds = stop()
+        return read(), seconds
+
+    return fetch
+
+
+class _Host:
+    """Where the host puts a pass's inputs and finds its outputs, in memory that the device copies by itself."""
+
+    def __init__(self, room: int, *, on_gpu: bool) -> None:
+        self.staged = torch.empty(room, dtype=torch.int64, pin_memory=on_gpu)
+        self.fetched = torch.empty(room, dtype=torch.float32, pin_memory=on_gpu)
+        self._used: torch.cuda.Event | None = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+
+    def used(self) -> None:
+        """All copies were launched."""
+        if self._used is not None:
+            self._used.record()
+
+    def wait(self) -> None:
+        """Wait until the latest copies are through."""
+        if self._used is not None:
+            self._used.synchronize()
+
+
 class _Shapes:
-    """The shapes that batches are filled up to, the least recently used going first, and the buffers they share."""
+    """The shapes that batches are filled up to, the least recently used going first, and the buffers they share.
+
+    The host has two sets of buffers in turn, so that it works at a pass while the device is at the one before. What a
+    call returns is to be read before the next call but one.
+    """
 
     def __init__(self, model: PreparedModel) -> None:
         self._model = model
@@ -206,54 +230,59 @@ class _Shapes:
         # A session has at least two tokens, BOS and EOS, and of each session there is a row of four int32. Those that
         # go on have followers, too, and slots.
         room = 2 * MOST_SHAPED_TOKENS + 4 * _MOST_SHAPED_SLOTS
-        self._staged = torch.empty(room, dtype=torch.int64, pin_memory=on_gpu)
+        self._host, self._other_host = (_Host(room, on_gpu=on_gpu) for _ in range(2))
+        # Of the device one set is enough, as it does one thing after the other.
         self._inputs = torch.empty(room, dtype=torch.int64, device=device)
         self._outputs = torch.empty(room, dtype=torch.float32, device=device)
-        self._fetched = torch.empty(room, dtype=torch.float32, pin_memory=on_gpu)
         # Graphs of a pool overwrite each other's intermediate results, which is well: they run one after the other.
         self._capture: _Capture | None = partial(_captured, torch.cuda.graph_pool_handle()) if on_gpu else None
         self._uses_to_wait = 0  # before anything is captured
-        self._on_gpu = on_gpu
         self._layers: Sequence[Mamba3State] | None = None  # that shapes of sessions that go on have their states in
         self._shapes: OrderedDict[tuple[int, int, bool], _Shape] = OrderedDict()
 
     def measure(
         self, tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.float32]:
+    ) -> Callable[[], npt.NDArray[np.float32]]:
+        """Launch the model; what reads what it says once the device has done all that was asked of it, (2, T)."""
         T, n = len(tokens), len(lengths)
         n_tokens, n_sessions = _rounded_up(T, _FEWEST_SHAPED_TOKENS), _rounded_up(n, _FEWEST_SHAPED_SESSIONS)
         shape = self._shape(n_tokens, n_sessions, None)
-        staged = self._staged[: n_tokens + 2 * n_sessions].numpy()
+        staged = self._next_staged(n_tokens + 2 * n_sessions)
         staged[:T], staged[T:n_tokens] = tokens, BOS
         _fill(staged[n_tokens:].view(np.int32).reshape(n_sessions, 4), starts, lengths)
-        return self._run(shape, len(staged), n_tokens)[:, :T].copy()
+        return self._run(shape, len(staged), n_tokens, T)
 
-    def carry_on(self, going: CarriedPass, layers: Sequence[Mamba3State]) -> npt.NDArray[np.float32]:
+    def carry_on(self, going: CarriedPass, layers: Sequence[Mamba3State]) -> Callable[[], npt.NDArray[np.float32]]:
         """Likewise of sessions that go on, whose states are in these layers of a pool."""
         T, n, bounds = len(going.tokens), len(going.slots), going.rest_bounds
         n_tokens, n_sessions = _rounded_up(T, _FEWEST_SHAPED_TOKENS), _rounded_up(n, _FEWEST_SHAPED_SESSIONS)
         shape = self._shape(n_tokens, n_sessions, layers)
-        staged = self._staged[: 2 * n_tokens + 3 * n_sessions].numpy()
+        staged = self._next_staged(2 * n_tokens + 3 * n_sessions)
         tokens, asked, table, slots = np.split(staged, np.cumsum([n_tokens, n_tokens, 2 * n_sessions]))
         tokens[:T], tokens[T:] = going.tokens, BOS
         asked[0], asked[1:T], asked[T:] = BOS, going.followers[:-1], BOS
         _fill(table.view(np.int32).reshape(n_sessions, 4), bounds[:-1], np.diff(bounds))
         slots[:n], slots[n:] = going.slots, going.slots[0]
-        return self._run(shape, len(staged), n_tokens)[:, :T].copy()
+        return self._run(shape, len(staged), n_tokens, T)
 
-    def _run(self, shape: "_Shape", n_inputs: int, n_tokens: int) -> npt.NDArray[np.float32]:
-        """What a shape makes of so many staged inputs, (2, n_tokens), until the next one runs."""
-        n_outputs = 2 * n_tokens
-        self._inputs[:n_inputs].copy_(self._staged[:n_inputs], non_blocking=True)
+    def _next_staged(self, n: int) -> npt.NDArray[np.int64]:
+        """Where the next pass's inputs belong, which no copy reads any more."""
+        self._host, self._other_host = self._other_host, self._host
+        self._host.wait()
+        return self._host.staged[:n].numpy()
+
+    def _run(self, shape: "_Shape", n_inputs: int, n_tokens: int, T: int) -> Callable[[], npt.NDArray[np.float32]]:
+        """Launch a shape on so many staged inputs; what reads the first T columns of what it says."""
+        n_outputs, host = 2 * n_tokens, self._host
         try:
+            self._inputs[:n_inputs].copy_(host.staged[:n_inputs], non_blocking=True)
             shape.run(self._graph_of if self._capture is not None and not self._uses_to_wait else None)
             self._uses_to_wait = max(0, self._uses_to_wait - 1)
-            self._fetched[:n_outputs].copy_(self._outputs[:n_outputs], non_blocking=True)
+            host.fetched[:n_outputs].copy_(self._outputs[:n_outputs], non_blocking=True)
         finally:
             # Also after an error: what is staged must not change before it is copied.
-            if self._on_gpu:
-                torch.cuda.current_stream().synchronize()
-        return self._fetched[:n_outputs].numpy().reshape(2, n_tokens)
+            host.used()
+        return host.fetched[:n_outputs].numpy().reshape(2, n_tokens)[:, :T].copy
 
     def _graph_of(self, launch: Callable[[], None]) -> Callable[[], None]:
         assert self._capture is not None

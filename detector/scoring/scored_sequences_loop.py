@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detector.compiled import Column, Floats, Singles, Table, compiled
+from detector.compiled import Column, Floats, Singles, compiled
 
 NONE: Final = -1
 
@@ -227,72 +227,6 @@ def running_maxima(values: Singles, bounds: Column, events: Floats, ends: Floats
                 events[to] = highest
                 to += 1
         ends[session] = highest
-
-
-class SoFar(NamedTuple):
-    """What the next early scores of sessions follow from, a slot each.
-
-    Attributes:
-        highest: surprise of the events.
-        logits: the highest class logit after them.
-        counts: how often each token came and, last, any unknown line, (slots, tokens + 1).
-    """
-
-    highest: Floats
-    logits: Floats
-    counts: Table
-
-
-@compiled
-def go_on(
-    tokens: Column,
-    surprises: Singles,
-    class_logits: Singles,
-    bounds: Column,
-    slots: Column,
-    unknown: int,
-    so_far: SoFar,
-    highest: Floats,
-    logits: Floats,
-    occurrences: Column,
-    with_unknown: Column,
-) -> None:
-    """Go on with sessions by their next events.
-
-    Args:
-        tokens: of the events of each session, one after the other; negative ones are unknown lines.
-        surprises: of the events.
-        class_logits: after each.
-        bounds: where each session's events begin and, last, how many there are.
-        slots: of the sessions.
-        unknown: the token that stands for unknown lines; up to it, all tokens are as good as them.
-        so_far: of all slots; goes on with these.
-        highest: written: up to each event.
-        logits: written: likewise.
-        occurrences: written: how often its token has come, the event included; of an unknown line, any of them.
-        with_unknown: written: likewise, where whatever is as good as an unknown line is one token.
-    """
-    last = so_far.counts.shape[1] - 1
-    for session in range(len(slots)):
-        slot = slots[session]
-        most, greatest = so_far.highest[slot], so_far.logits[slot]
-        for at in range(bounds[session], bounds[session + 1]):
-            value, logit, token = float(surprises[at]), float(class_logits[at]), tokens[at]
-            # What is no number stays, whatever comes after it.
-            if value > most or value != value:
-                most = value
-            if logit > greatest or logit != logit:
-                greatest = logit
-            highest[at], logits[at] = most, greatest
-            place = last if token < 0 else token
-            so_far.counts[slot, place] += 1
-            occurrences[at] = with_unknown[at] = so_far.counts[slot, place]
-            if token <= unknown:
-                total = so_far.counts[slot, last]
-                for each in range(unknown + 1):
-                    total += so_far.counts[slot, each]
-                with_unknown[at] = total
-        so_far.highest[slot], so_far.logits[slot] = most, greatest
 
 
 @compiled

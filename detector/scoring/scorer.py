@@ -23,7 +23,7 @@ from detector.scoring.paced import Paced, paced
 from detector.scoring.reasons import Reason
 from detector.scoring.score_cache import Distinct, ScoreCache
 from detector.scoring.scored_sequences_loop import Remembered
-from detector.scoring.scores import Growth, Scores, Sequences
+from detector.scoring.scores import LONG, Growth, Scores, Sequences
 from detector.scoring.session_pattern import SessionPatterns
 
 Floats = npt.NDArray[np.float64]
@@ -106,11 +106,11 @@ class Scorer:
             self._inference.check()
             self._growing = GrowingSessions(
                 self._inference,
-                # What verdicts on sessions add is of all that a session has.
-                growing if checkpoint.verdict_weights is None else 0,
+                growing,
                 profile=self._profile,
                 judge=self._judge,
                 early=self._early,
+                verdict_weights=self._verdict_weights,
                 vocabulary=len(self.vocabulary),
             )
         except torch.OutOfMemoryError as error:
@@ -186,8 +186,9 @@ class Scorer:
             complete: how many, from the first on, are complete; no final score is worked out for the others.
             after_pass: called after each forward pass. What it raises ends the call; what was scored by then is
                 remembered.
-            numbers: of the sessions, as of `Growth`, 0 for one without; of those that `go_on` has scored before, only
-                what is new is looked at. None where none has one.
+            numbers: of the sessions, as of `Growth`, 0 for one without. Of those that were scored before, by `go_on` or
+                here with so many events that there is a state to go on from, only what is new is looked at, as far as
+                there is room. None where none has one.
 
         Raises:
             ValueError: a token is beyond the vocabulary.
@@ -199,13 +200,16 @@ class Scorer:
         is_complete = np.zeros(n, np.bool_)
         is_complete[asked.of[:complete]] = True
         found = self._cache.recall(known)
+        # Of a sequence that went on from a state, what is remembered says nothing of its end.
+        endless = found & is_complete & np.isnan(known.finals) & np.isnan(known.logits)
+        found &= ~endless
         if numbers is not None:
-            self._recall_grown(asked, numbers, complete, found, after_pass)
+            self._recall_grown(asked, numbers, complete, found, endless, after_pass)
         lacking = np.flatnonzero(found & is_complete & np.isnan(known.finals))
         if len(lacking):
             self._complete(asked, lacking)
         if not found.all():
-            self._run(asked, np.flatnonzero(~found), is_complete, after_pass)
+            self._run(asked, np.flatnonzero(~found), is_complete, endless, after_pass)
         self.cache_hits += len(asked.of) - n + int(found.sum())
         if n == len(asked.of):
             return Scores(known.ends, known.surprises, known.scores, known.finals)
@@ -314,21 +318,41 @@ class Scorer:
         return sequences
 
     def _recall_grown(
-        self, asked: Distinct, numbers: Integers, complete: int, found: Flags, after_pass: Callable[[], None]
+        self,
+        asked: Distinct,
+        numbers: Integers,
+        complete: int,
+        found: Flags,
+        endless: Flags,
+        after_pass: Callable[[], None],
     ) -> None:
-        """Fill in the scores of those sequences that have grown, and let those go that are complete.
+        """Fill in the scores of those sequences that grow or have grown, and let those go that are complete.
 
         Args:
             asked: the distinct sequences.
             numbers: of the sessions.
             complete: how many of the sessions are.
             found: of which distinct sequences the scores are known; filled in.
+            endless: of which the scores are remembered, but the end has to be looked at.
             after_pass: as of `score_columns`.
         """
-        rows = np.flatnonzero(self.known_events(numbers) > 0)
-        wanted = rows[~found[asked.of[rows]]]
-        _, first = np.unique(asked.of[wanted], return_index=True)
-        wanted = wanted[first]
+        least = self._growing.least
+        if least is None:
+            return
+        lengths = np.diff(asked.sequences.bounds)
+        rows = np.flatnonzero((lengths[asked.of] >= least) & (numbers > 0))
+        ends = np.zeros(len(lengths), np.bool_)
+        ends[asked.of[:complete]] = True
+        is_known = self.known_events(numbers[rows]) > 0
+        # One of each sequence, whose end is looked at if any ends there: if it may be, one of which something is known.
+        order = np.flatnonzero((rows < complete) | ~ends[asked.of[rows]])
+        order = order[np.argsort(~is_known[order], kind="stable")]
+        of, first = np.unique(asked.of[rows[order]], return_index=True)
+        some = order[first[~found[of]]]
+        wanted, is_known = rows[some], is_known[some]
+        short = np.flatnonzero((lengths[asked.of[wanted]] <= LONG) & (is_known | (wanted >= complete)))
+        is_known[short] = self._growing.take_in(numbers[wanted[short]], short=True)
+        wanted = wanted[is_known]
         if len(wanted):
             of, known = asked.of[wanted], asked.known
             growth = Growth(numbers[wanted], np.zeros_like(wanted), asked.sequences.select(of))
@@ -340,6 +364,8 @@ class Scorer:
                 known.surprises[place], known.scores[place] = grown.surprises[begin:end], grown.scores[begin:end]
             known.highest[of], known.logits[of], known.finals[of] = grown.highest, grown.logits, np.nan
             found[of] = True
+            # Short sessions often have what others had; long ones hardly ever do.
+            self._cache.remember(known, of[(lengths[of] <= LONG) & ~endless[of]])
         self._growing.forget(numbers[rows[rows < complete]])
 
     def _count(self, numbers: Integers, begins: Integers, sequences: Sequences) -> None:
@@ -348,7 +374,9 @@ class Scorer:
         self.cache_misses += int(np.count_nonzero(new > 0))
         self.events_scored += int(np.maximum(new, 0).sum())
 
-    def _run(self, asked: Distinct, absent: Integers, complete: Flags, after_pass: Callable[[], None]) -> None:
+    def _run(
+        self, asked: Distinct, absent: Integers, complete: Flags, endless: Flags, after_pass: Callable[[], None]
+    ) -> None:
         """Fill in the scores of these of distinct sequences, through the model, and remember those of each pass."""
         sequences = asked.sequences
         if len(absent) < len(sequences.ends):
@@ -356,7 +384,8 @@ class Scorer:
         for measured in self._inference.measure(*sequences):
             events, numbers = sequences.select(measured.indices).tokens, absent[measured.indices]
             self._calibrate(measured, events, numbers, complete[numbers], asked.known)
-            self._cache.remember(asked.known, numbers)
+            self._cache.remember(asked.known, numbers[~endless[numbers]])
+            self._cache.complete(asked.known, numbers[endless[numbers]])
             self.cache_misses += len(numbers)
             self.events_scored += len(events)
             after_pass()

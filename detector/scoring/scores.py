@@ -13,8 +13,8 @@ from detector.scoring.scored_sequences_loop import gather, gather_tokens
 Integers = npt.NDArray[np.int64]
 
 LONG: Final = 128
-"""Events from beyond which a session that goes on is scored as it grows. Kernels have nothing to carry of shorter ones,
-whose scores are remembered by their events and often known of another session."""
+"""Events from beyond which a session that goes on is given by what is new of it. Shorter ones are given as a whole:
+their scores are remembered by their events, and often known of another session."""
 
 
 class Sequences(NamedTuple):

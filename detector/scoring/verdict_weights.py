@@ -140,17 +140,38 @@ class VerdictWeights:
         starts = np.flatnonzero(change)
         occurrence = np.empty(len(known), np.int64)
         occurrence[order] = np.arange(len(known)) - np.repeat(starts, np.diff(np.append(starts, len(known)))) + 1
+        return self.going_on(scores, tokens, occurrence, bounds, np.zeros(len(lengths)))[0]
+
+    def going_on(
+        self, scores: Floats, tokens: Integers, occurrence: Integers, bounds: Integers, before: Floats
+    ) -> tuple[Floats, Floats]:
+        """As `lowered`, of the next events of sessions.
+
+        Args:
+            scores: as there.
+            tokens: as there.
+            occurrence: how often each event's template has come in its session, it included; of an unknown line, any.
+            bounds: as there.
+            before: what was returned with the events before them, 0 where there are none, (n,).
+
+        Returns:
+            The scores, and what the next events go on from.
+        """
+        known = np.maximum(tokens, UNK)
         count = np.minimum(occurrence, _MOST_COUNT)
-        before = np.where(occurrence > 1, np.minimum(occurrence - 1, _MOST_COUNT), 0)
         step = self._weights_of(known * _KINDS + count) - np.where(
-            occurrence > 1, self._weights_of(known * _KINDS + before), 0.0
+            occurrence > 1, self._weights_of(known * _KINDS + np.minimum(occurrence - 1, _MOST_COUNT)), 0.0
         )
         step += np.where(occurrence == 1, self._weights_of(known * _KINDS + _PRESENT), 0.0)
+        some = np.flatnonzero(np.diff(bounds) > 0)
+        step[bounds[some]] += before[some]
         total = np.zeros(len(known))
         for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             total[start:end] = np.cumsum(step[start:end])
+        after = before.copy()
+        after[some] = total[bounds[1:][some] - 1]
         total += self._weights_of(known * _KINDS + _LAST)
-        return _score(log_odds(scores) + np.minimum(total, 0.0))
+        return _score(log_odds(scores) + np.minimum(total, 0.0)), after
 
     def _weights_of(self, features: Integers) -> Floats:
         """Of each feature, 0 for one that none was fitted for."""

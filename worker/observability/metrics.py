@@ -126,6 +126,11 @@ class Metrics:
         self._falls = counter("stream_time_falls", "Falls of stream time, from a wrong clock that had been believed")
         self._closed = counter("sessions_closed", "Sessions closed, by what closed them", "closed_by")
         self._scores = counter("scores", "Score records made", "kind", "severity")
+        self._long = counter(
+            "long_sessions_scored",
+            "Times that a long open session was scored, by whether all its events were again, as its state was gone",
+            "started_over",
+        )
         self._muted = counter("muted", "Sessions that a verdict of an operator took for normal", "severity")
         self._raised = counter("raised", "Sessions that a verdict of an operator made critical", "severity")
         self._judged = gauge("judged_patterns", "Patterns that have a verdict of an operator", "verdict")
@@ -167,6 +172,7 @@ class Metrics:
         self._unknown_share.set(math.nan)
         self.brokers(up=0, down=0)
         self.feedback({"normal": 0, "anomalous": 0})
+        self.long_sessions(0, 0)
         for event in ("assigned", "revoked", "lost"):
             self._rebalances.labels(event)
         for result in ("taken", "refused"):
@@ -298,6 +304,11 @@ class Metrics:
         self._skipped.inc(skipped)
         for reason, count in dead_letters.items():
             self._dead_letters.labels(reason).inc(count)
+
+    def long_sessions(self, scored: int, started_over: int) -> None:
+        """So many long open sessions were scored, some of them again from their start, as nothing was kept of them."""
+        self._long.labels("no").inc(scored - started_over)
+        self._long.labels("yes").inc(started_over)
 
     def sessions(
         self,

@@ -109,6 +109,7 @@ class Pipeline:
         self._counted = CountedDecoder(self.decoder, metrics)
         self._rules = SessionRules.of(settings.sessions, vocabulary)
         self._early = settings.scoring.early
+        self._keeps_states = settings.model.growing_sessions > 0
         self._adaptive = settings.scoring.adaptive
         self._max_value_bytes = settings.message_max_bytes
         records = ScoreEncoder(
@@ -393,7 +394,7 @@ class Pipeline:
             return []
         with self._metrics.stage("score"):
             sequences = Sequences.joined([each.sequences() for each in (*closed, *touched)])
-            scores = self.scorer.score_columns(sequences, complete, passed, self._numbers(jobs, sequences))
+            scores = self.scorer.score_columns(sequences, complete, passed, self._numbers(jobs))
             paced = self.scorer.paced(Timed.joined([each.timed() for each in closed])) if complete else {}
         self._drift.ended([job.partition.topic for job in jobs], closed, scores.finals[:complete])
         with self._metrics.stage("encode"):
@@ -410,7 +411,9 @@ class Pipeline:
         for job in jobs:
             if job.grown is None:
                 continue
-            slots, alerted, growth = job.grown
+            slots, alerted, growth, started_over = job.grown
+            if self._keeps_states:
+                self._metrics.long_sessions(len(slots), started_over)
             of_events = np.repeat(np.arange(len(slots)), np.diff(growth.sequences.bounds))
             own = scores[begin : begin + len(of_events)]
             begin += len(own)
@@ -420,9 +423,9 @@ class Pipeline:
             if may_tell.any() and job.touched is not None:
                 job.touched = SessionColumns.joined([job.touched, job.opened.sessions.at(slots[may_tell])])
 
-    def _numbers(self, jobs: Sequence[Job], sequences: Sequences) -> Column | None:
-        """Of the sessions, those that closed and those touched, where one is long; None where none is."""
-        if not (np.diff(sequences.ends, prepend=0) > LONG).any():
+    def _numbers(self, jobs: Sequence[Job]) -> Column | None:
+        """Of the sessions, those that closed and those touched; None where none is scored before it closes."""
+        if not self._early:
             return None
         closed = [job.opened.sessions.numbers(job.closed.sessions.order) for job in jobs]
         touched = [job.opened.sessions.numbers(job.touched.order) for job in jobs if job.touched is not None]

@@ -51,6 +51,7 @@ class GrownSessions(NamedTuple):
     slots: Column  # of `Sessions`, until its next call
     alerted: Column  # as of `Session`
     growth: Growth
+    started_over: int  # how many were looked at as long ones before, and yet are given from their first event on
 
 
 class Sessions:
@@ -155,7 +156,8 @@ class Sessions:
         parts = Sequences(arrived[places], ends), self._gathered(slots[others]).sequences()
         order = np.append(rows, others)
         growth = Growth(numbers[order], np.append(evaluated[rows], np.zeros_like(others)), Sequences.joined(parts))
-        return GrownSessions(slots[order], links[slots[order], loop.ALERTED].astype(np.int64), growth)
+        started_over = int(np.count_nonzero(evaluated[others] > least))
+        return GrownSessions(slots[order], links[slots[order], loop.ALERTED].astype(np.int64), growth, started_over)
 
     def at(self, slots: Column) -> SessionColumns:
         """The open sessions of these slots, which a `GrownSessions` of the latest call gave."""

@@ -15,6 +15,7 @@ from detector.model import cuda_inference as prepared
 from detector.model.inference import Backend, Inference, flat
 from detector.model.model import DetectorModel, ModelConfig
 from detector.scoring.scorer import Scorer
+from detector.text.vocabulary import BOS, EOS
 from detector.text.word_hashes import TEXT_FEATURES
 from tests.detector.small_models import VOCABULARY, encoded, random_checkpoint, random_model
 
@@ -79,6 +80,22 @@ def test_nothing_of_an_earlier_batch_shows_in_a_later_one(device: torch.device) 
     assert bits(used, session) == fresh
     bits(used, [np.full(80, 6)] * 2)  # a larger shape
     assert bits(used, session) == fresh
+
+
+def test_what_a_pass_says_can_be_read_once_the_next_one_has_begun(device: torch.device) -> None:
+    model = prepared.PreparedModel(random_model().to(device), torch.float32)
+    passes = [np.array([BOS, *events, EOS]) for events in ([3, 4, 5], [6, 6, 6], [5, 3, 4])]
+    bounds = np.array([0, 5], np.int32)
+    alone = [model.begin(tokens, bounds)()[0].tobytes() for tokens in passes]
+    assert len(set(alone)) == 3
+    before, found = None, []
+    for tokens in passes:
+        begun = model.begin(tokens, bounds)
+        if before is not None:
+            found.append(before()[0].tobytes())
+        before = begun
+    assert before is not None
+    assert [*found, before()[0].tobytes()] == alone
 
 
 def test_a_long_session_is_measured_among_few_tokens_as_among_many(

@@ -63,7 +63,8 @@ class Told:
         self._begin()
 
     def _begin(self) -> None:
-        self._pipeline = Pipeline(self._settings, self.scorer, Metrics())
+        self.metrics = Metrics()
+        self._pipeline = Pipeline(self._settings, self.scorer, self.metrics)
         self._pipeline.open(Partition(INPUT, 0))
 
     def take(self, lines: Sequence[bytes], first: int, size: int) -> None:
@@ -83,6 +84,24 @@ class Told:
     @property
     def records(self) -> list[tuple[str | None, bytes | None, bytes | None]]:
         return [(output.severity, output.key, output.value) for output in self.outputs]
+
+
+def long_sessions(told: Told) -> dict[str, float | None]:
+    """How often one was scored, by whether it had to start over."""
+    value = told.metrics.registry.get_sample_value
+    return {each: value("logmamba_long_sessions_scored_total", {"started_over": each}) for each in ("no", "yes")}
+
+
+def test_long_sessions_that_have_lost_their_state_are_counted(checkpoint: Checkpoint) -> None:
+    lines = [b"%s %s" % (key, TEXTS[at % 3].encode()) for at in range(150) for key in (b"host", b"other")]
+    told = Told(Scorer(checkpoint, device="cpu", growing=1), "scoring.warning=0.9", "scoring.critical=0.95")
+    told.take(lines[:280], 0, 280)
+    assert long_sessions(told) == {"no": 2, "yes": 0}
+    told.take(lines[280:], 280, 2)
+    assert long_sessions(told) == {"no": 2 + 10, "yes": 10}, "there is room for one, which stays as both are asked for"
+    told.restart(Scorer(checkpoint, device="cpu"))
+    told.take(lines[:2], 300, 2)
+    assert long_sessions(told) == {"no": 0, "yes": 2}
 
 
 def early(told: Told) -> set[tuple[str | None, bytes | None]]:
@@ -144,4 +163,5 @@ def test_of_a_long_open_session_only_new_events_are_looked_at(checkpoint: Checkp
     assert asked == [1] * (EVENTS - 201)
     told.take(lines[-1:], EVENTS - 1, 1)
     assert scorer.events_scored == measured + EVENTS - 200
+    assert long_sessions(told) == {"no": EVENTS - 200, "yes": 0}
     assert [key for _, key, _ in told.records] == [b"host"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_known_events_and_those_given_are_all_there_are(seed: int) -> None:
         def events_known(numbers: np.ndarray) -> np.ndarray:
             return np.array([len(known.get(number, [])) for number in numbers.tolist()], np.int64)
 
-        slots, alerted, (numbers, begins, sequences) = sessions.grown(LEAST, DONE, events_known)
+        slots, alerted, (numbers, begins, sequences), _ = sessions.grown(LEAST, DONE, events_known)
         assert sorted(numbers.tolist()) == sorted(expected)
         assert not alerted.any()
         ends = sequences.ends.tolist()
@@ -61,6 +62,26 @@ def test_known_events_and_those_given_are_all_there_are(seed: int) -> None:
     assert partly > 50
 
 
+def test_of_those_given_as_a_whole_only_those_started_over_that_were_looked_at_as_long_ones() -> None:
+    sessions, none = Sessions(RULES), lambda numbers: np.zeros_like(numbers)
+    offset = 0
+
+    def grown(counts: dict[str, int], known: Callable[[np.ndarray], np.ndarray]) -> tuple[int, int]:
+        nonlocal offset
+        keys = [key for key, count in counts.items() for _ in range(count)]
+        sessions.process(keys, [1] * len(keys), [0] * len(keys), [*range(offset, offset + len(keys))])
+        offset += len(keys)
+        found = sessions.grown(LEAST, DONE, known)
+        all_of_them = sessions.touched()
+        all_of_them.evaluated[:] = all_of_them.lengths
+        sessions.note(all_of_them)
+        return len(found.slots), found.started_over
+
+    assert grown({"new": LEAST + 1, "short": LEAST}, none) == (1, 0)
+    assert grown({"new": 1}, lambda numbers: np.full_like(numbers, LEAST + 1)) == (1, 0)
+    assert grown({"new": 1, "short": 1}, none) == (2, 1)
+
+
 def tokens_of_whole(sessions: Sessions, slots: np.ndarray) -> list[list[int]]:
     return [each.tokens.tolist() for each in sessions.at(slots)]
 
@@ -71,7 +92,7 @@ def test_sessions_that_are_done_with_are_noted_and_left_out() -> None:
     both = sessions.touched()
     both.alerted[:] = [DONE, 1]
     sessions.note(both)
-    slots, alerted, growth = sessions.grown(LEAST, DONE, np.zeros_like)
+    slots, alerted, growth, _ = sessions.grown(LEAST, DONE, np.zeros_like)
     assert [each.key for each in sessions.at(slots)] == ["b"]
     assert alerted.tolist() == [1]
     assert len(growth.sequences.tokens) == 8
