@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import psutil
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -35,6 +36,7 @@ from tests.shared import shared
 from tests.worker.command_line import logmamba
 
 PARTITIONS = 4
+Size = Literal["tiny", "small", "reference"]
 _BLOCK = re.compile(rb"blk_-?\d+")
 _STAMP = "%y%m%d %H%M%S"
 
@@ -64,8 +66,15 @@ def repeated(lines: list[bytes], repeats: int, partitions: int = PARTITIONS) -> 
             found = _BLOCK.search(text)
             assert found is not None
             key = found.group()
-            records.append(Record(text, key, zlib.crc32(key[: -len(suffix)]) % partitions))
+            records.append(Record(text, key, partition_of(line, partitions)))
         yield records
+
+
+def partition_of(line: bytes, partitions: int) -> int:
+    """Where all lines of a block go, those of its repetitions too."""
+    found = _BLOCK.search(line)
+    assert found is not None
+    return zlib.crc32(found.group()) % partitions
 
 
 def plain_consume(bootstrap: str, topic: str, total: int, partitions: int = PARTITIONS) -> float:
@@ -160,17 +169,49 @@ def _consumer(bootstrap: str, topic: str, partitions: int) -> Consumer:
     return consumer
 
 
-def checkpoint_of_hdfs(folder: Path, *options: str) -> Path:
-    """A checkpoint with the templates of HDFS, of the shipped size; its speed does not depend on how good it is."""
+def checkpoint_of_hdfs(folder: Path, size: Size = "tiny") -> Path:
+    """A checkpoint with the templates of HDFS; its speed does not depend on how good it is.
+
+    A model of another size than the shipped one has learnt nothing: on a GPU whose kernels are not compiled yet, a few
+    steps would take longer than everything that is measured.
+    """
     lines, config, target = folder / "train.log", folder / "train.json", folder / "checkpoint"
     lines.write_bytes(b"\n".join(hdfs_lines(20_000)) + b"\n")
-    config.write_text(json.dumps({"input": {"timestamp": {"pattern": r"^(\d{6} \d{6})", "format": _STAMP}}}))
+    rule = {"pattern": r"^(\d{6} \d{6})", "format": _STAMP}
+    config.write_text(json.dumps({"input": {"timestamp": rule}, "model": {"device": "cpu"}}))
     labels = shared("data/hdfs/raw_labels.csv.gz")
     trained = logmamba(
-        "train", "--config", config, "--input", lines, "--labels", labels, "--output", target, "--steps", 20, *options
+        "train", "--config", config, "--input", lines, "--labels", labels, "--output", target, "--steps", 20
     )
     assert trained.returncode == 0, trained.stderr
+    if size != "tiny":
+        _enlarge(target, size)
     return target
+
+
+def _enlarge(directory: Path, size: Size) -> None:
+    """Give a checkpoint another model, which has learnt nothing."""
+    import torch  # which whoever only produces records need not wait for
+
+    from detector.checkpoint import load, save
+    from detector.model.model import DetectorModel, ModelConfig
+
+    checkpoint = load(directory)
+    manifest, vocabulary = checkpoint.manifest, checkpoint.vocabulary
+    config = ModelConfig.preset(size, manifest.model.vocabulary_size)
+    torch.manual_seed(0)
+    save(
+        directory,
+        model=DetectorModel(config, torch.from_numpy(vocabulary.template_features())),
+        vocabulary=vocabulary,
+        profile=checkpoint.profile,
+        calibration=manifest.calibration,
+        training=manifest.training,
+        reading=manifest.reading,
+        pace=checkpoint.pace,
+        fingerprint=manifest.fingerprint,
+        replay=checkpoint.replay,
+    )
 
 
 def main() -> None:

@@ -2,10 +2,11 @@
 
 A real broker on this machine, HDFS lines in 16 partitions, the reference model, `worker.processes: N` that share the
 GPU. The lines are repeated with new block ids, each repetition later in time than the one before: so with a score cache
-nearly every sequence has been scored before, and without one each goes through the model. Rates are taken from where a
-tenth of the lines is committed and every process has its partitions, to the last committed position, so start-up is in
-none of them where there are enough `--passes`. The CPU of a line is that of all worker processes. A plain consumer of
-the same topic is beside them. Without a GPU the CPU scores (`--size tiny`).
+nearly every sequence has been scored before, and without one each goes through the model. One that is larger than the
+shipped one has learnt nothing. The group waits for all processes before it gives any of them partitions. Rates are
+taken from where a tenth of the lines is committed and every process has its partitions, to the last committed position,
+so start-up is in none of them where there are enough `--passes`. The CPU of a line is that of all worker processes. A
+plain consumer of the same topic is beside them. Without a GPU the CPU scores (`--size tiny`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
@@ -28,12 +30,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.end_to_end import checkpoint_of_hdfs, plain_consume, repeated
+from benchmarks.end_to_end import checkpoint_of_hdfs, partition_of, plain_consume, repeated
 from tests.broker.harness import Application, SupervisedWorker
 from tests.broker.kafka import KafkaBroker
 from tests.shared import shared
 
 PARTITIONS = 16
+TOGETHER_S = 4  # that the group waits for the next member before it gives the first ones partitions
+_spawn = get_context("spawn")
 
 
 @dataclass
@@ -63,6 +67,25 @@ class _Mark:
     gpu_s: float | None
     resident: int
     stages_s: dict[str, float]
+
+
+def produce(application: Application, lines: list[bytes], passes: int, producers: int) -> None:
+    """Fill the topic, each process its share of the partitions."""
+    shares: list[list[bytes]] = [[] for _ in range(producers)]
+    for line in lines:
+        shares[partition_of(line, PARTITIONS) % producers].append(line)
+    running = [_spawn.Process(target=_produce, args=(application, share, passes)) for share in shares]
+    for each in running:
+        each.start()
+    for each in running:
+        each.join()
+        if each.exitcode:
+            raise SystemExit("a producer has failed; no figures")
+
+
+def _produce(application: Application, lines: list[bytes], passes: int) -> None:
+    for records in repeated(lines, passes, PARTITIONS):
+        application.produce(records)
 
 
 def run(application: Application, total: int, processes: int, cache: int, consume: float) -> Result | None:
@@ -161,30 +184,44 @@ def main() -> None:
     with gzip.open(shared("data/hdfs/raw.log.gz")) as file:
         lines = file.read().splitlines()
     results: list[Result] = []
+    began = time.perf_counter()
+
+    def tell(text: str) -> None:
+        print(f"{time.perf_counter() - began:.0f} s: {text}", flush=True)
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        broker = KafkaBroker(folder / "kafka", heap="2g").start()
+        together = {"group.initial.rebalance.delay.ms": str(1_000 * TOGETHER_S)}
+        broker = KafkaBroker(folder / "kafka", together, heap="4g", quick_start=False).start()
         try:
-            checkpoint = checkpoint_of_hdfs(folder, "--size", arguments.size)
+            checkpoint = checkpoint_of_hdfs(folder, arguments.size)
+            tell("there is a checkpoint")
             total = len(lines) * arguments.passes
             application = Application(
                 broker.bootstrap, folder, checkpoint, PARTITIONS, model={"precision": arguments.precision}
             )
-            for records in repeated(lines, arguments.passes, PARTITIONS):
-                application.produce(records)
+            produce(application, lines, arguments.passes, min(PARTITIONS, os.cpu_count() or 1))
+            tell(f"{total:,} lines are written")
             consume = plain_consume(broker.bootstrap, application.input_topic, total, PARTITIONS)
+            tell(f"a plain consume takes {consume:,.0f} lines/s")
             for processes in arguments.processes:
                 for cache in arguments.cache:
                     result = run(application, total, processes, cache, consume)
                     if result is None:
-                        Console().print(f"{processes} processes were too slow to start for so few --passes")
+                        tell(f"{processes} processes were too slow to start for so few --passes")
                     else:
                         results.append(result)
+                        tell(f"{processes} processes took {result.lines_per_second:,.0f} lines/s")
                         show([result], "")
+                        _write(arguments, total, consume, results)
                     application = application.again()
         finally:
             broker.stop()
     show(results, f"{total:,} lines, {PARTITIONS} partitions; a plain consume takes {consume:,.0f} lines/s")
+
+
+def _write(arguments: argparse.Namespace, total: int, consume: float, results: Iterable[Result]) -> None:
+    """As far as it has come: a benchmark that is cut short has said something."""
     if arguments.output is not None:
         found = {
             "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
