@@ -217,6 +217,7 @@ def _enlarge(directory: Path, size: Size) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passes", type=int, default=4, help="over the 177,952 lines")
+    parser.add_argument("--checkpoint", type=Path, help="of HDFS; otherwise one is trained, for a few steps")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     console = Console()
@@ -227,7 +228,7 @@ def main() -> None:
         folder = Path(name)
         broker = KafkaBroker(folder / "kafka", heap="1g").start()
         try:
-            checkpoint = checkpoint_of_hdfs(folder)
+            checkpoint = arguments.checkpoint or checkpoint_of_hdfs(folder)
             total = len(lines) * arguments.passes
             first = Application(broker.bootstrap, folder, checkpoint, PARTITIONS)
             for records in repeated(lines, arguments.passes):
@@ -238,6 +239,9 @@ def main() -> None:
 
             def add(what: str, rate: float, resident_mb: float | None = None) -> None:
                 results.append(Result(what, rate, rate / consume, rate / copy, resident_mb))
+                print(f"{what}: {rate:,.0f} lines/s", flush=True)
+                if arguments.output is not None:  # as far as it has come: one that is cut short has said something
+                    arguments.output.write_text(json.dumps([asdict(each) for each in results], indent=2) + "\n")
 
             add("(a) plain consume", consume)
             add("(b) plain transactional copy", copy)
@@ -261,8 +265,6 @@ def main() -> None:
             resident_text,
         )
     console.print(table)
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps([asdict(each) for each in results], indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
-import torch
 from confluent_kafka import Consumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
@@ -223,6 +222,8 @@ def main() -> None:
 def _write(arguments: argparse.Namespace, total: int, consume: float, results: Iterable[Result]) -> None:
     """As far as it has come: a benchmark that is cut short has said something."""
     if arguments.output is not None:
+        import torch  # which the producers need not wait for
+
         found = {
             "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "cpus": os.cpu_count(),

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
@@ -55,12 +54,6 @@ class CpuMetrics(Metrics):
         begun = time.process_time()
         yield
         self.spent[stage] += time.process_time() - begun
-
-
-def as_a_worker() -> None:
-    """Let this process collect garbage and get memory as a worker does."""
-    gc.set_threshold(100_000, 50, 100)
-    pa.set_memory_pool(pa.system_memory_pool())
 
 
 @dataclass
@@ -137,7 +130,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
 
-    as_a_worker()
+    gc.set_threshold(100_000, 50, 100)  # as a worker does
     with gzip.open(shared("data/hdfs/raw.log.gz")) as file:
         lines = file.read().splitlines()[: arguments.lines]
     with tempfile.TemporaryDirectory() as name:

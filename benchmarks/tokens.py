@@ -11,6 +11,7 @@ With `--broker`, the same as processes on a real broker of this machine, exactly
 from __future__ import annotations
 
 import argparse
+import gc
 import gzip
 import json
 import tempfile
@@ -28,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.end_to_end import PARTITIONS, checkpoint_of_hdfs, repeated, worker_rates
-from benchmarks.pipeline import SETTINGS, TOPIC, CpuMetrics, Run, as_a_worker
+from benchmarks.pipeline import SETTINGS, TOPIC, CpuMetrics, Run
 from detector.checkpoint import load
 from detector.scoring.scorer import Scorer
 from tests.broker.harness import Application, Record, RekeyProcess, WorkerProcess, read_all
@@ -227,7 +228,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
 
-    as_a_worker()
+    gc.set_threshold(100_000, 50, 100)  # as a worker does
     with gzip.open(shared("data/hdfs/raw.log.gz")) as file:
         lines = file.read().splitlines()[: arguments.lines]
     rates: list[Rate] = []

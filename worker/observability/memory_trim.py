@@ -1,8 +1,7 @@
 """Gives freed memory back to the system, so that a worker's resident memory stays what it needs.
 
 The C library keeps what is freed for later. Forward passes of all sizes leave ever more holes in it that the next one
-does not fit: tens of MB over a million lines, although nothing is held. Arrow's own allocator does the reverse: what a
-batch of lines frees is given back at once, and got again for the next one, page by page. So the C library serves both.
+does not fit: tens of MB over a million lines, although nothing is held.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-
-import pyarrow as pa
 
 from worker.observability.repeated import repeated
 
@@ -26,10 +23,5 @@ def freed_memory_given_back(interval_s: float = _INTERVAL_S) -> Iterator[None]:
     if trim is None:
         yield
         return
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        with repeated(partial(trim, 0), interval_s, "logmamba-freed-memory"):
-            yield
-    finally:
-        pa.set_memory_pool(before)
+    with repeated(partial(trim, 0), interval_s, "logmamba-freed-memory"):
+        yield

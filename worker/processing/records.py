@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from worker.formats.times.years import FileYears
-from worker.processing.clock import Numbers
+
+if TYPE_CHECKING:  # it is compiled, which whoever only reads records need not wait for
+    from worker.processing.clock import Numbers
 
 
 class Partition(NamedTuple):
