@@ -35,6 +35,7 @@ from tests.broker.kafka import KafkaBroker
 from tests.shared import shared
 
 PARTITIONS = 16
+PRODUCERS = 4
 TOGETHER_S = 4  # that the group waits for the next member before it gives the first ones partitions
 _spawn = get_context("spawn")
 
@@ -199,7 +200,7 @@ def main() -> None:
             application = Application(
                 broker.bootstrap, folder, checkpoint, PARTITIONS, model={"precision": arguments.precision}
             )
-            produce(application, lines, arguments.passes, min(PARTITIONS, os.cpu_count() or 1))
+            produce(application, lines, arguments.passes, min(PRODUCERS, os.cpu_count() or 1))
             tell(f"{total:,} lines are written")
             consume = plain_consume(broker.bootstrap, application.input_topic, total, PARTITIONS)
             tell(f"a plain consume takes {consume:,.0f} lines/s")
