@@ -77,8 +77,8 @@ class Origins:
         [told] = self._told(np.zeros(1, np.int64), np.array([len(self)]))
         return orjson.loads(told)  # type: ignore[no-any-return]
 
-    def _told(self, begins: Column, ends: Column) -> list[bytes]:
-        """The same of the events in each of these spans, none of which is empty, as JSON."""
+    def _told(self, begins: Column, ends: Column, before: bytes = b"", behind: bytes = b"") -> list[bytes]:
+        """The same of the events in each of these spans, none of which is empty, as JSON with something around it."""
         lengths = ends - begins
         spans = np.repeat(np.arange(len(lengths)), lengths)
         places = self.places[np.arange(len(spans)) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)]
@@ -87,16 +87,18 @@ class Origins:
         ranks[by_name] = np.arange(len(by_name))
         groups = spans * len(by_name) + ranks[places >> _OFFSET_BITS]
         # Numbers of 16 bits are sorted many times as fast.
-        order = np.argsort(groups.astype(np.uint16) if groups[-1] < 1 << 16 else groups, kind="stable")
+        few = len(lengths) * len(by_name) <= 1 << 16
+        order = np.argsort(groups.astype(np.uint16) if few else groups, kind="stable")
         groups, offsets = groups[order], np.ascontiguousarray((places & _OFFSETS)[order])
         names = [
             b'{"topic":%b,"partition":%d,"offsets":['
             % (orjson.dumps(self.partitions[number].topic), self.partitions[number].partition)
             for number in by_name
         ]
-        heads = loop.texts_of([*(before + name for name in names for before in (b"[", b"]},")), b"]}]"])
+        last = b"]}]" + behind
+        heads = loop.texts_of([*(head + name for name in names for head in (before + b"[", b"]},")), last])
         arrays = 1 + np.count_nonzero(np.diff(groups))
-        room = arrays * heads.longest + len(lengths) * len(b"]}]") + len(offsets) * _OFFSET_BYTES
+        room = arrays * heads.longest + len(lengths) * len(last) + len(offsets) * _OFFSET_BYTES
         out, told_ends = np.empty(room, np.uint8), np.empty(len(lengths), np.int64)
         loop.write_origins(heads, groups % len(by_name), offsets, np.cumsum(lengths), out, told_ends)
         data = out.tobytes()
@@ -127,8 +129,9 @@ class Origins:
         ]
         if not wanted:
             return
-        for number, origins in zip(wanted, self._told(begins[wanted], ends[wanted]), strict=True):
-            told = b'%b,"origins":%b}' % ((records[number] or b"")[:-1], origins)
+        members = self._told(begins[wanted], ends[wanted], b',"origins":', b"}")
+        for number, member in zip(wanted, members, strict=True):
+            told = (records[number] or b"")[:-1] + member
             records[number] = told if len(told) <= most_bytes[number] else None
 
     @classmethod
