@@ -70,6 +70,7 @@ test: setup $(PROMETHEUS) $(BROWSER) ## run every test (a real Kafka broker incl
 bounds-test: setup ## run the tests of compiled loops with every index checked
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest tests/detector/test_compiled.py tests/worker/processing/test_sessions.py \
 	  tests/worker/processing/test_sessions_properties.py tests/worker/processing/test_outputs.py \
+	  tests/worker/processing/test_clock.py tests/worker/processing/test_origins.py \
 	  tests/worker/formats/test_one_pass.py tests/worker/formats/test_json_places.py \
 	  tests/detector/text/test_canonical.py tests/detector/scoring/test_count_profile.py tests/detector/scoring/test_growing_sessions.py \
 	  -k 'not any_course and not clock_moves'

@@ -110,6 +110,8 @@ def measure(kind: str, distinct: int, score_cache: int) -> Held:
             cpu_us.append(1e6 * spent * events / (until - begin))
         ctypes.CDLL(None).malloc_trim(0)
         resident.append(process.memory_info().rss / 1e6)
+        told = f", {cpu_us[-1]:.1f} us each" if look else ""
+        print(f"{kind}, {until // events:,}: {resident[-1]:.0f} MB{told}", flush=True)
     return Held(kind, distinct, resident, cpu_us)
 
 

@@ -6,10 +6,11 @@ cache nearly every sequence has been scored before, and without one each goes th
 sessions asked for by `--distinct`, the lines of a block stand in another order with every repetition, each at a place,
 and with the time, of another: the same lines and counts, but a sequence that no cache knows. What share of all
 sequences, complete ones and events so far, went through the model in the end is measured: many a beginning is that of
-others. No score is an alert in any run (`QUIET`), since such an order is odd and records of alerts are larger. Rates
-are taken from where a tenth of the lines is committed and every process has its partitions, to the last committed
-position, so start-up is in none of them where there are enough `--passes`. The CPU of a line is that of all worker
-processes. A plain consumer of the same topic is beside them. Without a GPU the CPU scores (`--size tiny`).
+others. A model that is larger than the shipped one has learnt nothing. No score is an alert in any run (`QUIET`),
+since such an order is odd and records of alerts are larger. Rates are taken from where a tenth of the lines is
+committed and every process has its partitions, for all of which the group waits, to the last committed position, so
+start-up is in none of them where there are enough `--passes`. The CPU of a line is that of all worker processes. A
+plain consumer of the same topic is beside them. Without a GPU the CPU scores (`--size tiny`).
 """
 
 from __future__ import annotations
@@ -24,23 +25,26 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
 import psutil
-import torch
 from confluent_kafka import Consumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.end_to_end import BLOCK, STAMP_BYTES, checkpoint_of_hdfs, pass_over, plain_consume
+from benchmarks.end_to_end import BLOCK, STAMP_BYTES, checkpoint_of_hdfs, partition_of, pass_over, plain_consume
 from tests.broker.harness import Application, SupervisedWorker
 from tests.broker.kafka import KafkaBroker
 from tests.shared import shared
 
 PARTITIONS = 16
+PRODUCERS = 4
+TOGETHER_S = 4  # that the group waits for the next member before it gives the first ones partitions
 QUIET = ("scoring.warning=0.99999", "scoring.critical=1")
+_spawn = get_context("spawn")
 
 
 @dataclass
@@ -88,6 +92,25 @@ def reordered(lines: list[bytes], share: float, seed: int) -> list[bytes]:
             for place, other in zip(of_block, random.sample(of_block, len(of_block)), strict=True):
                 result[place] = lines[place][:STAMP_BYTES] + lines[other][STAMP_BYTES:]
     return result
+
+
+def produce(application: Application, lines: list[bytes], passes: int, distinct: float, producers: int) -> None:
+    """Fill the topic, each process its share of the partitions."""
+    shares: list[list[bytes]] = [[] for _ in range(producers)]
+    for line in lines:
+        shares[partition_of(line, PARTITIONS) % producers].append(line)
+    running = [_spawn.Process(target=_produce, args=(application, share, passes, distinct)) for share in shares]
+    for each in running:
+        each.start()
+    for each in running:
+        each.join()
+        if each.exitcode:
+            raise SystemExit("a producer has failed; no figures")
+
+
+def _produce(application: Application, lines: list[bytes], passes: int, distinct: float) -> None:
+    for number in range(passes):
+        application.produce(pass_over(reordered(lines, distinct, number), number, PARTITIONS))
 
 
 def run(
@@ -208,32 +231,47 @@ def main() -> None:
     with gzip.open(shared("data/hdfs/raw.log.gz")) as file:
         lines = file.read().splitlines()[: arguments.lines]
     results: list[Result] = []
+    began = time.perf_counter()
+
+    def tell(text: str) -> None:
+        print(f"{time.perf_counter() - began:.0f} s: {text}", flush=True)
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        broker = KafkaBroker(folder / "kafka", heap="2g").start()
+        together = {"group.initial.rebalance.delay.ms": str(1_000 * TOGETHER_S)}
+        broker = KafkaBroker(folder / "kafka", together, heap="4g", quick_start=False).start()
         try:
-            checkpoint = checkpoint_of_hdfs(folder, "--size", arguments.size)
+            checkpoint = checkpoint_of_hdfs(folder, arguments.size)
+            tell("there is a checkpoint")
             total, consume = len(lines) * arguments.passes, None
             for distinct in arguments.distinct:
                 application = Application(broker.bootstrap, folder, checkpoint, PARTITIONS)
-                for number in range(arguments.passes):
-                    given = reordered(lines, distinct, number)
-                    application.produce(pass_over(given, number, PARTITIONS))
+                produce(application, lines, arguments.passes, distinct, min(PRODUCERS, os.cpu_count() or 1))
+                tell(f"{total:,} lines are written")
                 if consume is None:
                     consume = plain_consume(broker.bootstrap, application.input_topic, total, PARTITIONS)
+                    tell(f"a plain consume takes {consume:,.0f} lines/s")
                 caches = [each for each in arguments.cache if each or distinct == arguments.distinct[0]]
                 for processes, cache in product(arguments.processes, caches):
                     result = run(application, total, processes, cache, distinct, arguments.precision, consume)
                     if result is None:
-                        Console().print(f"{processes} processes were too slow to start for so few --passes")
+                        tell(f"{processes} processes were too slow to start for so few --passes")
                     else:
                         results.append(result)
+                        tell(f"{processes} processes took {result.lines_per_second:,.0f} lines/s")
                         show([result], "")
+                        _write(arguments, total, consume, results)
                     application = application.again()
         finally:
             broker.stop()
     show(results, f"{total:,} lines, {PARTITIONS} partitions; a plain consume takes {consume:,.0f} lines/s")
+
+
+def _write(arguments: argparse.Namespace, total: int, consume: float, results: Iterable[Result]) -> None:
+    """As far as it has come: a benchmark that is cut short has said something."""
     if arguments.output is not None:
+        import torch  # which the producers need not wait for
+
         found = {
             "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "cpus": os.cpu_count(),

@@ -242,15 +242,22 @@ def main() -> None:
                 filled = _of_a_filled_topic(application(), lines)
                 beside = delays_at(application(), process, lines, (filled, 1.0), arguments.seconds)
                 maximum = min(filled, beside.read_per_second)
+                print(f"the maximum is {maximum:,.0f} lines/s", flush=True)
             for share, settings in itertools.product(arguments.shares, arguments.set or [()]):
                 load = maximum, share / 100
                 results.append(delays_at(application(), process, lines, load, arguments.seconds, settings))
+                _show(maximum, results[-1:])
+                _write(arguments.output, maximum, results)
         finally:
             broker.stop()
     _show(maximum, results)
-    if arguments.output is not None:
+
+
+def _write(output: Path | None, maximum: float, results: Sequence[Delays]) -> None:
+    """As far as it has come: a benchmark that is cut short has said something."""
+    if output is not None:
         found = {"maximum_lines_per_second": maximum, "loads": [asdict(each) for each in results]}
-        arguments.output.write_text(json.dumps(found, indent=2) + "\n")
+        output.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _of_a_filled_topic(application: Application, lines: Path, passes: int = 5) -> float:

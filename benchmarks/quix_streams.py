@@ -3,7 +3,8 @@
 The program (`benchmarks/quix/program.py`) reads the same topic of HDFS lines in 4 partitions, takes a template of each
 from Drain3, puts sessions together by the record's key and writes a record for each that ends, as JSON, exactly once.
 Both run as one process, one after the other. Pinned versions of both libraries are installed into an environment of
-their own, which is a temporary folder unless `--venv` names one.
+their own, which is a temporary folder unless `--venv` names one. A machine that reaches no index takes them from a
+folder of wheels, which `pip wheel` makes elsewhere: `PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER`.
 
 It is given what makes it faster: its settings are the library's own; records have the block as their key already,
 which saves it a topic in between; Drain3 has no masks and gets messages without the header; a score is a count and a

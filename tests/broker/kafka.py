@@ -83,6 +83,7 @@ class KafkaBroker:
         directory: holds the broker's data, configuration and log.
         overrides: server properties that differ from the ones below.
         heap: the JVM's heap, as for -Xmx.
+        quick_start: in a second rather than three, which makes it half as fast later on.
         secured: adds a listener, whose address is `secured_bootstrap`.
     """
 
@@ -92,6 +93,8 @@ class KafkaBroker:
         overrides: dict[str, str] | None = None,
         heap: str = "512m",
         secured: Secured | None = None,
+        *,
+        quick_start: bool = True,
     ) -> None:
         self.directory = directory
         self.port, controller_port, secured_port = free_ports(3)
@@ -100,7 +103,7 @@ class KafkaBroker:
         advertised = f"PLAINTEXT://{self.bootstrap}"
         if secured is not None:
             advertised += f",SASL_SSL://{self.secured_bootstrap}"
-        self._heap = heap
+        self._heap, self._quick_start = heap, quick_start
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         properties = {
@@ -201,8 +204,7 @@ class KafkaBroker:
         return [
             "java",
             f"-Xmx{self._heap}",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
+            *(("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1") if self._quick_start else ()),
             "-Xshare:auto",
             f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}",
             "-cp",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 _APART_S = 0.1  # from the end of a commit to the next one, where nothing hurries
 _BUSY = 0.5  # how full the batches are from which on nothing does; below that, in proportion
-_BEHIND_S = 0.4  # likewise, while batches are full
+_BEHIND_S = 1.0  # likewise, while batches are full: what waits has waited for longer, and a commit takes tens of ms
 
 
 class CommitPace:

@@ -40,7 +40,7 @@ from worker.delivery.batch_size import BatchSize
 from worker.delivery.commit_pace import CommitPace
 from worker.delivery.deadline import Deadline, StopDeadline
 from worker.delivery.outage import Outage
-from worker.delivery.protocols import NO_RELOADS, Committed, Message, Reloads, Sink, Source
+from worker.delivery.protocols import NO_RELOADS, Committed, Reloads, Sink, Source, messages_of
 from worker.delivery.report import Report, log_drift, log_move
 from worker.delivery.restore import StateStore
 from worker.delivery.snapshot_writer import SnapshotWriter
@@ -315,14 +315,10 @@ class Worker:
         return True
 
     def _send(self, outputs: Sequence[Output]) -> None:
-        topics = self._settings.output
-        messages = [
-            Message(topics.dead_letter_topic if out.severity is None else topics.topic, *out[1:4], out.partition)
-            for out in outputs
-        ]
-        if messages:
+        if outputs:
             with self._metrics.stage("send"):
-                self._sink.send(messages, self._batch_by)
+                topics = self._settings.output
+                self._sink.send(messages_of(outputs, topics.topic, topics.dead_letter_topic), self._batch_by)
             self._unsent_commit = True
             self._report.sent(outputs)
 

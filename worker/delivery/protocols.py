@@ -7,10 +7,12 @@ the loop knows only what stands here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Final, NamedTuple, Protocol
 
 from worker.delivery.deadline import Deadline
 from worker.observability.status import ReloadStatus
+from worker.processing.outputs import Output
 from worker.processing.pipeline import Pipeline
 from worker.processing.records import Partition, Records
 
@@ -31,6 +33,16 @@ class Message(NamedTuple):
     headers: Sequence[tuple[str, bytes | None]]
     partition: int | None = None
     timestamp_ms: int | None = None
+
+
+def messages_of(outputs: Sequence[Output], topic: str, dead_letter_topic: str) -> list[Message]:
+    """What is to be written of outputs."""
+    if not outputs:
+        return []
+    severities, keys, values, headers, _, _, partitions = zip(*outputs, strict=True)
+    topics = [dead_letter_topic if severity is None else topic for severity in severities]
+    columns = zip(topics, keys, values, headers, partitions, repeat(None), strict=False)
+    return list(map(tuple.__new__, repeat(Message), columns))  # as `Message` of each, without a call of Python's
 
 
 class Reloads(Protocol):

@@ -142,9 +142,10 @@ class _KafkaSink:
         for topic, key, value, headers, partition, timestamp_ms in messages:
             limit = limit or self._begin()
             number, time_ms = -1 if partition is None else partition, timestamp_ms or 0
+            own = headers if isinstance(headers, list) else list(headers)
             while True:
                 try:
-                    produce(topic, value, key, number, delivered, timestamp=time_ms, headers=list(headers))
+                    produce(topic, value, key, number, delivered, timestamp=time_ms, headers=own)
                     break
                 except BufferError:
                     self._make_room(Deadline(self._timeout_s, within=(limit, deadline)))

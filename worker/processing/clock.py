@@ -39,18 +39,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from worker.processing import clock_loop as loop
+
 Column = NDArray[np.int64]
 Numbers = Sequence[int] | Column
 Strings: TypeAlias = Sequence[str] | pa.StringArray
 
-NO_TIME: Final = -(2**63)  # the time of an event without a timestamp
-
+NO_TIME: Final = loop.NO_TIME
 MOST_WAITING: Final = 1_000  # events; only while stream time is not set
-BEHIND_IN_A_ROW: Final = 1_000  # events, after which stream time falls
+BEHIND_IN_A_ROW: Final = loop.BEHIND_IN_A_ROW
 _AGREEING: Final = 3  # events that wait, after which stream time jumps
-
-# Times beyond it (in ms, 70 million years) are compared in Python, where adding to them cannot overflow.
-_PLAIN_TIMES: Final = 2**61
 
 
 class Event(NamedTuple):
@@ -191,35 +189,14 @@ class Clock:
 
     def _unhindered(self, times: Column) -> Column | None:
         """The stream times of events of which none waits and none makes time fall; None, and no change, for others."""
-        now = self.stream_time
-        timed = times[times != NO_TIME] if times.min(initial=0) == NO_TIME else times
-        if not len(timed):
-            return np.full(len(times), NO_TIME if now is None else now)
-        if now is None or max(abs(now), int(timed.max())) > _PLAIN_TIMES or int(timed.min()) < -_PLAIN_TIMES:
+        stream_times = np.full(len(times), NO_TIME)
+        if self.stream_time is None:
+            return None if (times != NO_TIME).any() else stream_times
+        known = np.array([self.stream_time, self._behind, self._behind_time, self.late_events], np.int64)
+        if not loop.follow(known, self._skew, as_column(times), stream_times):
             return None
-        after = np.maximum.accumulate(np.maximum(timed, now))
-        if timed[0] > now + self._skew or (timed[1:] > after[:-1] + self._skew).any():
-            return None
-        behind = timed < after - self._skew
-        if not behind.any():
-            self._behind, self._behind_time = 0, NO_TIME
-        elif not self._count_behind(timed, behind):
-            return None
-        late = int(np.count_nonzero(timed < after))
-        self.late_events += late
-        self.stream_time = int(after[-1])
-        return after if timed is times else np.maximum.accumulate(np.maximum(times, now))
-
-    def _count_behind(self, timed: Column, behind: NDArray[np.bool_]) -> bool:
-        """Go on with the row of events that are behind; False, and no change, if one of its events makes time fall."""
-        ends = np.flatnonzero(~behind)
-        rows = np.diff(ends, prepend=-1 - self._behind, append=len(behind)) - 1
-        if rows.max() >= BEHIND_IN_A_ROW:
-            return False
-        greatest = int(timed[ends[-1] + 1 if len(ends) else 0 :].max(initial=NO_TIME))
-        self._behind_time = greatest if len(ends) else max(greatest, self._behind_time)
-        self._behind = int(rows[-1])
-        return True
+        self.stream_time, self._behind, self._behind_time, self.late_events = known.tolist()
+        return stream_times
 
     # -- one event after the other ---------------------------------------------------------------------------------
 
@@ -331,3 +308,9 @@ class Clock:
         self._end_step()
         steps, self._steps = self._steps, []
         return steps
+
+
+def as_column(values: Numbers) -> Column:
+    """As the compiled loops take it."""
+    column = np.ascontiguousarray(values, np.int64)
+    return column if column.flags.writeable else column.copy()

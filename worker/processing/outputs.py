@@ -141,13 +141,16 @@ class OutputMaker:
             paced: of the closed sessions by number, those that stand out by their pace.
             origin: as of `Pipeline`.
         """
-        closed, crossing, at = ClosedSessions.joined([job.closed for job in jobs]), [], 0
-        of_subjects = [raised(scores.part(0, len(closed)), paced)]
+        closed, crossing = ClosedSessions.joined([job.closed for job in jobs]), []
+        of_subjects, end = [raised(scores.part(0, len(closed)), paced)], len(closed)
+        high = np.searchsorted(scores.ends, np.flatnonzero(scores.scores >= self._least_alert), side="right")
         for number, job in enumerate(jobs):
-            if job.touched is not None and len(job.touched):
-                begin = len(closed) + at
-                at += len(job.touched)
-                of_touched = scores.part(begin, begin + len(job.touched))
+            if job.touched is not None:
+                begin, end = end, end + len(job.touched)
+                first, last = np.searchsorted(high, (begin, end)).tolist()
+                if first == last:  # as most often: no session of the partition is near a threshold
+                    continue
+                of_touched = scores.part(begin, end)
                 rows = np.unique(self._crossing(job.touched, of_touched)[0])
                 if len(rows):
                     crossing.append((number, job.touched, rows))

@@ -84,7 +84,7 @@ class RecordColumns:
 
     def __init__(self, encoder: ScoreEncoder) -> None:
         self._encoder = encoder
-        self._pieces = lru_cache(1_024)(encoder.pieces)
+        self._parts = lru_cache(1_024)(self._parts_of)
         self._buffer = np.empty(_BUFFER_BYTES, np.uint8)
 
     def encode(
@@ -125,12 +125,12 @@ class RecordColumns:
         extra_of, extras = self._extras(
             sessions, told, forms, list(map(why_members, reasons, applied or [None] * len(reasons)))
         )
-        before, behind = zip(*(id_parts(form.partition, form.kind, form.severity) for form in forms), strict=True)
+        pieces, lengths, before, behind = zip(*map(self._parts, forms), strict=True)
         frame = self._frame._replace(
-            forms=_texts(piece for form in forms for piece in self._pieces(*form)),
-            before=_texts(before),
-            behind=_texts(behind),
-            extras=_texts(extras),
+            forms=loop.Texts(np.frombuffer(bytearray().join(pieces), np.uint8), np.cumsum(np.concatenate(lengths))),
+            before=loop.texts_of(before),
+            behind=loop.texts_of(behind),
+            extras=loop.texts_of(extras),
         )
         rows = loop.Told(
             sessions=told.sessions,
@@ -158,19 +158,25 @@ class RecordColumns:
             self._add_origins(values, sessions, told, forms, origins)
         return values, self._headers(sessions, told, forms, ids)
 
+    def _parts_of(self, form: Form) -> tuple[bytes, Column, bytes, bytes]:
+        """The pieces of a form, and how long each is; what ids have before and behind a session's numbers."""
+        pieces = self._encoder.pieces(*form)
+        lengths = np.array([len(piece) for piece in pieces], np.int64)
+        return b"".join(pieces), lengths, *id_parts(form.partition, form.kind, form.severity)
+
     @cached_property
     def _frame(self) -> loop.Frame:
         """What all records have that are made at once, but for what their forms say."""
         encoder = self._encoder
-        none, vocabulary = _texts([]), encoder.vocabulary
+        none, vocabulary = loop.texts_of([]), encoder.vocabulary
         return loop.Frame(
             forms=none,
             before=none,
             behind=none,
             extras=none,
-            event=_texts(encoder.event_pieces()),
-            templates=_texts(orjson.dumps(vocabulary.text(token)) for token in range(len(vocabulary))),
-            closed_by=_texts(map(orjson.dumps, (*CLOSED_BY, None))),
+            event=loop.texts_of(encoder.event_pieces()),
+            templates=loop.texts_of(orjson.dumps(vocabulary.text(token)) for token in range(len(vocabulary))),
+            closed_by=loop.texts_of(map(orjson.dumps, (*CLOSED_BY, None))),
             unknown=UNK,
             specials=N_SPECIAL,
             top_events=encoder.top_events,
@@ -235,24 +241,13 @@ def _ids(frame: loop.Frame, events: loop.Events, told: loop.Told) -> NDArray[np.
     """The ids of records, ID_BYTES each."""
     n = len(told.sessions)
     key_bytes = np.diff(events.keys.ends, prepend=0)[told.sessions].sum()
-    room = n * (_longest(frame.before) + _longest(frame.behind) + 2 * _NUMBER_BYTES) + key_bytes
+    room = n * (frame.before.longest + frame.behind.longest + 2 * _NUMBER_BYTES) + key_bytes
     texts, ends, found = np.empty(room, np.uint8), np.empty(n, np.int64), np.empty(n * DIGEST_BYTES, np.uint8)
     loop.write_identities(frame, events, told, texts, ends)
     digests(texts, ends, found)
     return found.reshape(n, DIGEST_BYTES)[:, : loop.ID_BYTES].ravel()
 
 
-def _longest(texts: loop.Texts) -> int:
-    return int(np.diff(texts.ends, prepend=0).max())
-
-
 def _members(members: dict[str, Any]) -> bytes:
     """Members of a JSON object behind others."""
     return b"," + orjson.dumps(members)[1:-1] if members else b""
-
-
-def _texts(texts: Iterable[bytes]) -> loop.Texts:
-    """As the compiled loop takes them."""
-    texts = list(texts)
-    data = np.frombuffer(bytearray().join(texts), np.uint8)
-    return loop.Texts(data, np.cumsum([len(text) for text in texts], dtype=np.int64))

@@ -8,6 +8,7 @@ record that cannot be written here, since it is too large or a number in it too 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -51,6 +52,18 @@ class Texts(NamedTuple):
 
     data: Bytes
     ends: Column
+
+    @property
+    def longest(self) -> int:
+        """How many bytes the longest of them has; there has to be one."""
+        return int(np.diff(self.ends, prepend=0).max())
+
+
+def texts_of(texts: Iterable[bytes]) -> Texts:
+    """As the loops take them."""
+    texts = list(texts)
+    data = np.frombuffer(bytearray().join(texts), np.uint8)
+    return Texts(data, np.cumsum([len(text) for text in texts], dtype=np.int64))
 
 
 class Frame(NamedTuple):
@@ -455,3 +468,31 @@ def write(frame: Frame, events: Events, told: Told, ids: Bytes, first: int, out:
             at = begun
         ends[row] = at
     return len(told.sessions)
+
+
+@compiled
+def write_origins(heads: Texts, numbers: Column, offsets: Column, ends: Column, out: Bytes, told_ends: Column) -> None:
+    """Write where events came from: of each span of them an array with an object for each partition.
+
+    Args:
+        heads: what stands before the offsets of each partition, where it is the first of its array and where it is not;
+            what ends an array.
+        numbers: of the partitions of the events, which ascend in each span.
+        offsets: of the events there.
+        ends: where the spans end among them; none is empty.
+        out: is filled; there has to be room.
+        told_ends: is filled with where each array ends in it.
+    """
+    at, begin = 0, 0
+    for span in range(len(ends)):
+        for place in range(begin, ends[span]):
+            if place == begin:
+                at = put(out, at, heads, 2 * numbers[place])
+            elif numbers[place] != numbers[place - 1]:
+                at = put(out, at, heads, 2 * numbers[place] + 1)
+            else:
+                out[at] = _COMMA
+                at += 1
+            at = put_whole(out, at, offsets[place])
+        at = put(out, at, heads, len(heads.ends) - 1)
+        told_ends[span], begin = at, ends[span]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from worker.formats.times.years import FileYears
-from worker.processing.clock import Numbers
+
+if TYPE_CHECKING:  # it is compiled, which whoever only reads records need not wait for
+    from worker.processing.clock import Numbers
 
 
 class Partition(NamedTuple):
@@ -89,8 +91,5 @@ class Records:
             return [None] * len(offsets)
         own, asked = np.asarray(self.offsets, np.int64), np.asarray(offsets, np.int64)
         rows = np.minimum(np.searchsorted(own, asked), len(own) - 1)
-        times = np.array([self.timestamps[row] for row in rows.tolist()], np.int64)
-        found: list[int | None] = times.tolist()
-        for at in np.flatnonzero((own[rows] != asked) | (times <= 0)).tolist():
-            found[at] = None
-        return found
+        there, times = (own[rows] == asked).tolist(), [self.timestamps[row] for row in rows.tolist()]
+        return [int(time) if is_there and time > 0 else None for is_there, time in zip(there, times, strict=True)]

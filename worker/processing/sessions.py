@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from detector.scoring.scores import Growth, Sequences
 from detector.text.flat import Texts, flat
 from worker.processing import session_loop as loop
-from worker.processing.clock import NO_TIME, Clock, Column, Numbers, Step, Strings
+from worker.processing.clock import NO_TIME, Clock, Column, Numbers, Step, Strings, as_column
 from worker.processing.session_columns import CLOSED_BY, RANK_EXPIRED, ClosedSessions, Image, SessionColumns
 from worker.processing.session_rules import SessionRules
 from worker.processing.session_state import SessionsState
@@ -32,6 +32,7 @@ _SEED = secrets.randbits(63) | 1  # of the keys' hashes; odd, so that no bit is 
 _SERIALS = count(1)  # of what orders are counted in
 _ORDER_BITS: Final = 40
 _FEW: Final = 100  # sessions, for which columns are never too large
+_NONE: Final = np.empty(0, np.int64)
 _NONE_CLOSED: Final = ClosedSessions.of(())
 
 
@@ -54,6 +55,9 @@ class GrownSessions(NamedTuple):
     started_over: int  # how many were looked at as long ones before, and yet are given from their first event on
 
 
+_NONE_GROWN: Final = GrownSessions(_NONE, _NONE, Growth(_NONE, _NONE, Sequences(_NONE, _NONE)), 0)
+
+
 class Sessions:
     """The open sessions of one partition.
 
@@ -72,9 +76,10 @@ class Sessions:
             max_events=rules.max_events,
             max_open=rules.max_open,
         )
-        self._end_tokens = np.array(sorted(rules.end_tokens), np.int64)
+        self._end_tokens = sorted(rules.end_tokens)
         self._touched: list[Column] = []  # slots of the latest call's events
         self._arrived: list[Column] = []  # their tokens
+        self._open_ones: Column | None = None  # of these slots, once somebody has asked
         # Of the latest call: how many sessions of a key one record opened and closed, by key and first offset; and how
         # many sessions there had ever been before the first event whose cause is that of the event in hand, where it is
         # not its own record.
@@ -139,10 +144,11 @@ class Sessions:
         """
         slots, links = self._touched_slots(), self._columns.links
         slots = slots[links[slots, loop.EVENTS] > least]
-        if len(slots):
-            is_done = (links[slots, loop.ALERTED] & done) != 0
-            self.looked_at(slots[is_done])
-            slots = slots[~is_done]
+        if not len(slots):
+            return _NONE_GROWN
+        is_done = (links[slots, loop.ALERTED] & done) != 0
+        self.looked_at(slots[is_done])
+        slots = slots[~is_done]
         numbers = self.numbers(self._columns.rows[slots, loop.ORDER])
         events, evaluated = (links[slots, column].astype(np.int64) for column in (loop.EVENTS, loop.EVALUATED))
         arrived, counts = self._arrived_in(slots)
@@ -204,14 +210,17 @@ class Sessions:
 
     def _touched_slots(self) -> Column:
         """Of the open sessions that got an event in the latest call, ascending."""
-        slots = np.unique(np.concatenate([*self._touched, np.empty(0, np.int64)]))
-        open_ones: Column = slots[self._columns.rows[slots, loop.ORDER] > 0]
-        return open_ones
+        if self._open_ones is None:
+            slots = np.sort(np.concatenate([*self._touched, _NONE]))
+            # `np.unique` takes several times as long for the few of one partition.
+            slots = slots[np.append(True, slots[1:] != slots[:-1])[: len(slots)]]
+            self._open_ones = slots[self._columns.rows[slots, loop.ORDER] > 0]
+        return self._open_ones
 
     def _arrived_in(self, slots: Column) -> tuple[Column, Column]:
         """Tokens of the latest call's events in these slots, ascending, slot after slot, and how many each has."""
         if not len(slots):
-            return np.empty(0, np.int64), np.empty(0, np.int64)
+            return _NONE, _NONE
         of_events = np.concatenate(self._touched)
         at = np.minimum(np.searchsorted(slots, of_events), len(slots) - 1)
         there = np.flatnonzero(slots[at] == of_events)
@@ -220,7 +229,7 @@ class Sessions:
         return tokens, np.bincount(at, minlength=len(slots))
 
     def _process(self, steps: Sequence[Step]) -> ClosedSessions:
-        self.shared_causes, self._touched, self._arrived = [], [], []
+        self.shared_causes, self._touched, self._arrived, self._open_ones = [], [], [], None
         self._within, self._opened_before, cause = {}, loop.NEVER, None
         # What a call closes keeps its rows until it ends, so a call of many events needs more rows than stay open.
         more, counts = sum(len(step.keys) for step in steps), self._columns.counts
@@ -256,16 +265,19 @@ class Sessions:
 
     def _take(self, step: Step) -> ClosedSessions:
         keys, key_ends = _as_bytes(step.keys)
-        tokens = _column(step.tokens)
+        tokens = as_column(step.tokens)
+        ends = np.zeros_like(tokens)
+        for token in self._end_tokens:  # few, for which `np.isin` takes ten times as long
+            ends |= tokens == token
         arrivals = loop.Arrivals(
             keys=keys,
             key_ends=key_ends,
             tokens=tokens,
-            offsets=_column(step.offsets),
-            times=_column(step.times),
-            stream_times=_column(step.stream_times),
-            causes=_column(step.causes),
-            ends=np.isin(tokens, self._end_tokens).astype(np.int64) if len(self._end_tokens) else np.zeros_like(tokens),
+            offsets=as_column(step.offsets),
+            times=as_column(step.times),
+            stream_times=as_column(step.stream_times),
+            causes=as_column(step.causes),
+            ends=ends,
         )
         self._make_room(len(tokens), len(keys))
         slots = np.empty(len(tokens), np.int64)
@@ -306,12 +318,12 @@ class Sessions:
         saved = loop.Saved(
             keys=keys,
             key_ends=key_ends,
-            lengths=_column(state.lengths),
-            opened_at=_column(state.opened_at),
-            last_at=_column(state.last_at),
-            tokens=_column(state.tokens),
-            offsets=_column(state.offsets),
-            times=_column(state.times),
+            lengths=as_column(state.lengths),
+            opened_at=as_column(state.opened_at),
+            last_at=as_column(state.last_at),
+            tokens=as_column(state.tokens),
+            offsets=as_column(state.offsets),
+            times=as_column(state.times),
         )
         counts = np.zeros(loop.COUNTS, np.int64)
         counts[[loop.NEXT_EXPIRY, loop.SEED]] = loop.LEAST, _SEED
@@ -371,9 +383,3 @@ def _as_bytes(keys: Strings | Texts) -> tuple[NDArray[np.uint8], Column]:
     """All keys in UTF-8, one after the other, and where each ends."""
     data, bounds = flat(keys if isinstance(keys, pa.Array) else pa.array(keys, pa.large_string()))
     return data, bounds[1:]
-
-
-def _column(values: Numbers) -> Column:
-    """As the compiled loops take it."""
-    column = np.ascontiguousarray(values, np.int64)
-    return column if column.flags.writeable else column.copy()

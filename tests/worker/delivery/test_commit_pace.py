@@ -43,8 +43,8 @@ def test_the_fuller_the_batches_the_longer_they_wait_up_to_a_tenth_of_a_second()
 
 
 def test_full_batches_leave_records_behind_that_are_worked_off_first() -> None:
-    assert waits_s(*after_a_commit(0.025, fullness=1.0), outputs=True) == 0.4
-    assert waits_s(*after_a_commit(0.025, fullness=1.0), outputs=False) == 0.4
+    assert waits_s(*after_a_commit(0.025, fullness=1.0), outputs=True) == 1.0
+    assert waits_s(*after_a_commit(0.025, fullness=1.0), outputs=False) == 1.0
 
 
 def test_positions_alone_are_in_no_hurry() -> None:

@@ -1,0 +1,48 @@
+"""Where the events of score records came from, written many records at once."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import orjson
+import pytest
+
+from worker.processing.origins import MOST_OFFSET, Origins
+from worker.processing.records import Partition
+
+
+def told_of(origins: Origins) -> list[dict[str, object]]:
+    """By what records promise: the partitions in order, the offsets of each in the order of the events."""
+    found: dict[Partition, list[int]] = {}
+    for partition, offset in origins.each():
+        found.setdefault(partition, []).append(offset)
+    return [{**partition._asdict(), "offsets": found[partition]} for partition in sorted(found)]
+
+
+# So many spans of so many partitions are told apart by numbers of 16 bits, and those of the last case are not.
+@pytest.mark.parametrize(("records", "partitions"), [(1, 1), (40, 3), (600, 300)])
+def test_records_say_where_their_events_came_from(records: int, partitions: int) -> None:
+    random = Random(records)
+    known = [Partition(random.choice(['raw"é', "raw", "other"]), number) for number in range(partitions)]
+    random.shuffle(known)
+    lengths = [random.choice([1, 2, 20]) for _ in range(records)]
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
+    numbers = np.array([random.randrange(partitions) for _ in range(ends[-1])])
+    offsets = np.array([random.choice([0, 7, 10**9 + at, MOST_OFFSET]) for at in range(ends[-1])])
+    origins = Origins.of(known, numbers, offsets)
+    values: list[bytes | None] = [b'{"at":%d}' % at for at in range(records)]
+    values[0] = values[0] if records == 1 else None  # left to others
+    most_bytes = [10**6] * records
+    most_bytes[-1] = 10**6 if records == 1 else 20
+    origins.add_to(values, begins, ends, most_bytes, 10)
+    for at, (value, begin, end) in enumerate(zip(values, begins.tolist(), ends.tolist(), strict=True)):
+        own = origins.select(slice(begin, end))
+        assert own.grouped() == told_of(own)
+        if at and end - begin > 10:
+            assert value == b'{"at":%d}' % at
+        elif records > 1 and at in (0, records - 1):
+            assert value is None
+        elif end - begin <= 10:
+            assert value == orjson.dumps({"at": at, "origins": told_of(own)})
