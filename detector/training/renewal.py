@@ -23,7 +23,7 @@ from detector.errors import TrainingError
 from detector.history import Adaptation, Change
 from detector.model.devices import Precision
 from detector.model.inference import Backend
-from detector.quality.fingerprint import Fingerprint, Stream
+from detector.quality.fingerprint import Fingerprint, Pauses, Stream
 from detector.quality.session_sketch import session_hash, session_sketch
 from detector.scoring.calibration import WARNING_SCORE
 from detector.scoring.families import Verdict, name_of
@@ -63,7 +63,7 @@ class Recent:
         vocabulary: that only adds to the checkpoint's.
         held_out: whether nothing is learnt from the sessions of a key.
         verdicts: what people said of patterns of sessions (`detector.scoring.session_pattern`).
-        pauses: before the events of each session (`detector.quality.fingerprint.pause_bins`); None where not known.
+        pauses: before the events of each session (`detector.quality.fingerprint.fill_pauses`); None where not known.
     """
 
     sessions: TrainingSessions
@@ -71,7 +71,7 @@ class Recent:
     vocabulary: Vocabulary
     held_out: Callable[[str], bool]
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
-    pauses: Sequence[npt.NDArray[np.int8]] | None = None
+    pauses: Sequence[Pauses] | None = None
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def drift_of_topics(
 
 
 def show(found: Sequence[DriftStatus], out: Console) -> None:
-    """Print a table for people, and below it what each verdict is for and which templates moved most."""
+    """Print a table for people, and below it what each verdict is for and what moved most."""
     table = Table("topic", "verdict", "sessions", "unknown", "new", "churn", box=SIMPLE_HEAD)
     for each in found:
         verdict = each.verdict or "too few sessions"
@@ -107,3 +107,5 @@ def _words(drift: DriftStatus) -> Iterator[str]:
     yield "  divergence " + ", ".join(f"{name} {value:.3f}" for name, value in drift.divergence.items())
     for each in drift.moved:
         yield f"  {each.before:4.0%} to {each.now:4.0%} of sessions: {printable(each.template)}"
+    for wait in drift.pauses:
+        yield f"  {wait.before_ms:,.0f} to {wait.now_ms:,.0f} ms before: {printable(wait.template)}"
