@@ -72,7 +72,8 @@ bounds-test: setup ## run the tests of compiled loops with every index checked
 	  tests/worker/processing/test_sessions_properties.py tests/worker/processing/test_outputs.py \
 	  tests/worker/processing/test_clock.py tests/worker/processing/test_origins.py \
 	  tests/worker/formats/test_one_pass.py tests/worker/formats/test_json_places.py \
-	  tests/detector/text/test_canonical.py tests/detector/scoring/test_count_profile.py tests/detector/scoring/test_growing_sessions.py \
+	  tests/detector/text/test_canonical.py tests/detector/scoring/test_count_profile.py \
+	  tests/detector/scoring/test_growing_sessions.py tests/detector/quality/test_drift.py \
 	  -k 'not any_course and not clock_moves'
 
 test-lowest: $(LOWEST)/.ready $(KAFKA) ## run the tests with the oldest libraries that pyproject.toml allows (takes 6 GB)

@@ -2,9 +2,10 @@
 
 Without drift: a month of generated logs with days, nights and 3 % faults, scored by a model trained on three days
 before it (`--seeds` makes it several); and months put together of stretches of HDFS and BGL, in their order, that the
-training, on the stretches between them, did not have, so that what changes from hour to hour counts (without times and
-scores, which the parsed sessions lack). A change: generated releases that all hosts take at once or one after another
-within a day, slower writing, and 30 % of the templates of HDFS and BGL renamed from a random point on. Counted is from
+training, on the stretches between them, did not have, so that what changes from hour to hour counts. HDFS's raw lines
+have times, which count seconds; parsed sessions have none, and none of them scores. A change: generated releases that
+all hosts take at once or one after another within a day, slower writing, HDFS's raw lines at half the speed, and 30 %
+of the templates of HDFS and BGL renamed from a random point on. Counted is from
 the first session that the change shows in to the one at whose end the verdict is no longer `ok`. Beside both: what is
 said of HDFS in its order of time, of which the first tenth is learnt; and CPU time a session. LogHub's systems of 2,000
 lines, as sessions of five lines, tell whether few sessions of any kind of log are taken for drift: every other 25 are
@@ -15,23 +16,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.accuracy.datasets import DATA, hdfs_ordered, require_data
 from detector.checkpoint import load
+from detector.quality.block_loop import NO_PAUSE, PER_OCTAVE
 from detector.quality.drift import DriftMonitor
-from detector.quality.fingerprint import BLOCK, Fingerprint, Stream
+from detector.quality.fingerprint import BLOCK, Fingerprint, Pauses, Stream
 from detector.scoring.scorer import Scorer
 from detector.scoring.scores import Sequences
 from detector.text.mining import learn_vocabulary
@@ -46,6 +50,7 @@ DAY_S = 86_400
 MONTH_DAYS = 30
 MONTHS = 1  # of stretches
 SEEDS = 5
+HDFS_STRETCHES = (400, 600, 1_000, 1_500, 2_000)
 POINTS = 20
 RENAMED = -1_000  # a token that no template matches
 AT_ONCE = 2_000  # sessions that are scored together
@@ -207,43 +212,72 @@ def until_seen(fingerprint: Fingerprint, sessions: Sessions) -> int:
 class Stretches:
     """Sessions of a real log in their order, of which every other stretch is learnt."""
 
-    def __init__(self, name: str, sequences: Sequence[Ints], stretch: int, apart_ms: int) -> None:
-        self.name, self._stretch, self._apart_ms = name, stretch, apart_ms
-        self._sequences = sequences
-        odd = np.arange(len(sequences)) // stretch % 2 == 1
-        self._others = np.flatnonzero(odd)
-        self.fingerprint = fingerprint_of(untimed([sequences[row] for row in np.flatnonzero(~odd)], apart_ms))
+    def __init__(self, name: str, sessions: Sessions, stretch: int) -> None:
+        self.name, self._stretch = name, stretch
+        rows = np.arange(len(sessions.stream))
+        odd = rows // stretch % 2 == 1
+        self._others = sessions.part(rows[odd])
+        self._apart_ms = np.ptp(sessions.ended_ms) / len(rows)
+        self.fingerprint = fingerprint_of(sessions.part(rows[~odd]))
 
     def quiet(self, seed: int) -> Quiet:
         """Months of the other stretches in random order; first all of them, in theirs."""
         rng = np.random.default_rng(seed)
-        pieces = [self._others[at : at + self._stretch] for at in range(0, len(self._others), self._stretch)]
+        n = len(self._others.stream)
+        pieces = [np.arange(at, min(at + self._stretch, n)) for at in range(0, n, self._stretch)]
         wanted = MONTHS * MONTH_DAYS * DAY_S * 1000 / self._apart_ms
         rows = list(pieces)
         while sum(map(len, rows)) < wanted:
             rows.append(pieces[rng.integers(len(pieces))])
-        sessions = untimed([self._sequences[row] for row in np.concatenate(rows)], self._apart_ms)
-        days = len(sessions.stream) * self._apart_ms / 1000 / DAY_S
-        return Quiet(self.name, len(sessions.stream), days, watches(self.fingerprint, sessions))
+        found = self._others.part(np.concatenate(rows))
+        days = len(found.stream) * self._apart_ms / 1000 / DAY_S
+        return Quiet(self.name, len(found.stream), days, watches(self.fingerprint, self._in_order(found)))
+
+    def _in_order(self, sessions: Sessions) -> Sessions:
+        return replace(sessions, ended_ms=(np.arange(len(sessions.stream)) * self._apart_ms).astype(np.int64))
 
     def renamed(self, share: float) -> Seen:
         """A share of the templates renamed, from each of several points on."""
         rng = np.random.default_rng(0)
-        templates = np.unique(np.concatenate([self._sequences[row] for row in self._others]))
+        templates = np.unique(self._others.stream.tokens)
+
+        def change(tokens: Ints, pauses: Pauses) -> tuple[Ints, Pauses, Flags]:
+            chosen = rng.choice(templates, max(1, round(share * len(templates))), replace=False)
+            hit = np.isin(tokens, chosen)
+            return np.where(hit, RENAMED, tokens), pauses, hit
+
+        return Seen(f"{self.name}: {share:.0%} of the templates renamed", self._seen(change))
+
+    def slower(self, times: float) -> Seen:
+        """All pauses so many times as long, from each of several points on."""
+        rng = np.random.default_rng(0)
+
+        def change(tokens: Ints, pauses: Pauses) -> tuple[Ints, Pauses, Flags]:
+            paused = (pauses > 0) & (pauses < NO_PAUSE)
+            passed = (2.0 ** (pauses / PER_OCTAVE) - 1) / 1_000 * times
+            # Clocks count seconds: of a part of one they show one as often.
+            seconds = np.floor(np.where(paused, passed, 0) + rng.random(len(pauses)))
+            return (
+                tokens,
+                np.where(paused, (PER_OCTAVE * np.log2(seconds * 1_000 + 1)).astype(np.uint8), pauses),
+                paused,
+            )
+
+        return Seen(f"{self.name}: pauses {times:g} times as long", self._seen(change))
+
+    def _seen(self, change: Callable[[Ints, Pauses], tuple[Ints, Pauses, Flags]]) -> list[int]:
+        rng, others = np.random.default_rng(0), self._others.stream
         found = []
         for _ in range(POINTS):
-            chosen = rng.choice(templates, max(1, round(share * len(templates))), replace=False)
-            start = int(rng.integers(self._stretch, len(self._others) // 2))
-            sequences, changed = [], []
-            for place, row in enumerate(self._others):
-                hit = np.isin(self._sequences[row], chosen) & (place >= start)
-                sequences.append(np.where(hit, RENAMED, self._sequences[row]))
-                changed.append(bool(hit.any()))
-            if any(changed):
-                sessions = untimed(sequences, self._apart_ms)
-                at = Sessions(sessions.stream, sessions.ended_ms, np.array(changed), sessions.scores)
+            tokens, pauses, hit = change(others.tokens, others.pauses)
+            start = int(rng.integers(self._stretch, len(others) // 2))
+            later = np.arange(len(others.tokens)) >= others.ends[start - 1]
+            stream = Stream(np.where(later, tokens, others.tokens), others.ends, np.where(later, pauses, others.pauses))
+            changed = np.logical_or.reduceat(hit & later, np.append(0, others.ends[:-1]))
+            if changed.any():
+                at = replace(self._in_order(self._others), stream=stream, changed=changed)
                 found.append(until_seen(self.fingerprint, at))
-        return Seen(f"{self.name}: {share:.0%} of the templates renamed", found)
+        return found
 
 
 def hdfs_sequences() -> list[Ints]:
@@ -251,6 +285,23 @@ def hdfs_sequences() -> list[Ints]:
     data = hdfs_ordered()
     rows = np.argsort(data.order, kind="stable")
     return [data.sessions[row] + UNK + 1 for row in rows]
+
+
+def hdfs_timed() -> Sessions:
+    """HDFS's raw lines by block, in the order in which these end."""
+    lines = [value for records in read_records(DATA / "hdfs/raw.log.gz") for value in records.values if value]
+    texts = pa.array([line.decode(errors="replace") for line in lines], pa.string())
+    tokens = Tokenizer(learn_vocabulary([texts.slice(0, len(texts) // 10)])).encode(texts)
+    names = [found.group() if (found := re.search(rb"blk_-?\d+", line)) else b"" for line in lines]
+    of = np.unique(names, return_inverse=True)[1]
+    stamps = pc.strptime(pc.utf8_slice_codeunits(texts, 0, 13), format="%y%m%d %H%M%S", unit="ms")
+    times = stamps.cast(pa.int64()).to_numpy()
+    order = np.argsort(of, kind="stable")
+    ends = np.cumsum(np.bincount(of))
+    ended = times[order][ends - 1]
+    n = len(ends)
+    found = Sessions(Stream.timed(tokens[order], ends, times[order]), ended, np.zeros(n, np.bool_), np.full(n, np.nan))
+    return found.part(np.argsort(ended, kind="stable"))
 
 
 def bgl_sequences() -> list[Ints]:
@@ -279,11 +330,16 @@ def small_systems() -> list[str]:
 
 
 def cost(fingerprint: Fingerprint, sessions: Sessions, at_once: int) -> float:
-    """CPU time a session, in us."""
+    """CPU time a session, in us, without the pauses before events, which come with them."""
+    n = len(sessions.stream)
+    parts = [sessions.part(np.arange(begin, min(begin + at_once, n))) for begin in range(0, n, at_once)]
+    monitor = DriftMonitor(fingerprint)
     began = time.process_time()
-    for _ in verdicts(fingerprint, sessions, at_once):
-        pass
-    return (time.process_time() - began) / len(sessions.stream) * 1e6
+    for some in parts:
+        monitor.wanted(some.ended_ms)
+        monitor.add(some.stream, some.scores, some.ended_ms)
+    monitor.judge()
+    return (time.process_time() - began) / n * 1e6
 
 
 def changes() -> dict[str, Callable[[], Drift]]:
@@ -296,6 +352,8 @@ def changes() -> dict[str, Callable[[], Drift]]:
         "a new service": lambda: Drift(after, new_service=True),
         "writing takes three times as long": lambda: Drift(after, slowdown=3),
         "writing takes twice as long": lambda: Drift(after, slowdown=2),
+        "writing takes half as long again": lambda: Drift(after, slowdown=1.5),
+        "writing takes twice as long, slower and slower in a day": lambda: Drift(after, DAY_S, slowdown=2),
     }
 
 
@@ -305,35 +363,46 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file to write.")
     parser.add_argument("--days", type=float, default=MONTH_DAYS, help="Of generated logs without drift.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2], help="Of generated logs without drift.")
-    parser.add_argument("--only-generated", action="store_true", help="No more than logs without drift.")
-    parser.add_argument("--steps", type=int, default=100, help="Of the model's training.")
+    parser.add_argument("--steps", type=int, default=40, help="Of the model's training.")
     arguments = parser.parse_args()
     require_data()
     console = Console()
+    quiet, seen = list[Quiet](), list[Seen]()
+
+    def say(each: Quiet | Seen) -> None:
+        console.print(each, soft_wrap=True)
+
+    def still(found: Quiet) -> None:
+        quiet.append(found)
+        say(found)
+
+    def changed(found: Seen) -> None:
+        seen.append(found)
+        say(found)
+
+    hdfs = hdfs_sequences()
+    learnt = fingerprint_of(untimed(hdfs[: len(hdfs) // 10], 5_800))
+    in_order = list(verdicts(learnt, untimed(hdfs[len(hdfs) // 10 :], 5_800)))
+    small = small_systems()
+    timed = hdfs_timed()
+    for each in (
+        *(Stretches(f"HDFS, stretches of {n:,}", untimed(hdfs, 5_800), n) for n in HDFS_STRETCHES),
+        Stretches("HDFS with times, stretches of 400", timed, 400),
+        Stretches("BGL, stretches of 200", untimed(bgl_sequences(), 20_000), 200),
+    ):
+        still(each.quiet(1))
+        changed(each.renamed(0.3))
+        if each.fingerprint.waits and "pauses" in each.fingerprint.tails:
+            changed(each.slower(2))
     generated = Generated(3, arguments.steps)
-    quiet, seen, costs = [], list[Seen](), dict[int, float]()
-    in_order, small = list[tuple[int, str | None]](), list[str]()
+    for name, drift in changes().items():
+        logs = (generated.drifted(1.2, 10 + seed, drift()) for seed in range(SEEDS))
+        changed(Seen(f"generated: {name}", [until_seen(generated.fingerprint, each) for each in logs]))
     for seed in arguments.seeds:
-        still = generated.drifted(arguments.days, seed)
-        found = watches(generated.fingerprint, still)
-        quiet.append(Quiet(f"generated, seed {seed}", len(still.stream), arguments.days, found))
-    if not arguments.only_generated:
-        costs = {at_once: cost(generated.fingerprint, still, at_once) for at_once in (50, 500)}
-        for name, drift in changes().items():
-            logs = (generated.drifted(1.2, 10 + seed, drift()) for seed in range(SEEDS))
-            seen.append(Seen(f"generated: {name}", [until_seen(generated.fingerprint, each) for each in logs]))
-        hdfs = hdfs_sequences()
-        real = [
-            Stretches("HDFS, stretches of 400", hdfs, 400, 5_800),
-            Stretches("HDFS, stretches of 1,000", hdfs, 1_000, 5_800),
-            Stretches("BGL, stretches of 200", bgl_sequences(), 200, 20_000),
-        ]
-        quiet += [each.quiet(1) for each in real]
-        seen += [each.renamed(0.3) for each in real]
-        tenth = len(hdfs) // 10
-        learnt = fingerprint_of(untimed(hdfs[:tenth], 5_800))
-        in_order = list(verdicts(learnt, untimed(hdfs[tenth:], 5_800)))
-        small = small_systems()
+        month = generated.drifted(arguments.days, seed)
+        found = watches(generated.fingerprint, month)
+        still(Quiet(f"generated, seed {seed}", len(month.stream), arguments.days, found))
+    costs = {at_once: cost(generated.fingerprint, month, at_once) for at_once in (10, 50, 500)}
 
     table = Table("stream without drift", "sessions", "days", "watch", "a month")
     for each in quiet:

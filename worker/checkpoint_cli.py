@@ -81,6 +81,9 @@ def adapt(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a rollback.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would come of it; change nothing.")] = False,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="Exit with 0 in place of 3, for schedules to which 3 is a failure.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what came of it as one JSON object, too.")] = False,
 ) -> None:
     """Learn from recent traffic, without labels; the new checkpoint scores only where it is no worse.
@@ -118,7 +121,7 @@ def adapt(
         tell(f"logmamba: {reason}")
         if as_json:
             typer.echo(reason.to_json().decode())
-        raise typer.Exit(3) from None
+        raise typer.Exit(0 if exit_zero else 3) from None
     tell(done.told())
     if as_json:
         typer.echo(done.to_json().decode())

@@ -122,7 +122,8 @@ def feedback(
             for line in command.as_json(found):
                 typer.echo(line)
         else:
-            out.print(command.as_table(found))
+            for line in command.as_lines(found):
+                out.print(line, markup=False, highlight=False, soft_wrap=True)
         return
     if forget:
         tell(f"{command.forget(settings, forget):,} taken back")

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
+from detector.quality import block_loop as loop
+from detector.quality.block_loop import Tables
 from detector.quality.fingerprint import (
-    AT_ONCE,
     BLOCK,
+    FEATURES,
     LEAST_BLOCKS,
     Bins,
     Feature,
     Fingerprint,
     Floats,
-    Histograms,
     Ints,
     Stream,
-    divergences,
+    beyond,
     nearest,
     sums,
+    unknown,
 )
 from detector.text.vocabulary import UNK
 
@@ -32,11 +35,13 @@ RETRAIN_AFTER: Final = 40
 """Blocks that a `watch` lasts until it is `retrain`: what has changed has stayed."""
 
 _BEYOND = 3.0  # above the threshold the sum goes no further: what is over has to be seen to be over
+_AT_ONCE = 64  # blocks, by memory
 _MOST_WAITING = 1_000_000  # events, by memory
 _APART_MS = 20_000
 _WINDOW_MS = 3_600_000
 _MOST_WINDOW = 64  # blocks
 _MOST_KINDS = 64  # of unknown line, of a block
+_TOKEN_BITS = 32
 _SHOWN = 3  # of the templates that moved
 _OFTEN = 0.05  # share of sessions from which on a template is missed in a window
 
@@ -48,6 +53,20 @@ class Moved(NamedTuple):
         token: of the template; `UNK` stands for all lines that no template matches.
         before: share of the training's sessions that have it.
         now: of those in the window.
+    """
+
+    token: int
+    before: float
+    now: float
+
+
+class Wait(NamedTuple):
+    """A template whose events come sooner after those before them than they did, or later.
+
+    Attributes:
+        token: of the template.
+        before: usual pause of the training, the geometric mean of pauses, in ms.
+        now: that of the window.
     """
 
     token: int
@@ -70,6 +89,7 @@ class Drift:
         divergence: of each feature but `unknown`, how far the window is from the nearest stretch of the training.
         because: features whose evidence is beyond the threshold.
         moved: the three templates that moved most.
+        waits: the three of whose pauses there is most evidence, where these are a reason.
     """
 
     verdict: Verdict | None = None
@@ -81,14 +101,19 @@ class Drift:
     divergence: Mapping[Feature, float] = field(default_factory=dict)
     because: tuple[Feature, ...] = ()
     moved: tuple[Moved, ...] = ()
+    waits: tuple[Wait, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+class _Block(NamedTuple):
     at_ms: int
-    histograms: dict[Feature, Floats]
+    tables: Tables
+    row: int  # of them
     kinds: dict[int, int]  # tokens that the training did not have, and how many sessions have each
     new: int  # sessions that have any of them
+
+    def rows(self) -> list[Ints]:
+        """Its row of each table."""
+        return [table[self.row] for table in self.tables]
 
 
 class DriftMonitor:
@@ -108,21 +133,28 @@ class DriftMonitor:
         known = [*fingerprint.templates, *fingerprint.others]
         self._known = np.zeros(max(known, default=UNK) + 2, np.bool_)
         self._known[known] = True
-        self._stretches: dict[Feature, Floats] = {
-            name: np.array(table, np.float64)
+        self._stretches: dict[Feature, Ints] = {
+            name: np.array(table, np.int64)
             for name in ("tokens", "lengths", "pauses", "scores")
             if (table := getattr(fingerprint, name))
         }
-        self._judged = tuple(fingerprint.tails)
-        self._tails = [fingerprint.tails[name] for name in self._judged]
-        self._thresholds = np.array([tail.threshold for tail in self._tails])
-        self._sums = np.zeros(len(self._tails))
-        self._turn, self._taken = -1, 0  # of stream time, and how many sessions of it were taken
+        waits = fingerprint.waits
+        self._least, self._most, self._spread = (
+            np.array([getattr(each, name) for each in waits]) for name in ("least", "most", "spread")
+        )
+        self._waits_at = np.searchsorted(self._bins.templates, [each.token for each in waits])
+        # A sum for each of them, but of pauses for each template that has usual ones.
+        judged = [name for name in FEATURES if name in fingerprint.tails and (name != "pauses" or waits)]
+        self._tails = {name: fingerprint.tails[name] for name in judged}
+        self._of = [name for name in judged for _ in (waits if name == "pauses" else (None,))]
+        self._thresholds = np.array([self._tails[name].threshold for name in self._of])
+        self._sums = np.zeros(len(self._of))
+        self._turn = np.array([-1, 0])  # of stream time, and how many sessions of it came
         self._waiting: list[tuple[Stream, Floats, Ints]] = []
         self._waits = self._waiting_events = 0
         self._window: deque[_Block] = deque(maxlen=_MOST_WINDOW)
         self._watched = 0  # blocks that the watch has lasted
-        self._watching = np.zeros(len(self._tails), np.bool_)
+        self._watching = np.zeros(len(self._of), np.int64)
         self._since_ms: int | None = None
         self.verdict: Verdict | None = None
         self.seen = 0
@@ -135,16 +167,8 @@ class DriftMonitor:
         Args:
             ended_ms: time of the last event of each, in ms, (n,).
         """
-        if not len(ended_ms):
-            return np.empty(0, np.int64)
-        turns = ended_ms // _APART_MS
-        begins = np.flatnonzero(np.append(True, np.diff(turns) != 0))
-        lengths = np.diff(np.append(begins, len(turns)))
-        taken = np.zeros(len(begins), np.int64)
-        taken[0] = self._taken if turns[0] == self._turn else 0
-        place = np.arange(len(turns)) - np.repeat(begins - taken, lengths)
-        self._turn, self._taken = int(turns[-1]), int(place[-1]) + 1
-        return np.flatnonzero(place < BLOCK)
+        found = np.empty(len(ended_ms), np.int64)
+        return found[: loop.first_of_turns(np.ascontiguousarray(ended_ms), _APART_MS, BLOCK, self._turn, found)]
 
     def add(self, stream: Stream, scores: Floats, ended_ms: Ints) -> None:
         """Sessions have ended; they are judged once there are many, or somebody wants to know.
@@ -158,7 +182,7 @@ class DriftMonitor:
             self._waiting.append((stream, scores, ended_ms))
             self._waits += len(stream)
             self._waiting_events += len(stream.tokens)
-            if self._waits >= BLOCK * AT_ONCE or self._waiting_events >= _MOST_WAITING:
+            if self._waits >= BLOCK * _AT_ONCE or self._waiting_events >= _MOST_WAITING:
                 self.judge()
 
     def judge(self) -> None:
@@ -172,50 +196,57 @@ class DriftMonitor:
         self._waiting = [(joined.select(rest), scores[rest], ended_ms[rest])] if len(rest) else []
         self._waits -= whole
         self._waiting_events = len(self._waiting[0][0].tokens) if self._waiting else 0
-        for begin in range(0, whole, BLOCK * AT_ONCE):
-            end = min(whole, begin + BLOCK * AT_ONCE)
+        for begin in range(0, whole, BLOCK * _AT_ONCE):
+            end = min(whole, begin + BLOCK * _AT_ONCE)
             self._judge(joined.part(begin, end), scores[begin:end], ended_ms[begin:end])
 
     def _judge(self, stream: Stream, scores: Floats, ended_ms: Ints) -> None:
         blocks = self._bins.of_blocks(stream, scores)
-        evidence = np.stack(
-            [tail.evidence(self._values(name, blocks)) for name, tail in zip(self._judged, self._tails, strict=True)],
-            axis=1,
-        )
+        values = [(tail, self._values(name, blocks)) for name, tail in self._tails.items()]
+        evidence = np.concatenate([tail.evidence(each) for tail, each in values], axis=1)
+        kinds, new = self._unseen(stream, blocks)
+        last = ended_ms.reshape(-1, BLOCK).max(axis=1).tolist()
+        self._window += map(_Block, last, itertools.repeat(blocks), range(len(last)), kinds, new)
+        after = sums(self._sums, evidence, self._thresholds + _BEYOND)
+        self._sums = after[-1]
+        self._decide(after, last)
+
+    def _unseen(self, stream: Stream, blocks: Tables) -> tuple[list[dict[int, int]], list[int]]:
+        """Of each block how many sessions have each token that the training did not have, and how many have any."""
+        kinds: list[dict[int, int]] = [{} for _ in blocks.tokens]
+        if not blocks.tokens[:, -2:].any():  # all are of templates with a bin
+            return kinds, [0] * len(kinds)
         unseen = np.flatnonzero(~self._known[np.clip(stream.tokens, 0, len(self._known) - 1)])
-        # A session counts once for each token of its that the training did not have.
-        of = np.searchsorted(stream.ends, unseen, side="right")
-        pairs = np.unique(np.stack([of, stream.tokens[unseen]]), axis=1) if len(unseen) else np.empty((2, 0), np.int64)
-        with_new = np.unique(pairs[0]) // BLOCK
-        for row, after in enumerate(sums(self._sums, evidence, self._thresholds + _BEYOND)):
-            mine = pairs[1, pairs[0] // BLOCK == row] if len(unseen) else pairs[1]
-            tokens, counts = np.unique(mine, return_counts=True) if len(mine) else (mine, mine)
-            self._window.append(
-                _Block(
-                    int(ended_ms[row * BLOCK : (row + 1) * BLOCK].max()),
-                    {name: table[row] for name, table in blocks.items()},
-                    dict(zip(tokens[:_MOST_KINDS].tolist(), counts.tolist(), strict=False)),
-                    int(np.count_nonzero(with_new == row)),
-                )
-            )
-            self._decide(after)
+        of, tokens = np.searchsorted(stream.ends, unseen, side="right"), np.maximum(stream.tokens[unseen], UNK)
+        once = np.unique(of << _TOKEN_BITS | tokens)  # a session counts once for each
+        of, tokens = once >> _TOKEN_BITS, once & ((1 << _TOKEN_BITS) - 1)
+        pairs, counts = np.unique(of // BLOCK << _TOKEN_BITS | tokens, return_counts=True)
+        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+            block = kinds[pair >> _TOKEN_BITS]
+            if len(block) < _MOST_KINDS:
+                block[pair & ((1 << _TOKEN_BITS) - 1)] = count
+        return kinds, np.bincount(np.unique(of) // BLOCK, minlength=len(kinds)).tolist()
 
-    def _decide(self, after: Floats) -> None:
-        self._sums = after
-        self.seen += BLOCK
-        # A watch ends well below where it begins, so that it does not come and go.
-        self._watching = (after >= self._thresholds) | (self._watching & (after >= self._thresholds / 2))
-        self._watched = self._watched + 1 if self._watching.any() else 0
-        before = self.verdict
-        if self.seen >= LEAST_BLOCKS * BLOCK:
-            self.verdict = "ok" if not self._watched else "watch" if self._watched <= RETRAIN_AFTER else "retrain"
-        if self.verdict != before and (before is None or "ok" in (self.verdict, before)):
-            self._since_ms = self._window[-1].at_ms
+    def _decide(self, after: Floats, last: list[int]) -> None:
+        watched = np.empty(len(after), np.int64)
+        loop.watch(after.ravel(), self._thresholds, self._watching, self._watched, watched)
+        for at_ms, self._watched in zip(last, watched.tolist(), strict=True):
+            self.seen += BLOCK
+            if self.seen < LEAST_BLOCKS * BLOCK:
+                continue
+            verdict: Verdict = "ok" if not self._watched else "watch" if self._watched <= RETRAIN_AFTER else "retrain"
+            if verdict != self.verdict:
+                if "ok" in (verdict, self.verdict) or self.verdict is None:
+                    self._since_ms = at_ms
+                self.verdict = verdict
 
-    def _values(self, name: Feature, blocks: Histograms) -> Floats:
+    def _values(self, name: Feature, blocks: Tables) -> Floats:
         if name == "unknown":
-            return blocks["tokens"][:, -1] / BLOCK
-        return nearest(blocks[name], self._stretches[name], rising=name == "scores")
+            return unknown(blocks)
+        if name == "pauses":
+            counts, waited = blocks.counts[:, self._waits_at], blocks.sums[:, self._waits_at]
+            return beyond(counts, waited, self._least, self._most, self._spread)
+        return nearest(getattr(blocks, name), self._stretches[name], rising=name == "scores")
 
     def look(self) -> Drift:
         """The figures of the latest hour, or of the latest `LEAST_BLOCKS` where that has fewer."""
@@ -225,8 +256,8 @@ class DriftMonitor:
         blocks, sessions = list(self._window), len(self._window) * BLOCK
         if not blocks:
             return Drift()
-        window = {name: np.sum([each.histograms[name] for each in blocks], axis=0)[None, :] for name in self._stretches}
-        now = window["tokens"][0] / sessions
+        window = Tables(*(np.sum(rows, axis=0)[None] for rows in zip(*(each.rows() for each in blocks), strict=True)))
+        now = window.tokens[0] / sessions
         training = self._stretches["tokens"].sum(0)
         before = training / max(1.0, self._stretches["lengths"].sum())
         tokens = [*self._fingerprint.templates, -1, UNK]
@@ -250,7 +281,22 @@ class DriftMonitor:
             unknown=float(now[-1]),
             new=sum(each.new for each in blocks) / sessions,
             churn=(len(kinds) + int((expected & ~here).sum())) / max(1, there),
-            divergence={name: float(divergences(table, self._stretches[name]).min()) for name, table in window.items()},
-            because=tuple(name for name, is_so in zip(self._judged, self._watching.tolist(), strict=True) if is_so),
+            divergence={
+                name: float(nearest(getattr(window, name), stretches).item())
+                for name, stretches in self._stretches.items()
+            },
+            because=tuple(dict.fromkeys(itertools.compress(self._of, self._watching.tolist()))),
             moved=tuple(moved[:_SHOWN]),
+            waits=tuple(self._moved_waits(window)),
         )
+
+    def _moved_waits(self, window: Tables) -> Iterator[Wait]:
+        begin = self._of.index("pauses") if "pauses" in self._of else len(self._of)
+        mine = slice(begin, begin + len(self._waits_at))
+        of, at = np.where(self._watching[mine] > 0, self._sums[mine], -1.0), self._waits_at
+        for row in np.argsort(-of, kind="stable")[:_SHOWN].tolist():
+            counts = int(window.counts[0, at[row]])
+            if of[row] >= 0 and counts:
+                usual = float(self._least[row] + self._most[row]) / 2
+                now = float(window.sums[0, at[row]]) / counts / loop.PER_OCTAVE
+                yield Wait(self._fingerprint.waits[row].token, 2**usual - 1, 2**now - 1)

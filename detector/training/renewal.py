@@ -23,7 +23,7 @@ from detector.errors import TrainingError
 from detector.history import Adaptation, Change
 from detector.model.devices import Precision
 from detector.model.inference import Backend
-from detector.quality.fingerprint import Fingerprint, Stream
+from detector.quality.fingerprint import Fingerprint, Pauses, Stream
 from detector.quality.session_sketch import session_hash, session_sketch
 from detector.scoring.calibration import WARNING_SCORE
 from detector.scoring.families import Verdict, name_of
@@ -38,6 +38,7 @@ from detector.training.data import TrainingSessions
 from detector.training.gate import Figure, compare
 from detector.training.loop import TrainingProgress
 from detector.training.replay import sample
+from detector.training.train import History, by_sequence, fingerprint_of
 
 LEAST_RECENT: Final = 0.2
 MOST_RECENT: Final = 0.5
@@ -63,7 +64,7 @@ class Recent:
         vocabulary: that only adds to the checkpoint's.
         held_out: whether nothing is learnt from the sessions of a key.
         verdicts: what people said of patterns of sessions (`detector.scoring.session_pattern`).
-        pauses: before the events of each session (`detector.quality.fingerprint.pause_bins`); None where not known.
+        pauses: before the events of each session (`detector.quality.fingerprint.fill_pauses`); None where not known.
     """
 
     sessions: TrainingSessions
@@ -71,7 +72,7 @@ class Recent:
     vocabulary: Vocabulary
     held_out: Callable[[str], bool]
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
-    pauses: Sequence[npt.NDArray[np.int8]] | None = None
+    pauses: Sequence[Pauses] | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,9 @@ def renew(
         options=AdaptationOptions() if options.steps is None else _steps(options.steps),
         progress=progress,
     )
+    judge = None if adapted.judge is None else _aware(adapted.judge, adapted.vocabulary)
+    after = _scorer(replace(adapted.checkpoint(parent), judge=judge), options)
+    figures = compare(before, after, older, tried.select(tried.labels != ANOMALOUS), found.held_back)
     adaptation = Adaptation(
         at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         parent=parent.digest,
@@ -188,38 +192,27 @@ def renew(
         usual=found.usual,
         held_back=found.stays,
         watched=found.watched,
-        figures={},
+        figures={f"{each.name}.{when}": getattr(each, when) for each in figures for when in ("before", "after")},
     )
     judged_too = found.sessions.joined(found.held_back.select(found.held_back.labels != UNLABELLED))
     kept = sample(_joined(*_weighed(judged_too, older)), seed)
-
-    def write(done: Adaptation, fingerprint: Fingerprint | None) -> str:
-        return checkpoint.save(
-            output,
-            model=adapted.model,
-            vocabulary=adapted.vocabulary,
-            profile=adapted.profile,
-            calibration=adapted.calibration,
-            training=_record(parent.manifest.training, adapted, kept, found.sessions),
-            reading=parent.manifest.reading,
-            judge=None if adapted.judge is None else _aware(adapted.judge, adapted.vocabulary),
-            pace=parent.pace,
-            fingerprint=fingerprint,
-            verdict_weights=adapted.verdict_weights,
-            replay=kept,
-            history=(*history, done),
-        )
-
-    write(adaptation, None)
-    usual, after = tried.select(tried.labels != ANOMALOUS), _scorer(checkpoint.load(output), options)
-    figures = compare(before, after, older, usual, found.held_back)
-    adaptation = replace(
-        adaptation,
-        figures={f"{each.name}.{when}": getattr(each, when) for each in figures for when in ("before", "after")},
+    digest = checkpoint.save(
+        output,
+        model=adapted.model,
+        vocabulary=adapted.vocabulary,
+        profile=adapted.profile,
+        calibration=adapted.calibration,
+        training=_record(parent.manifest.training, adapted, kept, found.sessions),
+        reading=parent.manifest.reading,
+        judge=judge,
+        pace=parent.pace,
+        # Of too few sessions there is none, and what drift was told by goes on to be.
+        fingerprint=_fingerprint(recent, after) or parent.manifest.fingerprint,
+        verdict_weights=adapted.verdict_weights,
+        replay=kept,
+        history=(*history, adaptation),
     )
-    # Of too few sessions there is none, and what drift was told by goes on to be.
-    fingerprint = _fingerprint(recent, after) or parent.manifest.fingerprint
-    return Renewal(adaptation, found, tuple(figures), write(adaptation, fingerprint))
+    return Renewal(adaptation, found, tuple(figures), digest)
 
 
 def _fingerprint(recent: Recent, after: Scorer) -> Fingerprint | None:
@@ -229,11 +222,9 @@ def _fingerprint(recent: Recent, after: Scorer) -> Fingerprint | None:
     if int(sessions.counts.max(initial=1)) > 1:
         return None
     held_out = np.array([recent.held_out(key) for key in sessions.keys], np.bool_)
-    scores = np.full(len(sessions), np.nan)
-    if held_out.any():
-        apart = sessions.select(held_out)
-        scores[held_out] = after.score_columns(apart.columns, len(apart)).finals
-    return Fingerprint.of(Stream.of(sessions.sequences, recent.pauses), scores, held_out)
+    apart = sessions.select(held_out).distinct()
+    finals = after.score_columns(apart.columns, len(apart)).finals if len(apart) else np.empty(0)
+    return fingerprint_of(History(Stream.of(sessions.sequences, recent.pauses), held_out), by_sequence(apart, finals))
 
 
 def _told(

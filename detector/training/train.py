@@ -293,14 +293,14 @@ def calibrated(
     cut = trainer.cut_logits() if classifier else None
     calibration = Calibration.fit(statistics, classifier=classifier, combine=combine, counted=counted, cut=cut)
     finals = _final_scores(calibration, statistics, judged=judge is not None)
-    scored = _by_sequence(held_out, finals)
+    scored = by_sequence(held_out, finals)
     shares = score_histogram(finals, statistics.counts)
     if judge is not None and len(left_out):
         suspects = trainer.statistics(profile, left_out)
         levels = calibration.levels(suspects.highest, suspects.unusual, np.zeros_like(suspects.seen))
         standings = judge.standings(CountVectors.of_sequences(left_out.sequences))
         finals = scores(levels, *standings)
-        scored |= _by_sequence(left_out, finals)
+        scored |= by_sequence(left_out, finals)
         shares += score_histogram(finals, left_out.counts)
     metrics = validation_metrics(calibration, statistics, judged=judge is not None)
     return Calibrated(calibration, metrics, np.round(shares / shares.sum(), _SHARE_DIGITS).tolist(), scored)
@@ -342,7 +342,8 @@ def _final_scores(calibration: Calibration, statistics: SessionStatistics, *, ju
     return scores(levels, np.full(len(levels), USUAL, np.int8), np.zeros(len(levels), np.int64))
 
 
-def _by_sequence(sessions: TrainingSessions, scores: npt.NDArray[np.float64]) -> dict[bytes, float]:
+def by_sequence(sessions: TrainingSessions, scores: npt.NDArray[np.float64]) -> dict[bytes, float]:
+    """Scores of distinct sessions, (n,), by the bytes of their tokens."""
     return {events.tobytes(): score for events, score in zip(sessions.sequences, scores.tolist(), strict=True)}
 
 

@@ -41,6 +41,8 @@ def application(broker: KafkaBroker, tmp_path: Path) -> Application:
         PARTITIONS,
         feedback={"topic": name},
         sessions={"max_events": len(LINES)},
+        # A killed worker's partitions go to the next one when its session has timed out.
+        kafka={"session.timeout.ms": 6_000, "heartbeat.interval.ms": 500},
     )
 
 

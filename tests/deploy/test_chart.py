@@ -272,6 +272,7 @@ def test_adaptations_write_where_the_workers_read_one_at_a_time_and_never_again_
     assert adapt["image"].endswith("-cpu")
     parse([str(each) for each in adapt["args"]])  # the command line takes them
     assert adapt["args"][-1] == "--days=5"
+    assert "--exit-zero" in adapt["args"], "a job that learns nothing, for a reason, has not failed"
     mounts = {each["name"]: each for each in adapt["volumeMounts"]}
     assert mounts.keys() == {each["name"] for each in pod["spec"]["volumes"]}
     assert not mounts["checkpoint"].get("readOnly", False)

@@ -293,7 +293,9 @@ def _learning(console: Console) -> Iterator[Callable[[TrainingProgress], None]]:
 
     yield report
     lines.end()
-    if last is not None:
+    if last is None:
+        _say(console, "no recent session surprises the model, which stays as it is; what is usual is learnt anew")
+    else:
         _say(
             console,
             f"learnt in {timedelta(seconds=round(last.seconds))}, with at most "
@@ -326,10 +328,14 @@ def _tell(renewal: Renewal, options: RenewalOptions, console: Console) -> None:
 
 def _list(changes: Sequence[Change], console: Console) -> None:
     for each in changes[:_LISTED]:
-        _say(console, f"  {each.name}: {each.sessions:,} sessions. {each.words}")
+        _say(console, f"  {each.name}: {_sessions(each.sessions)}. {each.words}")
     if len(changes) > _LISTED:
         rest = sum(each.sessions for each in changes[_LISTED:])
-        _say(console, f"  and {len(changes) - _LISTED:,} more, {rest:,} sessions")
+        _say(console, f"  and {len(changes) - _LISTED:,} more, {_sessions(rest)}")
+
+
+def _sessions(n: int) -> str:
+    return f"{n:,} session{'' if n == 1 else 's'}"
 
 
 def _table(figures: Sequence[Figure]) -> Table:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from detector.quality.fingerprint import BLOCK, LEAST_BLOCKS
 from worker.commands.capture import capture_records
 from worker.commands.score import ScoredFiles, scored_files
 from worker.errors import RunError
@@ -86,7 +87,7 @@ def drift_of_topics(
 
 
 def show(found: Sequence[DriftStatus], out: Console) -> None:
-    """Print a table for people, and below it what each verdict is for and which templates moved most."""
+    """Print a table for people, and below it what each verdict is for and what moved most."""
     table = Table("topic", "verdict", "sessions", "unknown", "new", "churn", box=SIMPLE_HEAD)
     for each in found:
         verdict = each.verdict or "too few sessions"
@@ -103,7 +104,10 @@ def show(found: Sequence[DriftStatus], out: Console) -> None:
 def _words(drift: DriftStatus) -> Iterator[str]:
     since = f" since {drift.since}" if drift.since else ""
     because = f", for its {' and '.join(drift.because)}" if drift.because else ""
-    yield f"{printable(drift.topic)}: {drift.verdict or 'too few sessions'}{since}{because}"
+    few = f"too few sessions for a verdict, which takes {LEAST_BLOCKS * BLOCK}"
+    yield f"{printable(drift.topic)}: {drift.verdict or few}{since}{because}"
     yield "  divergence " + ", ".join(f"{name} {value:.3f}" for name, value in drift.divergence.items())
     for each in drift.moved:
         yield f"  {each.before:4.0%} to {each.now:4.0%} of sessions: {printable(each.template)}"
+    for wait in drift.pauses:
+        yield f"  {wait.before_ms:,.0f} to {wait.now_ms:,.0f} ms before: {printable(wait.template)}"

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from detector.scoring.families import Verdict
 from detector.text.tokenizer import Tokenizer
 from worker.commands.explain import ExplainedSession, Found, explained, explaining_pipeline
 from worker.commands.explain_tokens import read_tokens, texts_of
@@ -32,7 +31,7 @@ from worker.processing.line_texts import TextKeeper
 from worker.processing.origins import EVENT_BITS, NumberedOrigins
 from worker.processing.outputs import RAISED
 from worker.processing.records import Partition
-from worker.processing.score_records import ReadScoreRecord, Retracted, Severity
+from worker.processing.score_records import ReadScoreRecord, ReadVerdict, Retracted, Severity
 from worker.processing.scorer import load_scorer
 from worker.processing.session_columns import RANK_EXPIRED, ClosedBy, ClosedSession
 from worker.processing.session_state import Session
@@ -83,19 +82,12 @@ class _TopEvent(BaseModel):
     template: str
 
 
-class _Applied(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    verdict: Verdict
-    scored: Severity
-
-
 class ScoreRecord(ReadScoreRecord):
     """What is needed of a score record."""
 
     severity: Severity
     pattern: str | None = None
-    feedback: _Applied | None = None
+    feedback: ReadVerdict | None = None
     reason: _Reason | None = None
     top_events: tuple[_TopEvent, ...] = ()
     retracts: tuple[Retracted, ...] = ()

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from pydantic import ValidationError
-from rich import box
-from rich.table import Table
 
 from detector.errors import InputFileError
 from detector.scoring.families import Verdict
@@ -150,17 +148,13 @@ def as_json(feedback: Feedback) -> Iterator[str]:
     return (each.to_json().decode() for each in feedback.records.values())
 
 
-def as_table(feedback: Feedback) -> Table:
-    """The verdicts for a terminal."""
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
-    for column in ("name", "verdict", "since", "by", "session"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("what stands out, and why it was judged so", ratio=1)
+def as_lines(feedback: Feedback) -> Iterator[str]:
+    """The verdicts for a terminal: what was said, and below it why and what stands out."""
     for each in feedback.records.values():
-        why = " · ".join(printable(text) for text in (each.note, each.reason) if text)
-        session = "" if each.session is None else printable(each.session.key)
-        table.add_row(each.name, each.verdict, each.at[:19].replace("T", " "), printable(each.by), session, why)
-    return table
+        session = "" if each.session is None else f", of session {printable(each.session.key)}"
+        by = f" by {printable(each.by)}" if each.by else ""
+        yield f"{each.name}  {each.verdict} since {each.at[:19].replace('T', ' ')}{by}{session}"
+        yield from (f"  {printable(text)}" for text in (each.note, each.reason) if text)
 
 
 def read_answers(path: Path, verdict: Verdict | None = None) -> list[Answer | FeedbackRecord]:

@@ -14,7 +14,7 @@ from worker.kafka.avro import score_reader
 from worker.kafka.clients import ClientProperties
 from worker.kafka.follower import Followed, Follower
 from worker.kafka.topics import Topics
-from worker.processing.score_records import RANKS, ReadScoreRecord, Severity
+from worker.processing.score_records import RANKS, ReadScoreRecord, ReadVerdict, Severity
 from worker.settings.document import Settings
 
 _LINGER_S = 0.2  # how long a record may wait to be shown, and Ctrl-C to be heard
@@ -86,20 +86,13 @@ class _TopEvent(BaseModel):
     text: str | None = None
 
 
-class _Applied(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    verdict: str
-    scored: Severity
-
-
 class _Record(ReadScoreRecord):
     """What is shown of a score record."""
 
     severity: Severity
     last_event_time: str | None
     top_events: list[_TopEvent]
-    feedback: _Applied | None = None
+    feedback: ReadVerdict | None = None
 
 
 def _print(followed: Followed, least: Severity, out: Console, err: Console, *, as_json: bool) -> None:

@@ -186,6 +186,7 @@ def log_drift(drift: DriftStatus, before: str) -> None:
         "because": list(drift.because),
         "unknown": round(drift.unknown, 3),
         "moved": [f"{each.before:.0%} to {each.now:.0%} of sessions: {each.template}" for each in drift.moved],
+        "pauses": [f"{each.before_ms:.0f} to {each.now_ms:.0f} ms before: {each.template}" for each in drift.pauses],
     }
     if drift.verdict == "ok":
         _log.info("drift_over", **told)

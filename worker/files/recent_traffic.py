@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from detector.errors import InputFileError
+from detector.quality.fingerprint import Pauses
 from detector.sessions_file import ParsedSessions, read_sessions
 from detector.text.mining import MAX_TEMPLATES, learn_vocabulary
 from detector.text.tokenizer import Tokenizer, event_tokens
@@ -40,7 +41,6 @@ LEAST_LINES: Final = 5
 _DAY_MS: Final = 86_400_000
 
 Integers = npt.NDArray[np.int64]
-Pauses = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RecentTraffic:
     Attributes:
         sessions: in tokens of `vocabulary`, with their keys and without labels.
         days: the day on which each began, counted from 1970-01-01; today where events have no times.
-        pauses: before the events of each (`detector.quality.fingerprint.pause_bins`); None where events have no times.
+        pauses: before the events of each (`detector.quality.fingerprint.fill_pauses`); None where events have no times.
         vocabulary: that of the checkpoint, and the new templates.
         share: of the keys whose sessions these are.
         refused: what is to be said of lines that a worker would have sent to the dead-letter topic.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from detector.errors import InputFileError
-from detector.quality.fingerprint import Stream, pause_bins
+from detector.quality.fingerprint import Pauses, Stream, fill_pauses
 from detector.reading import ReadingRecord
 from detector.scoring.pace import Pace, Timed
 from detector.scoring.pace_learning import learn_pace
@@ -41,7 +41,7 @@ from worker.settings.document import Settings
 VALIDATION_SHARE = 0.2
 
 # Session key, event tokens, pauses before them where times are known.
-_Row = tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int8] | None]
+_Row = tuple[str, npt.NDArray[np.int64], Pauses | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +226,9 @@ def _rows(closed: Sequence[ClosedSession], *, timed: bool) -> Iterator[_Row]:
         yield each.session.key, tokens, pauses_of(each.session) if timed else None
 
 
-def pauses_of(session: Session) -> npt.NDArray[np.int8]:
+def pauses_of(session: Session) -> Pauses:
     """The pauses before the events of a session, for `Stream.of`."""
-    return pause_bins(np.array(session.times, np.int64), np.array([len(session.times)]))
+    return fill_pauses(np.array(session.times, np.int64), np.array([len(session.times)]))
 
 
 def _split(

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-
 from worker.delivery.feedback_topic import FeedbackTopic
 from worker.delivery.outage import Outage
 from worker.errors import RunError
 from worker.kafka.clients import ClientProperties
 from worker.kafka.source import KafkaReader
+from worker.kafka.writer import Writer
 from worker.processing.feedback import FeedbackRecord
 from worker.settings.document import Settings
 
-_WRITE_TIMEOUT_S = 60.0
 _PATIENCE_S = 10.0
 
 
@@ -38,27 +36,12 @@ def write_feedback(settings: Settings, changes: Iterable[tuple[str, FeedbackReco
     """
     topic = settings.feedback.topic
     assert topic is not None, "whoever writes has seen to that"
-    producer = Producer(ClientProperties(settings).plain_producer())
-    failed: list[KafkaError] = []
-
-    def delivered(error: KafkaError | None, _message: Message) -> None:
-        if error is not None:
-            failed.append(error)
-
-    written = 0
-    try:
-        for pattern, record in changes:
-            producer.produce(topic, None if record is None else record.to_json(), pattern, on_delivery=delivered)
-            producer.poll(0)
-            written += 1
-        left = producer.flush(_WRITE_TIMEOUT_S)
-    except (KafkaException, BufferError) as error:
-        raise RunError(f"feedback.topic: {topic}: {error.args[0]}") from error
-    if failed or left:
-        reason = failed[0].str() if failed else f"no answer within {_WRITE_TIMEOUT_S:.0f} s"
-        raise RunError(
-            f"feedback.topic: {topic}: {len(failed) + left} of {written} verdicts were not written: {reason}"
-        )
+    writer, written = Writer(settings, topic), 0
+    for pattern, record in changes:
+        writer.write(None if record is None else record.to_json(), pattern)
+        writer.serve()
+        written += 1
+    writer.flush()
     return written
 
 

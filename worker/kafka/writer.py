@@ -1,4 +1,4 @@
-"""Writes keyed records to a topic, outside any transaction: what generated lines need."""
+"""Writes keyed records to a topic, outside any transaction: what generated lines and verdicts need."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Writer:
         self._producer = Producer(ClientProperties(settings).plain_producer())
         self._failed: list[KafkaError] = []
 
-    def write(self, value: str, key: str, timestamp_ms: int) -> None:
-        """Hand one record over; waits while the client's queue is full.
+    def write(self, value: str | bytes | None, key: str, timestamp_ms: int = 0) -> None:
+        """Hand one record over, of that time or, at 0, of now; waits while the client's queue is full.
 
         Raises:
             RunError: the client refuses it.

@@ -112,6 +112,21 @@ class MovedTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class MovedPause:
+    """A template whose events come sooner after those before them than in the training, or later.
+
+    Attributes:
+        template: its text.
+        before_ms: their usual pause, the geometric mean.
+        now_ms: of the latest ones.
+    """
+
+    template: str
+    before_ms: float
+    now_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class DriftStatus:
     """How far a topic's latest sessions are from those of the training (`detector.quality.drift.Drift`).
 
@@ -126,6 +141,7 @@ class DriftStatus:
         churn: share of the templates that came or went.
         divergence: Jensen-Shannon divergence by feature, 0 to 1.
         moved: the three templates that moved most.
+        pauses: the three before whose events pauses are longest or shortest, where these are a reason.
     """
 
     topic: str
@@ -138,6 +154,7 @@ class DriftStatus:
     churn: float = 0.0
     divergence: Mapping[str, float] = field(default_factory=dict)
     moved: tuple[MovedTemplate, ...] = ()
+    pauses: tuple[MovedPause, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detector.quality.drift import Drift, DriftMonitor, Verdict
 from detector.quality.fingerprint import Fingerprint, Stream
 from detector.text.vocabulary import UNK, Vocabulary
-from worker.observability.status import DriftStatus, MovedTemplate
+from worker.observability.status import DriftStatus, MovedPause, MovedTemplate
 from worker.processing.score_records import iso_time
 from worker.processing.session_columns import SessionColumns
 
@@ -64,15 +64,15 @@ class DriftWatch:
         monitor = self._topics.get(topic)
         if monitor is None:
             monitor = self._topics[topic] = DriftMonitor(fingerprint)
+        tokens, _, times = part.events
+        stream = Stream.timed(tokens, part.ends, times if self._timed else None)
+        ended_ms = np.zeros(len(part), np.int64)
         if self._timed:
-            ended_ms = part.events[2, part.ends - 1]
+            ended_ms = times[part.ends - 1]
             rows = monitor.wanted(ended_ms)
             if len(rows) < len(part):
-                part, scores, ended_ms = part.select(rows), scores[rows], ended_ms[rows]
-        else:
-            ended_ms = np.zeros(len(part), np.int64)
-        tokens, _, times = part.events
-        monitor.add(Stream.timed(tokens, part.ends, times if self._timed else None), scores, ended_ms)
+                stream, scores, ended_ms = stream.select(rows), scores[rows], ended_ms[rows]
+        monitor.add(stream, scores, ended_ms)
         self._tell(topic)
 
     def _tell(self, topic: str) -> None:
@@ -111,6 +111,9 @@ class DriftWatch:
             divergence={str(name): value for name, value in drift.divergence.items()},
             moved=tuple(
                 MovedTemplate(_text(each.token, self._vocabulary), each.before, each.now) for each in drift.moved
+            ),
+            pauses=tuple(
+                MovedPause(_text(each.token, self._vocabulary), each.before, each.now) for each in drift.waits
             ),
         )
 

@@ -46,7 +46,7 @@ from worker.processing.sessions import Sessions
 from worker.processing.token_decoder import AnyDecoder, TokenDecoder
 from worker.settings.document import Settings
 
-Stage = Literal["decode", "sessions", "score", "encode"]
+Stage = Literal["decode", "sessions", "score", "drift", "encode"]
 
 _CALL_EVERY_S = 2.0
 
@@ -396,7 +396,8 @@ class Pipeline:
             sequences = Sequences.joined([each.sequences() for each in (*closed, *touched)])
             scores = self.scorer.score_columns(sequences, complete, passed, self._numbers(jobs))
             paced = self.scorer.paced(Timed.joined([each.timed() for each in closed])) if complete else {}
-        self._drift.ended([job.partition.topic for job in jobs], closed, scores.finals[:complete])
+        with self._metrics.stage("drift"):
+            self._drift.ended([job.partition.topic for job in jobs], closed, scores.finals[:complete])
         with self._metrics.stage("encode"):
             return self._outputs.of(jobs, scores, paced, self.origin)
 

@@ -25,6 +25,7 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from detector.scoring.families import Verdict
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from worker.processing.clock import NO_TIME
 from worker.processing.feedback import Applied
@@ -89,6 +90,15 @@ class ReadScoreRecord(BaseModel):
     kind: Kind
     score: float
     events: int
+
+
+class ReadVerdict(BaseModel):
+    """What a record that was read says of an operator's verdict, and of the severity that its score alone gives."""
+
+    model_config = ConfigDict(strict=True)
+
+    verdict: Verdict
+    scored: Severity
 
 
 class Retracted(BaseModel):

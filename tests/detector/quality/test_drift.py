@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from detector.quality.drift import RETRAIN_AFTER, DriftMonitor
-from detector.quality.fingerprint import BLOCK, LEAST_BLOCKS, Fingerprint, Stream, Tail, divergences
+from detector.quality.fingerprint import BLOCK, LEAST_BLOCKS, Fingerprint, Stream, Tail, nearest
 from detector.text.vocabulary import UNK
 
 DAY = 400  # sessions
@@ -106,14 +107,37 @@ def test_a_template_that_is_worded_anew_is_seen_within_100_sessions_and_named(to
     assert abs(drift.since_ms - made.ended[verdicts[1][0] - 1]) < 60_000
 
 
-@pytest.mark.parametrize("feature", ["pauses", "scores"])
-def test_slower_and_higher_scored_sessions_are_seen_by_what_they_are(feature: str) -> None:
-    made = Made(1_500, 4, slow=8.0 if feature == "pauses" else 1.0)
-    if feature == "scores":
-        made.scores = np.full(1_500, 0.8)
+def test_higher_scored_sessions_are_seen_by_their_scores() -> None:
+    made = Made(1_500, 4)
+    made.scores = np.full(1_500, 0.8)
     monitor = DriftMonitor(FINGERPRINT)
     assert watched(made, monitor)[-1][1] == "retrain"
-    assert monitor.look().because == (feature,)
+    assert monitor.look().because == ("scores",)
+
+
+@pytest.mark.parametrize(("times", "within"), [(0.3, 200), (2.0, 400), (3.0, 200)])
+def test_pauses_before_one_template_that_are_longer_or_shorter_are_seen_and_named(times: float, within: int) -> None:
+    made, first = Made(2_500, 4), 500
+    for number in range(first, 2_500):
+        pauses = np.diff(made.times[number], prepend=made.times[number][0]).astype(np.float64)
+        pauses[made.sequences[number] == 7] *= times
+        made.times[number] = made.times[number][0] + np.cumsum(pauses).astype(np.int64)
+    monitor = DriftMonitor(FINGERPRINT)
+    verdicts = watched(made, monitor)
+    assert [verdict for _, verdict in verdicts][:2] == ["ok", "watch"]
+    assert first < verdicts[1][0] <= first + within
+    drift = monitor.look()
+    assert drift.because == ("pauses",)
+    assert [each.token for each in drift.waits] == [7]
+    assert drift.waits[0].now / drift.waits[0].before == pytest.approx(times, rel=0.2)
+
+
+def test_pauses_that_vary_as_in_the_training_are_none_and_those_of_old_checkpoints_are_not_judged() -> None:
+    assert watched(Made(20 * DAY, 9)) == [(LEAST_BLOCKS * BLOCK, "ok")]
+    old = dataclasses.replace(FINGERPRINT, waits=[])
+    monitor = DriftMonitor(old)
+    assert watched(Made(1_000, 4, slow=8), monitor) == [(LEAST_BLOCKS * BLOCK, "ok")]
+    assert "pauses" in monitor.look().divergence
 
 
 def test_lower_scores_are_no_drift() -> None:
@@ -163,6 +187,20 @@ def test_nothing_is_said_of_few_sessions_and_too_few_make_no_fingerprint() -> No
     assert Fingerprint.of(few.stream, nothing, np.zeros(len(few.sequences), np.bool_)) is None
 
 
+def test_who_begins_anywhere_in_usual_sessions_says_ok_as_soon_as_anything() -> None:
+    made = Made(10 * DAY, 10)
+    stream, most = made.stream, 2 * LEAST_BLOCKS * BLOCK
+    for first in range(0, len(stream) - most, 130):
+        monitor = DriftMonitor(FINGERPRINT)
+        said = set()
+        for begin in range(first, first + most, 40):
+            rows = np.arange(begin, begin + 40)
+            monitor.add(stream.select(rows), made.scores[rows], made.ended[rows])
+            monitor.judge()
+            said.add((begin + 40 - first >= LEAST_BLOCKS * BLOCK, monitor.verdict))
+        assert said == {(False, None), (True, "ok")}, first
+
+
 def test_without_times_and_held_out_sessions_the_rest_is_judged() -> None:
     stream = Stream.of(TRAINING.sequences)
     found = Fingerprint.of(stream, np.full(len(stream), np.nan), np.zeros(len(stream), np.bool_))
@@ -197,14 +235,32 @@ def test_templates_beyond_those_with_a_bin_are_one() -> None:
 @given(st.lists(st.floats(0, 1), min_size=LEAST_BLOCKS, max_size=300))
 def test_a_tail_gives_no_block_of_the_training_less_probability_than_it_shows(values: list[float]) -> None:
     found = np.array(values)
-    evidence = Tail.over(found, 0.02).evidence(found)
+    evidence = Tail.over(found[:, None], 0.02).evidence(found)
     for level in (1.0, 2.0, 3.0):
         assert (evidence > level + 1e-9).sum() <= (len(values) + 1) * 10**-level
 
 
 def test_divergences_are_in_bits_and_nothing_is_no_distance_away() -> None:
-    p = np.array([[1.0, 0, 0], [1, 1, 0], [0, 0, 0]])
-    found = divergences(p, np.array([[0.0, 0, 4], [2, 0, 0]]))
-    assert found[0] == pytest.approx([1.0, 0.0])
-    assert found[1] == pytest.approx([1.0, 0.3112781])
-    assert (found[2] == 0).all()
+    rows = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0]])
+    assert nearest(rows, np.array([[0, 0, 4]])).ravel() == pytest.approx([1, 1, 0])
+    assert nearest(rows, np.array([[0, 0, 4], [2, 0, 0]])).ravel() == pytest.approx([0, 0.3112781, 0])
+    p, q = np.random.default_rng(1).integers(1, 9, (2, 7))
+    p[2] = q[3] = 0
+    mixed = (p / p.sum() + q / q.sum()) / 2
+    expected = sum(
+        share * np.log2(share / both)
+        for of in (p, q)
+        for share, both in zip(of / of.sum(), mixed, strict=True)
+        if share > 0
+    )
+    assert nearest(p[None], q[None]).item() == pytest.approx(expected / 2)
+
+
+def test_a_block_is_compared_with_stretches_that_it_is_neither_in_nor_next_to() -> None:
+    a, b, c = np.eye(3, dtype=np.int64)
+    own = np.arange(5)
+    alike = np.array([a, a, b, b, c])
+    assert nearest(alike, alike, own=own).ravel().tolist() == [1, 1, 1, 1, 1], "what is alike is next to each other"
+    again = np.array([a, b, a, c, b])
+    assert nearest(again, again, own=own).ravel().tolist() == [0, 0, 0, 1, 0]
+    assert nearest(alike[:3], alike[:3], own=own[:3]).ravel().tolist() == [0, 0, 1], "of few all but its own"

@@ -104,6 +104,8 @@ def test_rollback_brings_the_very_checkpoint_back_and_holds_adaptations_until_th
     assert held.returncode == 3
     assert "was rolled back on" in held.stderr
     assert "adapt --resume" in held.stderr.splitlines()[-1]
+    scheduled = adapt(place, recent, "--exit-zero")
+    assert (scheduled.returncode, scheduled.stderr) == (0, held.stderr)
     assert logmamba("rollback", "--checkpoint", place, "--to", new).returncode == 0
     assert load(place).digest == new
     assert adapt(place, recent, "--resume").returncode == 0

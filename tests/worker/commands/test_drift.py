@@ -85,8 +85,10 @@ def test_a_training_on_lines_keeps_templates_pauses_and_scores_of_its_sessions(t
     lines, later, model = tmp_path / "app.log", tmp_path / "later.log", tmp_path / "model"
     settings = ["--set", r"input.timestamp={pattern: '^(\d{6} \d{6})', format: '%y%m%d %H%M%S'}"]
     settings += ["--set", r"sessions.key={regex: 'blk_-?\d+'}", "--set", "sessions.gap=10m"]
-    for path, seed, reworded in ((lines, 1, 0.0), (later, 2, 0.3)):
-        generated = ["--lines", 25_000, "--seed", seed, "--reworded", reworded, "--after", "10m", "--output", path]
+    slow = tmp_path / "slow.log"
+    changes = ((lines, ()), (later, ("--reworded", 0.3, "--after", "10m")), (slow, ("--slowdown", 2, "--after", "5m")))
+    for seed, (path, change) in enumerate(changes, 1):
+        generated = ["--lines", 25_000, "--seed", seed, *change, "--output", path]
         assert logmamba("generate", *generated).returncode == 0
     done = logmamba("train", *settings, "--input", lines, "--output", model, "--steps", 2)
     assert done.returncode == 0, done.stderr
@@ -100,3 +102,11 @@ def test_a_training_on_lines_keeps_templates_pauses_and_scores_of_its_sessions(t
         assert found["verdict"] == verdict
     assert found["since"] is not None
     assert "2024-03-01T12:10" < found["since"] < "2024-03-01T12:14"
+    done = logmamba("drift", "--checkpoint", model, *settings, "--input", slow, "--json")
+    (found,) = json.loads(done.stdout)["topics"]
+    assert (found["verdict"], found["because"]) == ("watch", ["pauses"])
+    [indexed] = found["pauses"]
+    assert "replica of" in indexed["template"]
+    assert 1.5 < indexed["now_ms"] / indexed["before_ms"] < 4  # the lines' clock counts seconds
+    done = logmamba("drift", "--checkpoint", model, *settings, "--input", slow)
+    assert f"{indexed['before_ms']:,.0f} to {indexed['now_ms']:,.0f} ms before: " in done.stdout

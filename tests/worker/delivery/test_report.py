@@ -159,13 +159,13 @@ def test_every_series_is_there_before_the_first_record() -> None:
     causes = {dict(labels)["cause"] for name, labels in before if name == "logmamba_commit_failures_total"}
     assert causes == set(get_args(AbortCause))
     stages = {dict(labels)["stage"] for name, labels in before if name == "logmamba_stage_seconds_count"}
-    assert stages == {"poll", "decode", "sessions", "score", "encode", "send", "commit"}
+    assert stages == {"poll", "decode", "sessions", "score", "drift", "encode", "send", "commit"}
 
 
 def test_every_stage_of_the_loop_is_measured() -> None:
     small = worker(filled())
     small.run([None] * 8)
-    for stage in ("poll", "decode", "sessions", "score", "encode", "send", "commit"):
+    for stage in ("poll", "decode", "sessions", "score", "drift", "encode", "send", "commit"):
         assert sample(small, "logmamba_stage_seconds_count", stage=stage), stage
 
 

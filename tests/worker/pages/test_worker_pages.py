@@ -22,7 +22,7 @@ from worker.observability.http_server import serve
 from worker.observability.metrics import Metrics
 from worker.observability.recent_alerts import RecentAlerts
 from worker.observability.slow_look import SlowLook
-from worker.observability.status import DriftStatus, GroupMember, MovedTemplate, ProcessStatus, ReloadStatus
+from worker.observability.status import DriftStatus, GroupMember, MovedPause, MovedTemplate, ProcessStatus, ReloadStatus
 from worker.pages.explanations import Explanation, Explanations
 from worker.pages.worker_pages import worker_pages
 from worker.processing.score_records import Severity
@@ -236,12 +236,22 @@ def test_scores_are_compared_with_the_trainings_where_the_checkpoint_has_them(si
 
 def test_drift_is_told_topic_by_topic_and_that_a_checkpoint_cannot_tell(site: Site) -> None:
     assert "The checkpoint has no fingerprint: train again with this version" in site.get().text
-    moved = (MovedTemplate(f"disk {EVIL}", 1.0, 0.25),)
+    moved, slow = (MovedTemplate(f"disk {EVIL}", 1.0, 0.25),), (MovedPause(f"sync {EVIL}", 900, 1_800),)
     site.status = replace(
         STATUS,
         drift=(
             DriftStatus(
-                "raw", "retrain", "2024-03-01T12:00:00.000Z", ("tokens", "unknown"), 1_600, 0.5, 0.5, 0.1, {}, moved
+                "raw",
+                "retrain",
+                "2024-03-01T12:00:00.000Z",
+                ("tokens", "unknown"),
+                1_600,
+                0.5,
+                0.5,
+                0.1,
+                {},
+                moved,
+                slow,
             ),
             DriftStatus("shop", None),
         ),
@@ -252,6 +262,8 @@ def test_drift_is_told_topic_by_topic_and_that_a_checkpoint_cannot_tell(site: Si
         "retrain tokens, unknown, since 2024-03-01T12:00:00.000Z",
         "1,600",
         "100 % → 25 %",
+        "before sync",
+        "900 → 1,800 ms",
         EVIL,
         "too few sessions yet",
     ):

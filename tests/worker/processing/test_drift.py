@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
@@ -145,6 +147,23 @@ def test_a_worker_shows_it_in_metrics_and_status_and_forgets_it_when_it_starts_a
     again = SmallWorker(broker, settings(), scorer=knowing())  # type: ignore[arg-type]
     again.run([None, lambda: seen.append(again.worker.status().drift)])
     assert seen[1] == ()
+
+
+def test_partitions_that_come_and_go_amid_a_window_make_no_verdict() -> None:
+    told: list[DriftStatus] = []
+    pipeline = Pipeline(settings(), knowing(), Metrics())  # type: ignore[arg-type]
+    pipeline.drifted = lambda drift, _before: told.append(drift)
+    partitions = [Partition(INPUT, number) for number in range(3)]
+    for turn in range(12):  # of 60 sessions, so no whole blocks; each time another partition, and an hour back or ahead
+        partition = partitions[turn % 3]
+        pipeline.open(partition, 0)
+        first = 10_000 + turn * 60 + 720 * (turn % 2)
+        usual_ones = records(range(first, first + 60))
+        pipeline.process([replace(usual_ones, partition=partition.partition)])
+        pipeline.drift()
+        pipeline.drop(partition)
+    (now,) = pipeline.drift() or ()
+    assert (now.verdict, now.because, told) == ("ok", (), [])
 
 
 @pytest.mark.parametrize("order", [1, -1])
