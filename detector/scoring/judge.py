@@ -33,7 +33,7 @@ from detector.scoring.count_vectors import CountVectors
 from detector.scoring.evidence import MAX_LEVEL, SURPRISE_LEVEL
 from detector.scoring.families import Example, Families, Family, Verdict, Way, code_of, name_of, ways, ways_of
 from detector.scoring.reasons import Reason
-from detector.scoring.rising import MOST_RISING, Rising
+from detector.scoring.rising import EVENTS, MOST_RISING, Rising
 from detector.scoring.tolerances import KINDS, MORE, RARE_TEMPLATE, Broken, Tolerances
 from detector.text.vocabulary import UNK, Vocabulary
 
@@ -304,7 +304,8 @@ def scores(levels: Floats, standings: Standings, broken: Integers, rising: Float
     """
     share = levels / MAX_LEVEL / np.maximum(broken, 1)
     if rising is not None:
-        share = (share * MAX_LEVEL + rising + MOST_RISING) / (MAX_LEVEL + 2 * MOST_RISING)
+        most = EVENTS * MOST_RISING
+        share = (share * MAX_LEVEL + EVENTS * rising + most) / (MAX_LEVEL + 2 * most)
     standing_out = standing_out_scores(share, standings)
     return np.where(standings == USUAL, _usual(levels), standing_out)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detector.scoring.count_vectors import CountVectors
-from detector.scoring.rising import MOST_RISING, Rising
+from detector.scoring.rising import LATELY, MOST_RISING, Rising, Stretch
 
 READ, WRITTEN, FAILED, NEW = 3, 4, 5, 6
 
@@ -21,11 +21,15 @@ def distinct(n: int, *tokens: int) -> list[list[int]]:
 
 
 def traffic(rising: Rising, *events: list[int]) -> Rising:
-    return rising.then(vectors(*events), np.ones(len(events), np.int64))
+    return rising.then(of(*events))
 
 
 def first(*events: list[int]) -> Rising:
-    return Rising.at_first(vectors(*events), np.ones(len(events), np.int64))
+    return Rising(of(*events))
+
+
+def of(*events: list[int]) -> Stretch:
+    return Stretch.of(vectors(*events), np.ones(len(events), np.int64))
 
 
 def test_what_comes_ten_times_as_often_is_a_level_higher() -> None:
@@ -36,9 +40,20 @@ def test_what_comes_ten_times_as_often_is_a_level_higher() -> None:
 
 
 def test_copies_of_a_session_make_it_no_more_frequent_than_their_root() -> None:
-    rising = first(*distinct(100)).then(vectors([FAILED], *distinct(99)), np.array([10_000, *[1] * 99]))
-    assert rising.lately == 100 + 99
-    assert {token: now for token, now, _ in rising.templates}[FAILED] == 100
+    day = Stretch.of(vectors([FAILED], *distinct(99)), np.array([10_000, *[1] * 99]))
+    assert day.sessions == 100 + 99
+    assert dict(day.templates)[FAILED] == 100
+
+
+def test_a_burst_is_not_compared_with_itself_while_it_is_lately() -> None:
+    rising = first(*distinct(500))
+    found = []
+    for _ in range(LATELY + 1):
+        rising = traffic(rising, *distinct(50), *distinct(50, FAILED))
+        found.append(rising.of_sessions(vectors([FAILED]))[0])
+    assert min(found[:LATELY]) > 1.9
+    assert found[LATELY] < 1, "the first day of it is what was before"
+    assert sum(each.sessions for each in (rising.before, *rising.lately)) == pytest.approx(500 + 100 * (LATELY + 1))
 
 
 def test_what_was_lately_becomes_what_was_before() -> None:
@@ -47,7 +62,7 @@ def test_what_was_lately_becomes_what_was_before() -> None:
     for _ in range(20):
         rising = traffic(rising, *distinct(100))
     assert rising.of_sessions(vectors([FAILED]))[0] < 0 < was
-    assert rising.lately + rising.before == pytest.approx(500 + 21 * 100, abs=1)
+    assert len(rising.lately) == LATELY
 
 
 def test_of_a_template_never_seen_little_is_said() -> None:
