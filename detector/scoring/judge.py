@@ -25,7 +25,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from detector.scoring import reasons
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Combination
@@ -95,6 +95,12 @@ class _Document(_Part):
     weights: list[_Count]
     families: list[_Family]
     rising: Rising | None = None
+
+    @field_validator("rising", mode="before")
+    @classmethod
+    def _counted_otherwise(cls, value: Any) -> Any:
+        """What 0.2.0 wrote tells lately from before in another way: it begins anew with the next adaptation."""
+        return None if isinstance(value, dict) and "templates" in value else value
 
     @model_validator(mode="after")
     def _set_aside_is_weighed(self) -> Self:

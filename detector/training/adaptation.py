@@ -91,7 +91,7 @@ class Adapted:
         verdict_weights: what verdicts on single sessions add to scores; None where there are none.
         trained: whether the model's weights are others than before.
         metrics: figures of the sessions held out, as of a training.
-        score_shares: likewise.
+        score_shares: likewise; None where they were not known.
     """
 
     model: DetectorModel
@@ -102,7 +102,7 @@ class Adapted:
     verdict_weights: VerdictWeights | None
     trained: bool
     metrics: dict[str, float]
-    score_shares: list[float]
+    score_shares: list[float] | None
 
     def checkpoint(self, parent: Checkpoint) -> Checkpoint:
         """A checkpoint to score with that is not on a disk: all else of it is the parent's, its digest as well."""
@@ -245,7 +245,7 @@ def unchanged(
         verdict_weights=parent.verdict_weights,
         trained=False,
         metrics=record.metrics,
-        score_shares=record.score_shares or [],
+        score_shares=record.score_shares,
     )
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import orjson
 import pytest
 
 from detector.scoring.count_vectors import CountVectors
+from detector.scoring.judge import ANOMALOUS, SUSPECT, USUAL, Judge, scores
 from detector.scoring.rising import LATELY, MOST_RISING, Rising, Stretch
+from detector.training.data import TrainingSessions
+from detector.training.set_aside import set_aside
+from tests.detector.scoring.stream import VOCABULARY, stream
 
 READ, WRITTEN, FAILED, NEW = 3, 4, 5, 6
 
@@ -69,3 +74,21 @@ def test_of_a_template_never_seen_little_is_said() -> None:
     rising = traffic(first(*distinct(900)), *distinct(99))
     assert rising.of_sessions(vectors([NEW]))[0] == pytest.approx(np.log10(901 / 100))
     assert abs(rising.of_sessions(vectors([], [NEW] * 9))).max() <= MOST_RISING
+
+
+def test_a_checkpoint_keeps_it_and_one_of_an_older_version_begins_anew() -> None:
+    sessions, _ = stream(200)
+    found = set_aside(VOCABULARY, TrainingSessions.of(sessions)).judge
+    rising = traffic(first(*distinct(500)), *distinct(100, FAILED))
+    written = Judge(found.tolerances, found.families, rising).to_json()
+    assert Judge.from_json(written).rising == rising
+    older = orjson.loads(written) | {"rising": {"templates": [[READ, 1.0, 20.0]], "lately": 5.0, "before": 30.0}}
+    assert Judge.from_json(orjson.dumps(older)).rising is None
+
+
+def test_what_has_become_more_frequent_ranks_first_among_what_stands_out() -> None:
+    levels, broken = np.array([9.0, 2.0, 9.0, 1.0]), np.array([1, 3, 1, 1])
+    standings = np.array([SUSPECT, SUSPECT, USUAL, ANOMALOUS], np.int8)
+    found = scores(levels, standings, broken, np.array([0.0, 2.0, 6.0, -6.0]))
+    assert found[2] < 0.7 <= found[0] < found[1] < 0.95 <= found[3]
+    assert (scores(levels, standings, broken, np.full(4, MOST_RISING)) <= 1).all()
