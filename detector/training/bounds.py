@@ -9,9 +9,11 @@ is common today is not yet usual:
   these may be what is no evidence by itself, a family taken for normal. So one day of traffic
   makes nothing usual that is an alarm today; a change of a few days does, at most `MOST_USUAL` such ways in one
   adaptation, the most frequent first. Who knows of a change, a rollout for example, says so and does not wait.
-- *Never without a verdict*: what one called anomalous, what the training set aside, and whatever breaks the same and
-  more. Who vouches for recent traffic gives one on what the training set aside and more than `MOST` of the sessions of
-  its last day do (of the last days, where it had fewer than 50): what hardly any do at first may be what all do later.
+- *What the training set aside*, and whatever breaks the same and more, has to be done by more than `MOST` of the
+  sessions on each of these days: what hardly any do at first may be what all do later, and an anomaly that is repeated
+  so often is most of the log. Who vouches for recent traffic is asked of its last day (of the last days, where it had
+  fewer than 50 sessions).
+- *Never without another verdict*: what one called anomalous, and whatever breaks the same and more.
 - *A session with a label* has the verdict of somebody, which decides for it alone.
 - *A key* gives at most `KEY_SHARE` of what is learnt, or twice its even share where there are few keys.
 - *At most `MOST_TEMPLATES` templates* are added at a time (by whoever learns them), those of the most lines.
@@ -102,11 +104,11 @@ def bounded(
     recent, days = _counted(recent, kept), days[kept > 0]
     vectors = CountVectors.of_sequences(recent.sequences)
     _, first, which = np.unique(vectors.codes, return_index=True, return_inverse=True)
-    broken = _Broken(vectors.take(first), judge, vocabulary, planned=planned)
-    most = broken.most(which, np.where(_latest(days, recent.counts), recent.counts, 0))
+    broken = _Broken(vectors.take(first), judge, vocabulary)
+    asked = np.ones(len(days), np.bool_)
     if planned:
-        days = np.full_like(days, days.max())
-    usual_on = _usual_on(broken, which, recent.counts, days, most)
+        asked, days = _latest(days, recent.counts), np.full_like(days, days.max())
+    usual_on = _usual_on(broken, which, recent.counts, days, asked)
     horizon = (
         date.fromordinal(date(1970, 1, 1).toordinal() + int(days.max())) - timedelta(_FORGOTTEN_DAYS)
     ).isoformat()
@@ -142,7 +144,7 @@ class _Broken:
         words: of each way, by its name.
     """
 
-    def __init__(self, vectors: CountVectors, judge: Judge, vocabulary: Vocabulary, *, planned: bool) -> None:
+    def __init__(self, vectors: CountVectors, judge: Judge, vocabulary: Vocabulary) -> None:
         self.words: dict[str, str] = {}
         self._vectors, self._judge, self._vocabulary = vectors, judge, vocabulary
         judged = judge.tolerances.judge(vectors)
@@ -165,7 +167,7 @@ class _Broken:
             self._say(row, found)
             broken = set(own)
             held = [each for way in own for each in holding.get(way, ()) if broken.issuperset(each.ways)]
-            if held and not (planned and all(each.verdict is None for each in held)):
+            if any(each.verdict is not None for each in held):
                 self._never.add(row)
             self._set_aside[row] = [name_of(each.ways) for each in held]
             self.words.update({name_of(each.ways): each.words for each in held if len(each.ways) > 1})
@@ -248,15 +250,13 @@ def _latest(days: Integers, counts: Integers) -> Flags:
     return found
 
 
-def _usual_on(
-    broken: _Broken, which: Integers, counts: Integers, days: Integers, most: set[str]
-) -> dict[str, list[str]]:
+def _usual_on(broken: _Broken, which: Integers, counts: Integers, days: Integers, asked: Flags) -> dict[str, list[str]]:
     """The days (ISO) on which at least `RARE` of the sessions broke a way, by its name; those of too few go on.
 
-    Sessions that do what was set aside count where most of the latest do it.
+    Sessions that do what was set aside count where most of those that are asked do it.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
-    rows = [row for row in broken.rows if not broken.never(row) and most.issuperset(broken.set_aside(row))]
+    rows = [row for row in broken.rows if not broken.never(row)]
     first = 0
     for day in np.unique(days).tolist():
         today = (days >= first) & (days <= day)
@@ -265,9 +265,11 @@ def _usual_on(
             continue
         first = day + 1
         of_row = np.bincount(which[today], counts[today], int(which.max()) + 1)
+        most = broken.most(which, np.where(today & asked, counts, 0))
         totals: Counter[str] = Counter()
         for row in rows:
-            totals.update(dict.fromkeys({*broken.names(row), *broken.set_aside(row)}, int(of_row[row])))
+            if most.issuperset(broken.set_aside(row)):
+                totals.update(dict.fromkeys({*broken.names(row), *broken.set_aside(row)}, int(of_row[row])))
         iso = date.fromordinal(date(1970, 1, 1).toordinal() + day).isoformat()
         for name, total in totals.items():
             if total >= RARE * sessions:

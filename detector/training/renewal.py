@@ -223,7 +223,7 @@ def renew(
 
     write(adaptation, None)
     usual, after = tried.select(tried.labels != ANOMALOUS), _scorer(checkpoint.load(output), options)
-    figures = compare(before, after, older.select(~_vouched_for(parent, older, found)), usual, found.held_back)
+    figures = compare(before, after, older.select(~_usual_now(parent, older, found)), usual, found.held_back)
     adaptation = replace(
         adaptation,
         figures={f"{each.name}.{when}": getattr(each, when) for each in figures for when in ("before", "after")},
@@ -233,8 +233,8 @@ def renew(
     return Renewal(adaptation, found, may * enough, tuple(figures), write(adaptation, fingerprint))
 
 
-def _vouched_for(parent: Checkpoint, older: TrainingSessions, found: Bounded) -> npt.NDArray[np.bool_]:
-    """Older sessions that were set aside and do what becomes usual as somebody vouches for it, (n,)."""
+def _usual_now(parent: Checkpoint, older: TrainingSessions, found: Bounded) -> npt.NDArray[np.bool_]:
+    """Older sessions that were set aside and do what becomes usual, (n,)."""
     if parent.judge is None:
         return np.zeros(len(older), np.bool_)
     usual = {each.name for each in found.usual}
