@@ -144,15 +144,15 @@ def test_what_is_kept_for_replay_is_bounded_and_of_both(parent: Checkpoint, tmp_
 
 
 def test_too_few_sessions_that_may_be_learnt_from_are_refused(parent: Checkpoint, tmp_path: Path) -> None:
-    rows = [ATTACK] * 100
+    rows = [ATTACK] * 49 + [np.delete(ATTACK, 6)] * 49
     recent = Recent(
-        TrainingSessions.of(rows, None, None, [f"k{row}" for row in range(100)]),
-        np.full(100, 20_000),
+        TrainingSessions.of(rows, None, None, [f"k{row}" for row in range(98)]),
+        np.full(98, 20_000),
         VOCABULARY,
         lambda key: False,
     )
     assert parent.replay is not None
-    with pytest.raises(TooLittle, match="of 100 recent sessions 0 may be learnt from"):
+    with pytest.raises(TooLittle, match="of 98 recent sessions 49 may be learnt from"):
         renew(parent, recent, parent.replay, tmp_path / "model", options=OPTIONS)
     assert not (tmp_path / "model").exists()
 
