@@ -351,7 +351,9 @@ def adapted_judge(
     vectors = CountVectors.of_sequences(whole.sequences)
     codes = tolerances.judge(vectors).families
     rows: defaultdict[int, list[int]] = defaultdict(list)
-    for row in np.flatnonzero((codes > 0) & usual).tolist():
+    # What an alarm of before breaks, too, an older session does not excuse; a recent one was looked at for that.
+    alarms = np.isin(codes, codes[~usual]) & (np.arange(len(whole)) >= len(recent))
+    for row in np.flatnonzero((codes > 0) & usual & ~alarms).tolist():
         if families.of_code(int(codes[row])) is None:
             rows[int(codes[row])].append(row)
     sizes = {code: int(whole.counts[own].sum()) for code, own in rows.items()}
