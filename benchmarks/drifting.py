@@ -3,8 +3,9 @@
     python -m benchmarks.drifting bgl --seed 0 --output DIR
     python -m benchmarks.drifting report DIR --output benchmarks/results/drifting.json
 
-Every session is scored before anything learns from it (prequential). Verdicts come late: on a random share of the
-sessions, each some sessions after its own. Baselines see the same, at the same times.
+Every session is scored before anything learns from it (prequential). An adaptation may learn what `logmamba adapt` may
+(`detector.training.bounds`), where what comes between two of them is a day. Verdicts come late: on a random share of
+the sessions, each some sessions after its own. Baselines see the same, at the same times.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +28,6 @@ from detector.checkpoint import Checkpoint, load
 from detector.quality.metrics import Detection, average_precision
 from detector.scoring.calibration import MAX_LEVEL, WARNING_SCORE
 from detector.scoring.count_vectors import CountVectors
-from detector.scoring.families import ways
 from detector.scoring.judge import USUAL, Judge
 from detector.scoring.judge import scores as judged_scores
 from detector.scoring.scorer import Scorer
@@ -36,6 +35,7 @@ from detector.scoring.scores import Sequences
 from detector.sessions_file import ANOMALOUS, NO_ORDER, NORMAL
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
 from detector.training.adaptation import AdaptationOptions, adapt, adapted_judge, learn_verdicts
+from detector.training.bounds import DAYS, bounded
 from detector.training.data import TrainingSessions
 from detector.training.options import TrainingOptions
 from detector.training.replay import sample
@@ -45,6 +45,8 @@ from detector.training.train import train
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+
+_FIRST_DAY = 20_000
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ class Plan:
         adapt_every: distinct sessions between two adaptations; 0 for none.
         steps: of the language model in one.
         recent: distinct sessions that one looks back on.
-        usual: share of these from which on what they do is usual.
+        days: on so many different ones what a session does has to be usual before it is.
+        planned: somebody vouches for what is usual in the recent traffic, each time.
     """
 
     verdicts: float = 0.0
@@ -153,7 +156,8 @@ class Plan:
     adapt_every: int = 0
     steps: int = 100
     recent: int = 12_000
-    usual: float = 0.05
+    days: int = DAYS
+    planned: bool = False
 
 
 class Adaptive:
@@ -171,6 +175,7 @@ class Adaptive:
         vocabulary = Vocabulary(tuple(self._texts[: self._known]), kind="events")
         known = TrainingSessions.of(self.tokens[: stream.start], counts=stream.counts[: stream.start])
         self.older = sample(known, seed)
+        self._watched: dict[str, tuple[str, ...]] = {}
         self._learn(known, vocabulary, steps)
 
     def _learn(self, known: TrainingSessions, vocabulary: Vocabulary, steps: int | None) -> None:
@@ -202,23 +207,31 @@ class Adaptive:
         sessions = TrainingSessions.of([self.tokens[row] for row in rows], labels, counts)
         return learn_verdicts(self.scorer, sessions, self.older)
 
-    def adapt(self, rows: Integers, counts: Integers, since: int, steps: int, share: float) -> dict[str, Any]:
-        """Adapt to sessions that came; a change of what they do is vouched for where it is usual among them."""
+    def adapt(self, rows: Integers, counts: Integers, since: int, plan: Plan) -> dict[str, Any]:
+        """Adapt to sessions that came, the last `since` of them since the last adaptation."""
         began = time.process_time()
         seen = max(self._known, *(int(self.tokens[row].max()) - N_SPECIAL + 1 for row in rows.tolist()))
         self._known = seen
         vocabulary = self._vocabulary(seen)
-        tokens = [self.tokens[row] for row in rows]
-        traffic = TrainingSessions.of(tokens[-since:], counts=counts[-since:])
-        recent = TrainingSessions.of(tokens, counts=counts).distinct()
-        judge = self._judge()
-        admitted, usual = admitted_by_share(recent, aware_of_all(judge, vocabulary), share)
-        trained = self._adapted(recent.select(admitted), traffic, vocabulary, steps)
-        self.older = sample(self.older.joined(replace(recent.select(admitted), keys=None)), self._seed)
+        recent = TrainingSessions.of([self.tokens[row] for row in rows], counts=counts)
+        found = bounded(
+            recent,
+            _FIRST_DAY + (rows - self.stream.start) // plan.adapt_every,
+            aware_of_all(self._judge(), vocabulary),
+            vocabulary,
+            watched=self._watched,
+            needed_days=plan.days,
+            planned=plan.planned,
+        )
+        self._watched = found.watched
+        learnt = found.sessions.distinct()
+        traffic = recent.select(np.arange(len(rows) - since, len(rows)))
+        trained = self._adapted(learnt, traffic, vocabulary, plan.steps)
+        self.older = sample(self.older.joined(learnt), self._seed)
         return {
-            "usual": usual,
-            "held_back": int(recent.counts[~admitted].sum()),
-            "of": int(recent.counts.sum()),
+            "usual": [each.name for each in found.usual],
+            "held_back": int(found.held_back.counts.sum()),
+            "of": int(counts.sum()),
             "trained": trained,
             "cpu_s": round(time.process_time() - began, 2),
         }
@@ -278,25 +291,6 @@ class WithoutModel(Adaptive):
         return False
 
 
-def admitted_by_share(recent: TrainingSessions, judge: Judge, share: float) -> tuple[Flags, list[str]]:
-    """Which sessions are learnt from: all that they break is broken that way by such a share of them."""
-    vectors = CountVectors.of_sequences(recent.sequences)
-    found = judge.tolerances.judge(vectors).families
-    codes, first, which = np.unique(found, return_index=True, return_inverse=True)
-    of_family = [ways(each) for each in judge.tolerances.broken(vectors.take(first))]
-    evidence = [
-        code > 0 and ((family := judge.families.of_code(code)) is None or family.is_evidence) for code in codes.tolist()
-    ]
-    weigh = np.bincount(which, recent.counts, len(codes))
-    totals: Counter[Any] = Counter()
-    for of, counts, is_evidence in zip(of_family, weigh.tolist(), evidence, strict=True):
-        if is_evidence:
-            totals.update(dict.fromkeys(of, counts))
-    usual = {way for way, total in totals.items() if total >= share * weigh.sum()}
-    kept = np.array([not odd or usual.issuperset(of) for of, odd in zip(of_family, evidence, strict=True)])
-    return kept[which], sorted(map(str, usual))
-
-
 def aware_of_all(judge: Judge, vocabulary: Vocabulary) -> Judge:
     """The judge to which each template that it has not met is rare by itself."""
     known = judge.tolerances.aware_of(range(N_SPECIAL, len(vocabulary)))
@@ -351,7 +345,7 @@ def prequential(model: Adaptive, plan: Plan, seed: int) -> tuple[Floats, Units, 
         if plan.adapt_every and int(units.rows[at]) - last >= plan.adapt_every:
             since, last = int(units.rows[at]) - last, int(units.rows[at])
             rows = np.arange(max(last - plan.recent, 0), last)
-            done.append(model.adapt(rows, stream.counts[rows], since, plan.steps, plan.usual))
+            done.append(model.adapt(rows, stream.counts[rows], since, plan))
         if plan.verdicts:
             there = first + np.flatnonzero((judged[first:at] > 0) & (units.begins[first:at] + plan.delay <= now))
             if len(there):
@@ -434,7 +428,8 @@ def main() -> None:
     parser.add_argument("--adapt-every", type=int, default=12_000)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--recent", type=int, default=12_000)
-    parser.add_argument("--usual", type=float, default=0.05)
+    parser.add_argument("--days", type=int, default=DAYS)
+    parser.add_argument("--planned", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     asked = parser.parse_args()
     datasets.require_data()
@@ -447,7 +442,8 @@ def main() -> None:
         adapt_every=asked.adapt_every if asked.way.startswith("adapted") else 0,
         steps=asked.steps,
         recent=asked.recent,
-        usual=asked.usual,
+        days=asked.days,
+        planned=asked.planned,
     )
     done: list[dict[str, Any]] = []
     if asked.way in BASELINES:
@@ -466,7 +462,7 @@ def main() -> None:
         "cpu_s": round(time.process_time() - began, 1),
     }
     asked.output.mkdir(parents=True, exist_ok=True)
-    settings = (asked.adapt_every, asked.recent, asked.usual, asked.every, asked.delay)
+    settings = (asked.adapt_every, asked.recent, asked.days, asked.planned, asked.every, asked.delay)
     name = "-".join(map(str, (asked.stream, asked.way, asked.seed, *settings)))
     (asked.output / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     print({key: value for key, value in found.items() if key != "adaptations"})

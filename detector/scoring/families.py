@@ -128,6 +128,13 @@ class Families:
                     found[way].add(number)
         return dict(found)
 
+    def accepting(self, codes: Iterable[int]) -> Families:
+        """These, where what families of these codes break is no evidence, unless a verdict on one says that it is."""
+        chosen = set(map(int, codes))
+        return Families(
+            tuple(replace(each, accepted=each.accepted or code_of(each.ways) in chosen) for each in self.all)
+        )
+
     def find(self, name: str) -> Family | None:
         """The family of a name, or of what it breaks; None where there is none.
 

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from detector.scoring import reasons
 from detector.scoring.calibration import CRITICAL_SCORE, WARNING_SCORE, Combination
@@ -33,7 +33,7 @@ from detector.scoring.count_vectors import CountVectors
 from detector.scoring.evidence import MAX_LEVEL, SURPRISE_LEVEL
 from detector.scoring.families import Example, Families, Family, Verdict, Way, code_of, name_of, ways, ways_of
 from detector.scoring.reasons import Reason
-from detector.scoring.rising import MOST_RISING, Rising
+from detector.scoring.rising import EVENTS, MOST_RISING, Rising
 from detector.scoring.tolerances import KINDS, MORE, RARE_TEMPLATE, Broken, Tolerances
 from detector.text.vocabulary import UNK, Vocabulary
 
@@ -95,6 +95,12 @@ class _Document(_Part):
     weights: list[_Count]
     families: list[_Family]
     rising: Rising | None = None
+
+    @field_validator("rising", mode="before")
+    @classmethod
+    def _counted_otherwise(cls, value: Any) -> Any:
+        """What 0.2.0 wrote tells lately from before in another way: it begins anew with the next adaptation."""
+        return None if isinstance(value, dict) and "templates" in value else value
 
     @model_validator(mode="after")
     def _set_aside_is_weighed(self) -> Self:
@@ -304,7 +310,8 @@ def scores(levels: Floats, standings: Standings, broken: Integers, rising: Float
     """
     share = levels / MAX_LEVEL / np.maximum(broken, 1)
     if rising is not None:
-        share = (share * MAX_LEVEL + rising + MOST_RISING) / (MAX_LEVEL + 2 * MOST_RISING)
+        most = EVENTS * MOST_RISING
+        share = (share * MAX_LEVEL + EVENTS * rising + most) / (MAX_LEVEL + 2 * most)
     standing_out = standing_out_scores(share, standings)
     return np.where(standings == USUAL, _usual(levels), standing_out)
 

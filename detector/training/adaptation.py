@@ -39,7 +39,7 @@ from detector.scoring.count_vectors import CountVectors
 from detector.scoring.families import Families
 from detector.scoring.judge import USUAL, Judge
 from detector.scoring.learning import learn
-from detector.scoring.rising import Rising
+from detector.scoring.rising import Rising, Stretch
 from detector.scoring.scorer import Scorer
 from detector.scoring.verdict_weights import VerdictWeights
 from detector.sessions_file import ANOMALOUS, UNLABELLED
@@ -91,7 +91,7 @@ class Adapted:
         verdict_weights: what verdicts on single sessions add to scores; None where there are none.
         trained: whether the model's weights are others than before.
         metrics: figures of the sessions held out, as of a training.
-        score_shares: likewise.
+        score_shares: likewise; None where they were not known.
     """
 
     model: DetectorModel
@@ -102,7 +102,7 @@ class Adapted:
     verdict_weights: VerdictWeights | None
     trained: bool
     metrics: dict[str, float]
-    score_shares: list[float]
+    score_shares: list[float] | None
 
     def checkpoint(self, parent: Checkpoint) -> Checkpoint:
         """A checkpoint to score with that is not on a disk: all else of it is the parent's, its digest as well."""
@@ -228,6 +228,28 @@ def adapt(
     return replace(adapted, verdict_weights=learn_verdicts(scorer, verdicts, usual))
 
 
+def unchanged(
+    parent: Checkpoint, older: TrainingSessions, traffic: TrainingSessions, vocabulary: Vocabulary
+) -> Adapted:
+    """What scores as the parent does, and has seen the traffic; arguments as for `adapt`."""
+    judge = parent.judge
+    if judge is not None:
+        rising = risen(judge, older.distinct(), traffic.distinct())
+        judge = Judge(judge.tolerances, judge.families, rising)
+    record = parent.manifest.training
+    return Adapted(
+        model=grown(parent, parent.vocabulary),
+        vocabulary=vocabulary,
+        profile=parent.profile,
+        calibration=parent.manifest.calibration,
+        judge=judge,
+        verdict_weights=parent.verdict_weights,
+        trained=False,
+        metrics=record.metrics,
+        score_shares=record.score_shares,
+    )
+
+
 def learn_verdicts(scorer: Scorer, sessions: TrainingSessions, usual: TrainingSessions) -> VerdictWeights | None:
     """What verdicts on single sessions add to scores; None where there are none.
 
@@ -318,21 +340,22 @@ def adapted_judge(
         n_known: how many tokens there were before.
     """
     olds, usual_older = older
-    rising = parent.rising
-    if rising is None:
-        rising = Rising.at_first(CountVectors.of_sequences(olds.sequences), olds.counts)
-    rising = rising.then(CountVectors.of_sequences(traffic.sequences), traffic.counts)
+    rising = risen(parent, olds, traffic)
     aware = Judge(parent.tolerances.aware_of(range(n_known, len(vocabulary))), parent.families, rising)
-    standings, _ = aware.standings(CountVectors.of_sequences(recent.sequences))
+    vectors = CountVectors.of_sequences(recent.sequences)
+    standings, _ = aware.standings(vectors)
     if (standings == USUAL).all():
         return aware
+    families = parent.families.accepting(aware.tolerances.judge(vectors).families)
     whole, usual = recent.joined(olds), np.append(np.ones(len(recent), np.bool_), usual_older)
     tolerances = learn(whole.sequences, whole.counts)
     vectors = CountVectors.of_sequences(whole.sequences)
     codes = tolerances.judge(vectors).families
     rows: defaultdict[int, list[int]] = defaultdict(list)
-    for row in np.flatnonzero((codes > 0) & usual).tolist():
-        if parent.families.of_code(int(codes[row])) is None:
+    # What an alarm of before breaks, too, an older session does not excuse; a recent one was looked at for that.
+    alarms = np.isin(codes, codes[~usual]) & (np.arange(len(whole)) >= len(recent))
+    for row in np.flatnonzero((codes > 0) & usual & ~alarms).tolist():
+        if families.of_code(int(codes[row])) is None:
             rows[int(codes[row])].append(row)
     sizes = {code: int(whole.counts[own].sum()) for code, own in rows.items()}
     largest_first = sorted(rows, key=lambda code: (-sizes[code], rows[code][0]))
@@ -343,9 +366,15 @@ def adapted_judge(
         [True] * len(rows),
         tolerances=tolerances,
         vocabulary=vocabulary,
-        first=len(parent.families.all) + 1,
+        first=len(families.all) + 1,
     )
-    return Judge(tolerances, Families((*parent.families.all, *accepted)), rising)
+    return Judge(tolerances, Families((*families.all, *accepted)), rising)
+
+
+def risen(parent: Judge, older: TrainingSessions, traffic: TrainingSessions) -> Rising:
+    """What has become more frequent with the traffic since the last adaptation; no two sessions of either are equal."""
+    rising = parent.rising or Rising(Stretch.of(CountVectors.of_sequences(older.sequences), older.counts))
+    return rising.then(Stretch.of(CountVectors.of_sequences(traffic.sequences), traffic.counts))
 
 
 def _parts(

@@ -5,11 +5,15 @@ is common today is not yet usual:
 
 - *A session that stands out to the checkpoint is not learnt from*, however often it comes. It stays an alarm.
 - *Unless what it does has become usual*: every tolerance that it breaks was broken that way by at least `RARE` of the
-  sessions on `days` different days of UTC (of fewer than 50 sessions, several together are one). So one day of traffic
+  sessions on `days` different days of UTC (of fewer than 50 sessions, several together are one); what it breaks beside
+  these may be what is no evidence by itself, a family taken for normal. So one day of traffic
   makes nothing usual that is an alarm today; a change of a few days does, at most `MOST_USUAL` such ways in one
   adaptation, the most frequent first. Who knows of a change, a rollout for example, says so and does not wait.
-- *Never without a verdict*: what a verdict called anomalous, what the training set aside, and whatever breaks the same
-  and more.
+- *What the training set aside*, and whatever breaks the same and more, has to be done by more than `MOST` of the
+  sessions on each of these days: what hardly any do at first may be what all do later, and an anomaly that is repeated
+  so often is most of the log. Who vouches for recent traffic is asked of its last day (of the last days, where it had
+  fewer than 50 sessions).
+- *Never without another verdict*: what one called anomalous, and whatever breaks the same and more.
 - *A session with a label* has the verdict of somebody, which decides for it alone.
 - *A key* gives at most `KEY_SHARE` of what is learnt, or twice its even share where there are few keys.
 - *At most `MOST_TEMPLATES` templates* are added at a time (by whoever learns them), those of the most lines.
@@ -19,7 +23,7 @@ Each template that is new is rare by itself (`Tolerances.aware_of`), lest one th
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -39,6 +43,8 @@ from detector.text.vocabulary import UNK, Vocabulary
 from detector.training.data import TrainingSessions
 
 DAYS: Final = 3
+MOST: Final = 0.5
+"""Whoever repeats an anomaly is more than this only once all others together are less."""
 KEY_SHARE: Final = 0.01
 MOST_TEMPLATES: Final = 200
 MOST_USUAL: Final = 50
@@ -99,9 +105,10 @@ def bounded(
     vectors = CountVectors.of_sequences(recent.sequences)
     _, first, which = np.unique(vectors.codes, return_index=True, return_inverse=True)
     broken = _Broken(vectors.take(first), judge, vocabulary)
+    asked = np.ones(len(days), np.bool_)
     if planned:
-        days = np.full_like(days, days.max())
-    usual_on = _usual_on(broken, which, recent.counts, days)
+        asked, days = _latest(days, recent.counts), np.full_like(days, days.max())
+    usual_on = _usual_on(broken, which, recent.counts, days, asked)
     horizon = (
         date.fromordinal(date(1970, 1, 1).toordinal() + int(days.max())) - timedelta(_FORGOTTEN_DAYS)
     ).isoformat()
@@ -114,7 +121,8 @@ def bounded(
     chosen = sorted(enough & totals.keys(), key=lambda name: (-totals[name], name))[:MOST_USUAL]
     admitted = broken.admitted(set(chosen))
     mask = admitted[which] | (recent.labels != UNLABELLED)
-    became = {name for row in np.flatnonzero(admitted).tolist() for name in broken.names(row)}
+    rows = np.flatnonzero(admitted).tolist()
+    became = {name for row in rows for name in (*broken.names(row), *broken.set_aside(row))}.intersection(chosen)
     return Bounded(
         recent.select(mask),
         recent.select(~mask),
@@ -142,11 +150,12 @@ class _Broken:
         judged = judge.tolerances.judge(vectors)
         self._found: dict[int, tuple[Way, ...]] = {}
         self._harmless = np.ones(vectors.sessions, np.bool_)
-        never = [frozenset(each.ways) for each in judge.families.all if _never_usual(each)]
-        holding: defaultdict[Way, list[frozenset[Way]]] = defaultdict(list)
-        for each in never:
-            holding[min(each, key=str)].append(each)
+        holding: defaultdict[Way, list[Family]] = defaultdict(list)
+        for each in judge.families.all:
+            if each.ways and each.is_evidence:
+                holding[min(each.ways, key=str)].append(each)
         self._never: set[int] = set()
+        self._set_aside: dict[int, list[str]] = {}
         rows = np.flatnonzero(judged.families)
         for row, found in zip(rows.tolist(), judge.tolerances.broken(vectors.take(rows)), strict=True):
             own = ways(found)
@@ -157,12 +166,19 @@ class _Broken:
             self._found[row] = own
             self._say(row, found)
             broken = set(own)
-            if any(each <= broken for way in broken for each in holding.get(way, ())):
+            held = [each for way in own for each in holding.get(way, ()) if broken.issuperset(each.ways)]
+            if any(each.verdict is not None for each in held):
                 self._never.add(row)
+            self._set_aside[row] = [name_of(each.ways) for each in held]
+            self.words.update({name_of(each.ways): each.words for each in held if len(each.ways) > 1})
 
     def names(self, row: int) -> list[str]:
         """Of the ways in which a vector breaks tolerances that are evidence."""
         return [str(way) for way in self._found.get(row, ())]
+
+    def set_aside(self, row: int) -> list[str]:
+        """Of the families that the training set aside and a vector breaks the same as, or more than."""
+        return self._set_aside.get(row, [])
 
     def never(self, row: int) -> bool:
         """Whether only a verdict makes a vector usual."""
@@ -173,19 +189,33 @@ class _Broken:
         """Of the vectors that stand out."""
         return list(self._found)
 
+    def most(self, which: Integers, counts: Integers) -> set[str]:
+        """What training set aside and more than `MOST` of the sessions do."""
+        of_row = np.bincount(which, counts, self._vectors.sessions).astype(np.int64)
+        totals: Counter[str] = Counter()
+        for row, names in self._set_aside.items():
+            totals.update(dict.fromkeys(names, int(of_row[row])))
+        return {name for name, total in totals.items() if total > MOST * counts.sum()}
+
     def admitted(self, usual: set[str]) -> Flags:
         """Which vectors are learnt from if these ways are usual."""
         found = self._harmless.copy()
         for row in self._found:
-            found[row] = row not in self._never and usual.issuperset(self.names(row))
+            found[row] = row not in self._never and usual.issuperset(self.set_aside(row)) and self._rest(row, usual)
         return found
+
+    def _rest(self, row: int, usual: set[str]) -> bool:
+        """Whether what a vector breaks beside these ways is nothing, or no evidence by itself."""
+        rest = tuple(way for way in self._found[row] if str(way) not in usual)
+        family = self._judge.families.of_code(code_of(rest)) if rest else None
+        return not rest or (family is not None and not family.is_evidence)
 
     def sessions(self, which: Integers, counts: Integers) -> dict[str, int]:
         """How many sessions break each way."""
         of_row = np.bincount(which, counts, self._vectors.sessions).astype(np.int64)
         totals: defaultdict[str, int] = defaultdict(int)
         for row in self._found:
-            for name in self.names(row):
+            for name in {*self.names(row), *self.set_aside(row)}:
                 totals[name] += int(of_row[row])
         return dict(totals)
 
@@ -212,12 +242,19 @@ class _Broken:
                 self.words[name] = in_words(each, times, self._judge.tolerances, self._vocabulary)
 
 
-def _never_usual(family: Family) -> bool:
-    return bool(family.ways) and (family.verdict == "anomalous" or (family.verdict is None and not family.accepted))
+def _latest(days: Integers, counts: Integers) -> Flags:
+    """Which sessions are of the last day, or of so many days before that they are enough, (n,)."""
+    numbers, which = np.unique(days, return_inverse=True)
+    until = np.cumsum(np.bincount(which, counts)[::-1])[::-1]
+    found: Flags = days >= numbers[until >= _DAY_SESSIONS].max(initial=numbers[0])
+    return found
 
 
-def _usual_on(broken: _Broken, which: Integers, counts: Integers, days: Integers) -> dict[str, list[str]]:
-    """The days (ISO) on which at least `RARE` of the sessions broke a way, by its name; those of too few go on."""
+def _usual_on(broken: _Broken, which: Integers, counts: Integers, days: Integers, asked: Flags) -> dict[str, list[str]]:
+    """The days (ISO) on which at least `RARE` of the sessions broke a way, by its name; those of too few go on.
+
+    Sessions that do what was set aside count where most of those that are asked do it.
+    """
     found: defaultdict[str, list[str]] = defaultdict(list)
     rows = [row for row in broken.rows if not broken.never(row)]
     first = 0
@@ -228,10 +265,11 @@ def _usual_on(broken: _Broken, which: Integers, counts: Integers, days: Integers
             continue
         first = day + 1
         of_row = np.bincount(which[today], counts[today], int(which.max()) + 1)
-        totals: defaultdict[str, float] = defaultdict(float)
+        most = broken.most(which, np.where(today & asked, counts, 0))
+        totals: Counter[str] = Counter()
         for row in rows:
-            for name in broken.names(row):
-                totals[name] += float(of_row[row])
+            if most.issuperset(broken.set_aside(row)):
+                totals.update(dict.fromkeys({*broken.names(row), *broken.set_aside(row)}, int(of_row[row])))
         iso = date.fromordinal(date(1970, 1, 1).toordinal() + day).isoformat()
         for name, total in totals.items():
             if total >= RARE * sessions:

@@ -4,6 +4,10 @@ What is learnt from recent sessions and what is replayed of before weigh so that
 `MOST_RECENT` of all. By older sessions and by recent ones that were held out the checkpoints before and after are
 compared. The sample that the new checkpoint keeps is of both, at the same weights: what no longer comes is forgotten in
 the course of adaptations, not in one.
+
+Where nearly all recent sessions are alarms, as after a release, nothing can be learnt from the others. The new
+checkpoint then scores as the one before and only knows what it saw: the new templates, and on which days what was
+usual, so that the next adaptations need not begin anew.
 """
 
 from __future__ import annotations
@@ -26,13 +30,14 @@ from detector.model.inference import Backend
 from detector.quality.fingerprint import Fingerprint, Pauses, Stream
 from detector.quality.session_sketch import session_hash, session_sketch
 from detector.scoring.calibration import WARNING_SCORE
-from detector.scoring.families import Verdict, name_of
+from detector.scoring.count_vectors import CountVectors
+from detector.scoring.families import Verdict, code_of, name_of
 from detector.scoring.judge import Judge
 from detector.scoring.scorer import Scorer
 from detector.scoring.session_pattern import SessionPatterns
 from detector.sessions_file import ANOMALOUS, NORMAL, UNLABELLED
 from detector.text.vocabulary import N_SPECIAL, Vocabulary
-from detector.training.adaptation import AdaptationOptions, Adapted, adapt
+from detector.training.adaptation import AdaptationOptions, Adapted, adapt, unchanged
 from detector.training.bounds import DAYS, Bounded, bounded
 from detector.training.data import TrainingSessions
 from detector.training.gate import Figure, compare
@@ -51,7 +56,7 @@ Integers = npt.NDArray[np.int64]
 
 
 class TooLittle(TrainingError):
-    """There are too few recent sessions that may be learnt from."""
+    """There are too few recent sessions that may be learnt from, and nothing to wait for."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,14 @@ class Renewal:
     Attributes:
         adaptation: what it did, as the manifest has it.
         bounded: what of the recent traffic was learnt from.
+        learnt: recent sessions that it learnt from; 0 where too few may be, and only what is usual by now was noted.
         figures: of before and after.
         digest: of the checkpoint that was written.
     """
 
     adaptation: Adaptation
     bounded: Bounded
+    learnt: int
     figures: tuple[Figure, ...]
     digest: str
 
@@ -165,24 +172,29 @@ def renew(
         )
     learnt, tried = _parted(found.sessions, recent)
     n, may = (int(each.counts.sum()) for each in (recent.sessions, learnt))
-    if may < LEAST_SESSIONS:
+    enough = may >= LEAST_SESSIONS
+    if not enough and not found.watched:
         raise TooLittle(f"of {n:,} recent sessions {may:,} may be learnt from; at least {LEAST_SESSIONS} are needed")
-    adapted = adapt(
-        parent,
-        *_weighed(learnt, older),
-        recent.vocabulary,
-        traffic=recent.sessions,
-        verdicts=_verdicts(sessions, older, by_pattern=bool(recent.verdicts)),
-        seed=seed,
-        device=options.device,
-        precision=options.precision,
-        kernels=options.kernels,
-        options=AdaptationOptions() if options.steps is None else _steps(options.steps),
-        progress=progress,
-    )
+    if enough:
+        adapted = adapt(
+            parent,
+            *_weighed(learnt, older),
+            recent.vocabulary,
+            traffic=recent.sessions,
+            verdicts=_verdicts(sessions, older, by_pattern=bool(recent.verdicts)),
+            seed=seed,
+            device=options.device,
+            precision=options.precision,
+            kernels=options.kernels,
+            options=AdaptationOptions() if options.steps is None else _steps(options.steps),
+            progress=progress,
+        )
+    else:
+        adapted = unchanged(parent, older, recent.sessions, recent.vocabulary)
     judge = None if adapted.judge is None else _aware(adapted.judge, adapted.vocabulary)
     after = _scorer(replace(adapted.checkpoint(parent), judge=judge), options)
-    figures = compare(before, after, older, tried.select(tried.labels != ANOMALOUS), found.held_back)
+    still = older.select(~_usual_now(parent, older, found))
+    figures = compare(before, after, still, tried.select(tried.labels != ANOMALOUS), found.held_back)
     adaptation = Adaptation(
         at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         parent=parent.digest,
@@ -195,7 +207,7 @@ def renew(
         figures={f"{each.name}.{when}": getattr(each, when) for each in figures for when in ("before", "after")},
     )
     judged_too = found.sessions.joined(found.held_back.select(found.held_back.labels != UNLABELLED))
-    kept = sample(_joined(*_weighed(judged_too, older)), seed)
+    kept = sample(_joined(*_weighed(judged_too, older)), seed) if enough else sample(older, seed)
     digest = checkpoint.save(
         output,
         model=adapted.model,
@@ -207,12 +219,22 @@ def renew(
         judge=judge,
         pace=parent.pace,
         # Of too few sessions there is none, and what drift was told by goes on to be.
-        fingerprint=_fingerprint(recent, after) or parent.manifest.fingerprint,
+        fingerprint=(_fingerprint(recent, after) if enough else None) or parent.manifest.fingerprint,
         verdict_weights=adapted.verdict_weights,
         replay=kept,
         history=(*history, adaptation),
     )
-    return Renewal(adaptation, found, tuple(figures), digest)
+    return Renewal(adaptation, found, may * enough, tuple(figures), digest)
+
+
+def _usual_now(parent: Checkpoint, older: TrainingSessions, found: Bounded) -> npt.NDArray[np.bool_]:
+    """Older sessions that were set aside and do what becomes usual, (n,)."""
+    if parent.judge is None:
+        return np.zeros(len(older), np.bool_)
+    usual = {each.name for each in found.usual}
+    codes = [code_of(each.ways) for each in parent.judge.families.all if name_of(each.ways) in usual]
+    judged = parent.judge.tolerances.judge(CountVectors.of_sequences(older.sequences))
+    return np.isin(judged.families, np.array(codes, np.uint64))
 
 
 def _fingerprint(recent: Recent, after: Scorer) -> Fingerprint | None:

@@ -307,7 +307,12 @@ def _tell(renewal: Renewal, options: RenewalOptions, console: Console) -> None:
     """What may change, what may not, and the figures before and after."""
     found, watched = renewal.bounded, renewal.adaptation.watched
     learnt, held = int(found.sessions.counts.sum()), int(found.held_back.counts.sum())
-    _say(console, f"learnt from {learnt:,} of the recent sessions")
+    if renewal.learnt:
+        _say(console, f"learnt from {learnt:,} of the recent sessions")
+    else:
+        _say(
+            console, f"{learnt:,} of the recent sessions are no alarms, too few to learn from: nothing scores otherwise"
+        )
     if found.of_one_key:
         _say(console, f"{found.of_one_key:,} were beyond the share of their key")
     if held:

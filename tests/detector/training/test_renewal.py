@@ -40,12 +40,21 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return load(place)
 
 
-def day(parent: Checkpoint, output: Path, number: int, rolled: float, attacks: Sequence[np.ndarray]) -> Renewal:
-    """Adapt to a day of 600 sessions, a share of which has a new template, and 150 attacks of each kind besides."""
+def day(
+    parent: Checkpoint,
+    output: Path,
+    number: int,
+    rolled: float,
+    attacks: Sequence[np.ndarray],
+    *,
+    attack_share: float = 0.2,
+    options: RenewalOptions = OPTIONS,
+) -> Renewal:
+    """Adapt to a day of 600 sessions, a share of which has a new template, and attacks of each kind besides."""
     rng = np.random.default_rng(number)
     sessions, _ = stream(600, seed=number)
     rows = [np.append(each, ROLLED) if rng.random() < rolled else each for each in sessions]
-    rows += [each for attack in attacks for each in [attack] * 150]
+    rows += [each for attack in attacks for each in [attack] * round(600 * attack_share / (1 - attack_share))]
     keys = [f"{number}/{row}" for row in range(len(rows))]
     recent = Recent(
         TrainingSessions.of(rows, None, None, keys),
@@ -54,7 +63,7 @@ def day(parent: Checkpoint, output: Path, number: int, rolled: float, attacks: S
         lambda key: int(key.rpartition("/")[2]) % 5 == 0,
     )
     assert parent.replay is not None
-    return renew(parent, recent, parent.replay, output, options=OPTIONS)
+    return renew(parent, recent, parent.replay, output, options=options)
 
 
 def finals(checkpoint: Checkpoint, sessions: Sequence[np.ndarray]) -> np.ndarray:
@@ -135,17 +144,47 @@ def test_what_is_kept_for_replay_is_bounded_and_of_both(parent: Checkpoint, tmp_
 
 
 def test_too_few_sessions_that_may_be_learnt_from_are_refused(parent: Checkpoint, tmp_path: Path) -> None:
-    rows = [ATTACK] * 100
+    rows = [ATTACK] * 49 + [np.delete(ATTACK, 6)] * 49
     recent = Recent(
-        TrainingSessions.of(rows, None, None, [f"k{row}" for row in range(100)]),
-        np.full(100, 20_000),
+        TrainingSessions.of(rows, None, None, [f"k{row}" for row in range(98)]),
+        np.full(98, 20_000),
         VOCABULARY,
         lambda key: False,
     )
     assert parent.replay is not None
-    with pytest.raises(TooLittle, match="of 100 recent sessions 0 may be learnt from"):
+    with pytest.raises(TooLittle, match="of 98 recent sessions 49 may be learnt from"):
         renew(parent, recent, parent.replay, tmp_path / "model", options=OPTIONS)
     assert not (tmp_path / "model").exists()
+
+
+def test_days_on_which_nothing_can_be_learnt_count_until_what_all_do_is_usual(
+    parent: Checkpoint, tmp_path: Path
+) -> None:
+    rolled, now, learnt = [np.append(each, ROLLED) for each in FRESH], parent, []
+    for number in range(3):
+        before = finals(replace(now, vocabulary=parent.vocabulary.merged(NEW)), [*FRESH, *rolled])
+        done = day(now, tmp_path / str(number), number, rolled=1, attacks=[])
+        assert not done.worse
+        learnt.append(done.learnt)
+        now = load(tmp_path / str(number))
+        if number < 2:
+            assert list(done.adaptation.watched[f"+{ROLLED}"]) == ["2024-10-04", "2024-10-05"][: number + 1]
+            after = finals(now, [*FRESH, *rolled])
+            assert (after >= 0.7).tolist() == (before >= 0.7).tolist()
+            assert now.manifest.fingerprint == parent.manifest.fingerprint
+            assert now.vocabulary.templates[-2:] == NEW.templates
+    assert learnt[:2] == [0, 0] < learnt[2:]
+    found = finals(now, rolled)
+    assert (found[~ODD] >= 0.7).mean() <= 0.02
+    assert (found[ODD] >= 0.7).mean() >= 0.99
+
+
+def test_what_was_set_aside_and_all_do_now_is_usual_for_who_vouches(parent: Checkpoint, tmp_path: Path) -> None:
+    options = replace(OPTIONS, planned=True, steps=80)
+    done = day(parent, tmp_path / "one", 0, rolled=0, attacks=[ATTACK], attack_share=0.6, options=options)
+    assert not done.worse
+    assert f"+{FAILED}" in {each.name for each in done.adaptation.usual}
+    assert finals(load(tmp_path / "one"), [ATTACK])[0] < 0.7
 
 
 def test_a_checkpoint_that_finds_less_or_expects_less_is_told_by_the_figure(parent: Checkpoint) -> None:
