@@ -73,7 +73,11 @@ def json_lines(text: bytes) -> list[tuple[int, bytes]] | None:
 
 def element_json(element: object) -> bytes:
     """The JSON text of a document, in ASCII, so that it is the same in any encoding."""
-    return json.dumps(element, separators=(",", ":")).encode()
+    try:
+        text = orjson.dumps(element)
+    except orjson.JSONEncodeError:  # a number too large for it, or more levels
+        text = b"\xff"
+    return text if text.isascii() else json.dumps(element, separators=(",", ":")).encode()
 
 
 def compact_json(value: object) -> str:

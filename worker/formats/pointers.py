@@ -208,7 +208,9 @@ class Split:
 
 def written_path(path: Path) -> str:
     """The JSON pointer of a path."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+    return "".join(
+        [f"/{step}" if isinstance(step, int) else "/" + step.replace("~", "~0").replace("/", "~1") for step in path]
+    )
 
 
 def alone(node: object, path: Path) -> object:

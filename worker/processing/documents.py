@@ -31,9 +31,8 @@ class _Place(NamedTuple):
     text: bytes  # of the line or the value, in case it is no document
 
     def __str__(self) -> str:
-        line = "" if self.line is None else f"line {self.line}"
         path = f"at {written_path(self.path)}" if self.path else ""
-        return " ".join(filter(None, (line, path)))
+        return path if self.line is None else f"line {self.line} {path}".rstrip()
 
     def alone(self) -> bytes:
         return self.text if self.root is _NO_DOCUMENT else element_json(alone(self.root, self.path))
