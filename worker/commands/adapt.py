@@ -294,7 +294,7 @@ def _learning(console: Console) -> Iterator[Callable[[TrainingProgress], None]]:
     yield report
     lines.end()
     if last is None:
-        _say(console, "no recent session surprises the model, which stays as it is; what is usual is learnt anew")
+        _say(console, "the model stays as it is: nothing that may be learnt surprises it")
     else:
         _say(
             console,
