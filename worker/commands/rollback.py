@@ -86,14 +86,14 @@ def roll_back(place: Path, to: str | None) -> tuple[Version, Version]:
 
 def as_table(versions: Sequence[ShownVersion]) -> Table:
     """The versions for a terminal."""
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("version", "", "adapted at", "templates", "made usual", "held back"):
-        numeric = name in ("templates", "made usual", "held back")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("version", "", "adapted at", "templates", "usual", "held back"):
+        numeric = name in ("templates", "usual", "held back")
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for each in versions:
         table.add_row(
             each.version,
-            "scores" if each.current else "",
+            "now" if each.current else "",
             (each.at or "")[:16].replace("T", " "),
             f"{each.templates:,}",
             f"{each.usual:,}" if each.at else "",
