@@ -99,15 +99,16 @@ class Batch:
     def dead_letters(self) -> list[list[DeadLetter]]:
         """Return the dead letters of each part, in the order of the items."""
         letters: list[list[DeadLetter]] = [[] for _ in self.parts]
-        for item in sorted(self.faults):
-            row = int(self.item_rows[item])
-            part = bisect_right(self.starts, row) - 1
+        items, starts = sorted(self.faults), np.array(self.starts)
+        rows = self.item_rows[np.array(items, np.int64)]
+        parts = np.searchsorted(starts, rows, side="right") - 1
+        for item, part, row in zip(items, parts.tolist(), (rows - starts[parts]).tolist(), strict=True):
             reason, message = self.faults[item]
             place = self.places.get(item)
             letters[part].append(
-                DeadLetter(row - self.starts[part], reason, message)
+                DeadLetter(row, reason, message)
                 if place is None
-                else DeadLetter(row - self.starts[part], reason, f"{place}: {message}", place.alone())
+                else DeadLetter(row, reason, f"{place}: {message}", place.alone())
             )
         return letters
 
