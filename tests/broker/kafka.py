@@ -153,18 +153,8 @@ class KafkaBroker:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent
             )
-        # Tried again and again: by itself the client lets up to ten seconds pass.
-        patience = {"reconnect.backoff.max.ms": 100, "log_level": 0}
-        admin = AdminClient({"bootstrap.servers": self.bootstrap, **patience})
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
-            with contextlib.suppress(Exception):
-                if admin.list_topics(timeout=1.0).brokers:
-                    return self
-        self.kill()
-        raise RuntimeError(f"the Kafka broker did not start:\n{self._log.read_text()[-4000:]}")
+        self._wait_for_an_answer("did not start")
+        return self
 
     def stop(self) -> None:
         """Stop cleanly (SIGTERM) and wait."""
@@ -180,15 +170,31 @@ class KafkaBroker:
         os.kill(self._process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on after `pause`."""
+        """Let it go on after `pause`, and wait until it answers, as `start` does."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT)
+        self._wait_for_an_answer("does not answer after a pause")
 
     @property
     def pid(self) -> int:
         """The process's number."""
         assert self._process is not None
         return self._process.pid
+
+    def _wait_for_an_answer(self, problem: str) -> None:
+        # Tried again and again: by itself the client lets up to ten seconds pass.
+        patience = {"reconnect.backoff.max.ms": 100, "log_level": 0}
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, **patience})
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                break
+            with contextlib.suppress(Exception):
+                if admin.list_topics(timeout=1.0).brokers:
+                    return
+        self.kill()
+        raise RuntimeError(f"the Kafka broker {problem}:\n{self._log.read_text()[-4000:]}")
 
     @property
     def _log(self) -> Path:

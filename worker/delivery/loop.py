@@ -63,7 +63,7 @@ _LEAVE_SHARE = 0.7  # of what is then left of a stop; the rest is for closing th
 _log = structlog.get_logger(__name__)
 
 # Whether rebalance callbacks can come: not while working; from a poll between two batches; from a poll amid one.
-_Doing = Literal["working", "polling", "waiting"]
+_Doing = Literal["working", "polling", "waiting", "leaving"]
 
 
 @dataclass(slots=True)
@@ -199,7 +199,7 @@ class Worker:
             self._abort(self._abort_by, error.cause)
 
     def _leave(self) -> None:
-        with self._while_doing("polling"):
+        with self._while_doing("leaving"):
             self._source.close(self._stop.part(_LEAVE_SHARE))
         self._sink.close(self._stop)
         self._snapshots.close()
@@ -420,7 +420,9 @@ class Worker:
     # -- partitions come and go ------------------------------------------------------------------------------------
 
     def on_assigned(self, partitions: Sequence[Partition]) -> None:
-        """Restore and start newly assigned partitions."""
+        """Restore and start newly assigned partitions; those that come while the worker leaves go back as they are."""
+        if self._doing == "leaving":
+            return
         self._report.joined = True
         self._metrics.rebalanced("assigned")
         self._source.start(self._restore(partitions))

@@ -200,6 +200,7 @@ class MemorySource:
         return None
 
     def close(self, deadline: Deadline) -> None:  # noqa: ARG002  nothing to wait for
+        self._rebalance()  # what was under way still comes
         if self._positions and self._listener is not None:
             self._listener.on_revoked(tuple(self._positions))
 

@@ -214,6 +214,32 @@ def test_a_last_commit_that_is_aborted_leaves_everything_to_the_next_worker() ->
     assert by_partition(broker) == undisturbed(filled, *RULES)
 
 
+def test_partitions_that_come_while_a_worker_leaves_are_not_read_and_do_not_hold_it_up() -> None:
+    broker = filled()
+    small = SmallWorker(broker, small_settings(*RULES), partitions=[0])
+    asked: list[Partition] = []
+    committed = small.source.committed
+
+    def undecided(partitions: Sequence[Partition], stopping: Callable[[], bool]) -> dict[Partition, Committed | None]:
+        asked.extend(partitions)
+        if P1 in partitions:
+            raise TransactionAborted("told to stop while the committed offsets were undecided", "stop")
+        return committed(partitions, stopping)
+
+    small.source.committed = undecided  # type: ignore[method-assign]
+    leave = small.source.close
+
+    def close(deadline: Deadline) -> None:
+        small.source.assign_next.append(P1)
+        leave(deadline)
+
+    small.source.close = close  # type: ignore[method-assign]
+    small.run([None] * 40)
+    assert asked == [Partition(INPUT, 0)]
+    SmallWorker(broker, small_settings(*RULES)).run([None] * 40)
+    assert by_partition(broker) == undisturbed(filled, *RULES)
+
+
 def test_a_worker_that_cannot_go_on_leaves_the_group_and_commits_nothing() -> None:
     broker = filled()
     small = SmallWorker(broker, small_settings(*RULES, "worker.commit_interval=30s"))
