@@ -425,8 +425,8 @@ class Pipeline:
                 job.touched = SessionColumns.joined([job.touched, job.opened.sessions.at(slots[may_tell])])
 
     def _numbers(self, jobs: Sequence[Job]) -> Column | None:
-        """Of the sessions, those that closed and those touched; None where none is scored before it closes."""
-        if not self._early:
+        """Of the sessions, those that closed and those touched; None where no states of open ones are kept."""
+        if not (self._early and self._keeps_states):
             return None
         closed = [job.opened.sessions.numbers(job.closed.sessions.order) for job in jobs]
         touched = [job.opened.sessions.numbers(job.touched.order) for job in jobs if job.touched is not None]
