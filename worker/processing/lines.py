@@ -1,6 +1,5 @@
 """Lines on their way to events, and what became of their records: the columns that the decoder's parts work on."""
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -99,10 +98,9 @@ class Batch:
     def dead_letters(self) -> list[list[DeadLetter]]:
         """Return the dead letters of each part, in the order of the items."""
         letters: list[list[DeadLetter]] = [[] for _ in self.parts]
-        items, starts = sorted(self.faults), np.array(self.starts)
-        rows = self.item_rows[np.array(items, np.int64)]
-        parts = np.searchsorted(starts, rows, side="right") - 1
-        for item, part, row in zip(items, parts.tolist(), (rows - starts[parts]).tolist(), strict=True):
+        items = sorted(self.faults)
+        parts, rows = self._places_of(items)
+        for item, part, row in zip(items, parts.tolist(), rows.tolist(), strict=True):
             reason, message = self.faults[item]
             place = self.places.get(item)
             letters[part].append(
@@ -114,17 +112,22 @@ class Batch:
 
     def ignored_lines(self) -> list[int]:
         """Return the number of ignored lines of each part."""
-        return self._of_parts(self.ignored.items())
+        return self._of_parts(list(self.ignored), list(self.ignored.values()))
 
     def skipped_items(self) -> list[int]:
         """Return the number of skipped items of each part."""
-        return self._of_parts((item, 1) for item in self.skipped)
+        return self._of_parts(list(self.skipped), [1] * len(self.skipped))
 
-    def _of_parts(self, counts: Iterable[tuple[int, int]]) -> list[int]:
-        sums = [0 for _ in self.parts]
-        for item, count in counts:
-            sums[bisect_right(self.starts, int(self.item_rows[item])) - 1] += count
-        return sums
+    def _of_parts(self, items: Sequence[int], counts: Sequence[int]) -> list[int]:
+        sums = np.zeros(len(self.parts), np.int64)
+        np.add.at(sums, self._places_of(items)[0], counts)
+        return sums.tolist()
+
+    def _places_of(self, items: Sequence[int]) -> tuple[Rows, Rows]:
+        """The part of each item, and the row in it."""
+        starts, rows = np.array(self.starts), self.item_rows[np.array(items, np.int64)]
+        parts = np.searchsorted(starts, rows, side="right") - 1
+        return parts, rows - starts[parts]
 
 
 @dataclass(frozen=True)
