@@ -84,7 +84,9 @@ def test_generated_faults_are_shown_while_they_stream_and_sigterm_ends_the_worke
             first.send_signal(getattr(signal, image()["STOPSIGNAL"]))
             assert process.wait(_PATIENCE_S) == 0, log.read_text()[-4000:]
         assert '"event":"stopped"' in log.read_text().splitlines()[-1]
-        assert '"level":"warning"' not in log.read_text()
+        # A broker that has just begun may keep one waiting on a slow machine, and then that is said.
+        loud = [line for line in log.read_text().splitlines() if '"level":"warning"' in line]
+        assert [line for line in loud if '"event":"broker_away"' not in line] == []
         code, printed = clean_root.run(entrypoint=healthy)
         assert code == 1, f"{shlex.join(healthy)}: {printed}"
     finally:

@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -368,6 +368,7 @@ class Worker:
             progress = self._progress[partition]
             pointer = pointers.get(partition, progress.pointer)
             if pointer is not None and (position != progress.committed or partition in pointers):
+                pointer = replace(pointer, told=self._pipeline.told(partition, pointer.position))
                 offsets[partition] = Committed(position, pointer.to_metadata(self._settings.instance))
         if offsets or self._unsent_commit:
             self._sink.commit(offsets, self._source.group_metadata, deadline)
@@ -398,7 +399,8 @@ class Worker:
         """
         partitions, began = tuple(self._progress), self._clock()
         for partition in partitions:
-            self._pipeline.look_back(partition)
+            if self._pipeline.look_back(partition):
+                self._progress[partition].pointer = None  # that snapshot does not know it
         self._commit(snapshots=partitions)
         self._snapshots.give_up(partitions)  # of an older vocabulary, and of before what was committed last
         try:

@@ -57,9 +57,12 @@ class Start:
     pointer: SnapshotPointer | None = None
 
     @property
-    def state(self) -> tuple[SessionsState | None, AdaptiveState | None, pa.RecordBatch | None, int | None]:
+    def state(
+        self,
+    ) -> tuple[SessionsState | None, AdaptiveState | None, pa.RecordBatch | None, int | None, str | None]:
         """What `Pipeline.open` goes on from."""
-        return self.sessions, self.thresholds, self.texts, None if self.pointer is None else self.pointer.feedback
+        since = (None, "") if self.pointer is None else (self.pointer.feedback, self.pointer.told)
+        return self.sessions, self.thresholds, self.texts, *since
 
 
 class _Reread(NamedTuple):

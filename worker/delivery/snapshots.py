@@ -34,6 +34,7 @@ from pydantic import ValidationError
 from worker.errors import SnapshotError
 from worker.processing.adaptive import AdaptiveState
 from worker.processing.clock import NO_TIME, ClockState, Event
+from worker.processing.early_told import checked
 from worker.processing.line_texts import SCHEMA as TEXTS
 from worker.processing.origins import NumberedOrigins, Origins
 from worker.processing.records import Partition
@@ -44,8 +45,8 @@ WITH_ORIGINS: Final = 4  # the format of events from token records
 _WITHOUT_WAITING: Final = 2  # the format before waiting events, which is still read
 _WITH_TEXTS: Final = 5
 _READ: Final = (_WITHOUT_WAITING, FORMAT_VERSION, WITH_ORIGINS, _WITH_TEXTS)
-POINTER_VERSION: Final = 2  # version 1 did not name the worker
-_MAY_BE_ABSENT: Final = ("feedback",)  # of a pointer, where the application has none
+POINTER_VERSION: Final = 3  # version 1 did not name the worker, version 2 not what was told early
+_MAY_BE_ABSENT: Final = ("feedback", "told")  # of a pointer: where the application has none, and where it is not known
 
 _MAGIC: Final = b"logmamba"
 _HEADER: Final = struct.Struct(">8sHII32s")
@@ -94,6 +95,8 @@ class SnapshotPointer:
     parts: int
     # Version of the verdicts that what came since the snapshot was judged by (`worker.processing.feedback`).
     feedback: int | None = None
+    # What early records told since the snapshot (`worker.processing.early_told`); None where that is not known.
+    told: str | None = None
 
     def to_metadata(self, worker: str) -> str:
         """The metadata string: JSON, far below the broker's limit of 4,096 bytes.
@@ -109,7 +112,7 @@ class SnapshotPointer:
         """Read a committed offset's metadata string; None when it names no snapshot.
 
         Raises:
-            SnapshotError: If the string is not one that `to_metadata` of this version or the one before wrote.
+            SnapshotError: If the string is not one that `to_metadata` of this version or one before wrote.
         """
         if not metadata:
             return None
@@ -120,14 +123,18 @@ class SnapshotPointer:
         if not isinstance(found, dict):
             raise SnapshotError(f"offset metadata: not a JSON object: {metadata[:200]!r}")
         version = found.pop("version", None)
-        if version not in (1, POINTER_VERSION):
-            raise SnapshotError(f"offset metadata: version {version!r}, this worker reads 1 and {POINTER_VERSION}")
+        if version not in range(1, POINTER_VERSION + 1):
+            raise SnapshotError(f"offset metadata: version {version!r}, this worker reads 1 to {POINTER_VERSION}")
         if version > 1 and not isinstance(found.pop("worker", None), str):
             raise SnapshotError("offset metadata: names no worker")
         names = [field.name for field in fields(cls) if field.name in found or field.name not in _MAY_BE_ABSENT]
         if sorted(found) != sorted(names):
             raise SnapshotError(f"offset metadata: has {sorted(found)}, expected {sorted(names)}")
-        for name in names:
+        try:
+            checked(found.get("told", ""))
+        except (TypeError, ValueError) as error:
+            raise SnapshotError(f"offset metadata: told is {found['told']!r}: {error}") from None
+        for name in set(names) - {"told"}:
             least = 1 if name == "parts" else 0
             if type(found[name]) is not int or found[name] < least:
                 raise SnapshotError(f"offset metadata: {name} is {found[name]!r}; allowed: an integer from {least}")

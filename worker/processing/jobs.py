@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from worker.processing.adaptive import AdaptiveThresholds
+from worker.processing.early_told import EarlyTold
 from worker.processing.line_texts import LineTexts
 from worker.processing.origins import EVENT_BITS, OriginsOfOpen
 from worker.processing.records import Partition, Records
@@ -23,6 +24,7 @@ class OpenPartition:
     opened_at: float  # monotonic seconds
     adaptive: AdaptiveThresholds | None
     texts: LineTexts | None  # where records have them
+    told: EarlyTold  # by early records of the sessions, since the snapshot
     newest_ms: int | None = None  # Kafka timestamp of the latest record
     same_feedback: bool = True  # whether what was told since the snapshot was judged by the verdicts that hold now
     late_events: int = 0  # of those of the sessions, what is counted already
@@ -33,6 +35,11 @@ class OpenPartition:
     def event_bits(self) -> int:
         """By how many bits an event's offset, and a cause's, is greater than the record's."""
         return 0 if self.origins is None else EVENT_BITS
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether what was told early before it was live is still to be found out, by scoring what was read again."""
+        return self.told.since is None and self.position >= self.live_from
 
     @property
     def live_cause(self) -> int:

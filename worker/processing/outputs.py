@@ -19,7 +19,7 @@ from worker.observability.metrics import Metrics
 from worker.processing import severity_loop as loop
 from worker.processing.adaptive import LOWEST
 from worker.processing.feedback import Applied, Feedback
-from worker.processing.jobs import Job
+from worker.processing.jobs import Job, OpenPartition
 from worker.processing.origins import Origins
 from worker.processing.paced import both_reasons, raised
 from worker.processing.record_columns import BY_BITS, KINDS, NOT_CLOSED, Form, RecordColumns, Told
@@ -168,13 +168,18 @@ class OutputMaker:
         alerted = subjects.sessions.alerted.copy()
         outputs = self._outputs(jobs, closed, subjects, alerted, origin)
         at = len(closed)
-        for _, touched, rows in crossing:
-            touched.alerted[rows] = alerted[at : at + len(rows)]
+        _forget_closed(jobs, closed, subjects, alerted)
+        for number, touched, rows in crossing:
+            now = alerted[at : at + len(rows)]
+            _remember(jobs[number].opened, touched.select(rows), now)
+            touched.alerted[rows] = now
             at += len(rows)
         for job in jobs:
             if job.touched is not None:
                 job.touched.evaluated[:] = job.touched.lengths
                 job.opened.sessions.note(job.touched)
+                if job.opened.looks_back:
+                    job.opened.told.since = job.opened.position
         return outputs
 
     def least_told(self, job: Job) -> NDArray[np.float64]:
@@ -273,7 +278,10 @@ class OutputMaker:
                     causes[row], places[row] = waited.cause_offset, 2 * waited.after
         scores = subjects.scores.scores[at].astype(np.float64)
         closed_by, order = np.full(len(of), NOT_CLOSED), sessions.order[of]
-        return _Rows(numbers, causes, places, order, events + 1, of, closed_by, scores)
+        rows = _Rows(numbers, causes, places, order, events + 1, of, closed_by, scores)
+        # Of what is published already whoever published it has said which early records there are, if it is known.
+        known = [0 if job.opened.told.since is None else job.opened.live_cause for job in jobs]
+        return rows.select(np.flatnonzero(causes >= np.array(known, np.int64)[numbers]))
 
     def _crossing(self, sessions: SessionColumns, scores: Scores) -> tuple[Column, Column]:
         """The events, not looked at before, that may take their sessions across a threshold, by session and number."""
@@ -436,6 +444,21 @@ def _places(
         which.append(found.setdefault(place, len(found)))
         starts.append(start)
     return list(found), np.array(which, np.int64), np.array(starts, np.int64)
+
+
+def _forget_closed(jobs: Sequence[Job], closed: ClosedSessions, subjects: _Subjects, alerted: Column) -> None:
+    """What early records told of sessions that closed need not be known once their final ones are published."""
+    for row in np.flatnonzero(alerted[: len(closed)]).tolist():
+        opened, session = jobs[subjects.jobs[row]].opened, closed.sessions[row]
+        if closed.causes[row] >= opened.live_cause:
+            opened.told.closed(session.first_offset, session.key.encode())
+
+
+def _remember(opened: OpenPartition, sessions: SessionColumns, alerted: Column) -> None:
+    """What early records have told of open sessions by now."""
+    for row in np.flatnonzero(alerted != sessions.alerted).tolist():
+        session = sessions[row]
+        opened.told.tell(session.first_offset, session.key.encode(), opened.position - 1, int(alerted[row]))
 
 
 def _origins(jobs: Sequence[Job], subjects: _Subjects) -> Origins | None:

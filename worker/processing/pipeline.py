@@ -29,6 +29,7 @@ from worker.processing.counted_decoder import CountedDecoder
 from worker.processing.dead_letters import dead_letter
 from worker.processing.decoder import Decoder, Events, LineEncoder
 from worker.processing.drift import DriftWatch
+from worker.processing.early_told import EarlyTold
 from worker.processing.feedback import Feedback
 from worker.processing.fit import check_fit
 from worker.processing.jobs import Job, OpenPartition
@@ -150,12 +151,13 @@ class Pipeline:
         thresholds: AdaptiveState | None = None,
         texts: pa.RecordBatch | None = None,
         feedback: int | None = None,
+        told: str | None = "",
     ) -> None:
         """Begin, or begin again, with a partition, whose outputs start at `live_from`.
 
         `sessions` were open at `position`, `thresholds` is what its adaptive thresholds had learnt by then, `texts` are
-        those of the sessions' lines, and `feedback` is the version of the verdicts that the outputs from there to
-        `live_from` were judged by.
+        those of the sessions' lines, `feedback` is the version of the verdicts that the outputs from there to
+        `live_from` were judged by, and `told` is what `told` said of them; None where nobody did.
 
         Raises:
             RunError: the sessions are of lines, and token records are read, or the reverse.
@@ -171,7 +173,10 @@ class Pipeline:
             adaptive = AdaptiveThresholds(fixed, rate, self.scorer.checkpoint, thresholds)
         now = time.monotonic()
         kept = LineTexts(texts) if self._most_text else None
-        opened = OpenPartition(Sessions(self._rules, sessions), position, live_from, position, now, adaptive, kept)
+        before = EarlyTold(told, position)
+        opened = OpenPartition(
+            Sessions(self._rules, sessions), position, live_from, position, now, adaptive, kept, before
+        )
         opened.same_feedback = feedback == self.feedback_version
         if self._tokens:
             opened.origins = OriginsOfOpen(None if sessions is None else sessions.origins)
@@ -237,15 +242,22 @@ class Pipeline:
             None if opened.texts is None else opened.texts.state(),
         )
 
-    def look_back(self, partition: Partition) -> None:
-        """Find out what was told early of a live partition's open sessions before a replay, which looks at none.
+    def told(self, partition: Partition, position: int) -> str | None:
+        """What early records told since a snapshot of this position, for `open`; None where that is not known."""
+        return self._open[partition].told.text(position)
 
-        Their final records take it back where they do not bear it out; another checkpoint could not know it.
+    def look_back(self, partition: Partition) -> bool:
+        """Find out what was told early of a live partition's open sessions before it was live, if nobody said it.
+
+        Their final records take it back where they do not bear it out; another checkpoint could not know it. Returns
+        whether there was anything to find out, which earlier snapshots do not know.
         """
         opened = self._open[partition]
-        if self._early:
-            told = self._scored([Job(partition, opened, ClosedSessions.of(()), touched=opened.sessions.behind())])
-            assert not told, f"{partition}: only what is replayed is left to look at"
+        if not (self._early and opened.looks_back):
+            return False
+        told = self._scored([self._job(partition, opened, ClosedSessions.of(()))])
+        assert not told, f"{partition}: only what is replayed is left to look at"
+        return True
 
     @property
     def holds(self) -> bool:
@@ -256,7 +268,7 @@ class Pipeline:
         """Nothing is left before `end`: a replay whose last records no longer exist is over."""
         opened = self._open[partition]
         if opened.position < opened.live_from <= end:
-            self._advance(partition, opened, opened.live_from)
+            self._advance(partition, opened, opened.live_from, ClosedSessions.of(()))
 
     # -- records in, outputs out -----------------------------------------------------------------------------------
 
@@ -287,7 +299,7 @@ class Pipeline:
                 if opened.texts is not None:
                     opened.texts.add(events, next(texts))
                     opened.texts.take(closed)
-                self._advance(partition, opened, records.last_offset + 1)
+                self._advance(partition, opened, records.last_offset + 1, closed)
                 opened.newest_ms = records.last_ms
                 if opened.position <= opened.live_from:
                     self._metrics.replayed(len(records.offsets))
@@ -321,8 +333,13 @@ class Pipeline:
             origins.add(events.offsets, events.origins)
 
     @staticmethod
-    def _advance(partition: Partition, opened: OpenPartition, position: int) -> None:
+    def _advance(partition: Partition, opened: OpenPartition, position: int, closed: ClosedSessions) -> None:
         if opened.position < opened.live_from <= position:
+            # Known from here on. Of these sessions nothing is scored again that came before.
+            begun = opened.sessions.begun_at(opened.told.first_offsets)
+            opened.told.add_to(begun)
+            opened.sessions.note(begun)
+            opened.told.add_to(closed.sessions)
             took = round(time.monotonic() - opened.opened_at, 3)
             _log.info(
                 "partition_live", partition=str(partition), replayed=opened.live_from - opened.replay_from, seconds=took
@@ -366,6 +383,11 @@ class Pipeline:
             for each in opened.sessions.shared_causes:
                 place = each._replace(after=each.after - all_closed + len(closed))
                 job.shared.setdefault((each.offset, each.time), place)
+            if opened.looks_back:
+                job.touched = opened.sessions.behind()
+                if not len(job.touched):
+                    opened.told.since = opened.position
+                return job
             job.grown = opened.sessions.grown(LONG, ALARMED, self.scorer.known_events)
             job.touched = opened.sessions.touched(LONG)
             alarmed = (job.touched.alerted & ALARMED) != 0

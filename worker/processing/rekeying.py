@@ -126,13 +126,14 @@ class Rekeying:
         thresholds: AdaptiveState | None = None,
         texts: pa.RecordBatch | None = None,
         feedback: int | None = None,
+        told: str | None = "",
     ) -> None:
         """Begin, or begin again, with a partition; what lies before `live_from` is written already.
 
         Raises:
             RunError: the application has scored before: it has sessions that would never be.
         """
-        del texts, feedback  # which only sessions have
+        del texts, feedback, told  # which only sessions have
         if thresholds is not None or (sessions is not None and (len(sessions.keys) or sessions.clock.waiting)):
             raise RunError(
                 f"{partition}: the state of this application holds sessions, so it was logmamba run's; allowed: an "
@@ -187,8 +188,15 @@ class Rekeying:
         del partition
         return NoSessions(), None, None
 
-    def look_back(self, partition: Partition) -> None:
+    def told(self, partition: Partition, position: int) -> str:
+        """Nothing."""
+        del partition, position
+        return ""
+
+    def look_back(self, partition: Partition) -> bool:
         """There is nothing to look at."""
+        del partition
+        return False
 
     def reached_end(self, partition: Partition, end: int) -> None:
         """Nothing is left before `end`: no line waits for this partition, and a replay is over, too."""

@@ -177,6 +177,12 @@ class Sessions:
         """Numbers for sessions by their `order`, above 0, that no others of this process have until the next call."""
         return (self._serial << _ORDER_BITS) + order
 
+    def begun_at(self, first_offsets: Column) -> SessionColumns:
+        """The open sessions that have these first offsets; `note` takes them."""
+        slots = np.empty(len(self), np.int64)
+        loop.in_order(self._columns, slots)
+        return self._gathered(slots[np.isin(self._columns.rows[slots, loop.FIRST_OFFSET], first_offsets)])
+
     def behind(self) -> SessionColumns:
         """The open sessions with events that the scorer has not looked at (`Session.evaluated`); `note` takes them."""
         slots, links = np.empty(len(self), np.int64), self._columns.links

@@ -88,8 +88,8 @@ def test_a_replay_with_adaptive_thresholds_learns_from_what_closes_and_publishes
     records = Records(INPUT, 0, [*range(6)], lines, None, None, None)
     live, replaying = (Pipeline(use, OddScorer(), Metrics()) for _ in range(2))
     live.open(P0)
-    replaying.open(P0, position=0, live_from=6)
     severities = [output.severity for output in live.process([records])]
+    replaying.open(P0, position=0, live_from=6, told=live.told(P0, 0))
     assert severities == [None, "normal", "critical", "critical", "critical"]
     assert replaying.process([records]) == []
     assert replaying.state(P0) == live.state(P0)
@@ -98,7 +98,10 @@ def test_a_replay_with_adaptive_thresholds_learns_from_what_closes_and_publishes
     assert thresholds.highest == (0.0, 1.0)
 
 
-def test_events_that_nobody_looked_at_before_the_thresholds_were_adaptive_are_judged_by_the_fixed_ones() -> None:
+@pytest.mark.parametrize(("told", "severities"), [(None, []), ("", ["warning"])])
+def test_events_that_nobody_looked_at_before_the_thresholds_were_adaptive_are_judged_by_the_fixed_ones(
+    told: str | None, severities: list[str]
+) -> None:
     fixed = ("scoring.warning=0.45", "scoring.critical=0.9")
     before = Pipeline(small_settings(*fixed, "scoring.early=false"), OddScorer(), Metrics())
     before.open(P0)
@@ -108,9 +111,10 @@ def test_events_that_nobody_looked_at_before_the_thresholds_were_adaptive_are_ju
         checkpoint=OddScorer.checkpoint, target_rate=0.05, sessions=0, highest=(), proposed=((0.6, 0.95),) * 9
     )
     pipeline = Pipeline(small_settings(*fixed, "scoring.adaptive={target_rate: 0.05}"), OddScorer(), Metrics())
-    pipeline.open(P0, 2, 2, sessions, learnt)
-    # Event 1 has a score of 0.5, a warning once; event 2 one of 0.67, a warning now.
-    assert pipeline.process([Records(INPUT, 0, [2], [b"a odd"], None, None, None)]) == []
+    pipeline.open(P0, 2, 2, sessions, learnt, told=told)
+    # Event 1 has a score of 0.5, a warning once, which was told if nobody knows; event 2 one of 0.67, a warning now.
+    found = pipeline.process([Records(INPUT, 0, [2], [b"a odd"], None, None, None)])
+    assert [output.severity for output in found] == severities
 
 
 REORDERED = Vocabulary((*VOCABULARY.templates[2:], *VOCABULARY.templates[:2]))

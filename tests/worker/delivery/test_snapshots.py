@@ -307,10 +307,14 @@ def test_a_pointer_comes_back_from_the_offset_metadata(pointer: SnapshotPointer)
     assert SnapshotPointer.from_metadata(metadata) == pointer
 
 
-def test_a_pointer_of_the_version_that_named_no_worker_is_still_read() -> None:
-    metadata = '{"version":1,"position":120,"state_partition":3,"first_offset":4567,"parts":2}'
+@pytest.mark.parametrize(("version", "worker"), [('"version":1', None), ('"version":2,"worker":"w0"', "w0")])
+def test_a_pointer_of_a_version_that_named_no_worker_or_nothing_that_was_told_is_still_read(
+    version: str, worker: str | None
+) -> None:
+    metadata = f'{{{version},"position":120,"state_partition":3,"first_offset":4567,"parts":2}}'
     assert SnapshotPointer.from_metadata(metadata) == POINTER
-    assert committer(metadata) is None
+    assert POINTER.told is None
+    assert committer(metadata) == worker
 
 
 def test_the_offset_metadata_names_the_worker_that_committed() -> None:
@@ -334,8 +338,8 @@ def test_an_offset_without_metadata_names_no_snapshot(metadata: str | None) -> N
         ("{", "not JSON"),
         ("[1]", "not a JSON object"),
         ("\ud800", "not JSON"),
-        ("{}", "version None, this worker reads 1 and 2"),
-        ('{"version":3,"anything":1}', "version 3, this worker reads 1 and 2"),
+        ("{}", "version None, this worker reads 1 to 3"),
+        ('{"version":4,"anything":1}', "version 4, this worker reads 1 to 3"),
     ],
 )
 def test_metadata_that_is_no_pointer_is_refused(metadata: str, message: str) -> None:
@@ -355,6 +359,9 @@ def test_metadata_that_is_no_pointer_is_refused(metadata: str, message: str) -> 
         ("parts", True, "parts is True"),
         ("worker", None, "names no worker"),
         ("surplus", 1, "surplus"),
+        ("told", 7, "told is 7"),
+        ("told", "AAA", "told is 'AAA'"),
+        ("told", "gA==", "told is 'gA==': it breaks off"),
     ],
 )
 def test_a_pointer_with_a_wrong_field_is_refused(name: str, value: object, message: str) -> None:

@@ -150,6 +150,8 @@ class PipelineOfObjects(Pipeline):
         retracts: list[Severity] = []
         applied = None
         if closed_by is None:
+            if cause < opened.live_from and opened.told.since is not None:
+                return None
             kind, score = "early", float(scores.scores[events - 1])
             raised = RAISED[thresholds.severity(score)]
             if raised <= session.alerted:
