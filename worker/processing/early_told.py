@@ -19,6 +19,7 @@ from worker.processing.session_state import Column
 
 # Of the 4,096 bytes that a broker takes with an offset unless told otherwise; the rest of the metadata is below 1,000.
 _MOST_CHARACTERS: Final = 3_000
+_MOST_SESSIONS: Final = _MOST_CHARACTERS // 4  # no session takes fewer than three bytes
 _BITS: Final = 2  # of `Session.alerted`
 
 
@@ -38,6 +39,7 @@ class EarlyTold:
 
     def __init__(self, text: str | None, since: int) -> None:
         self.since = None if text is None else since
+        self._known_to = since  # position of the latest snapshot
         self._told: dict[tuple[int, int], tuple[int, int]] = {}  # offset of the latest cause, and bits
         if text:
             self._told = {session: (since, bits) for session, bits in _decoded(text)}
@@ -66,8 +68,12 @@ class EarlyTold:
         """What a snapshot of this position does not know; None where that is not known here, or too long to say."""
         if self.since is None or position < self.since:
             return None
-        # What the snapshot knows is known for good: positions of snapshots only grow.
-        self._told = {session: told for session, told in self._told.items() if told[0] >= position}
+        if position > self._known_to:
+            # What the snapshot knows is known for good: positions of snapshots only grow.
+            self._told = {session: told for session, told in self._told.items() if told[0] >= position}
+            self._known_to = position
+        if len(self._told) > _MOST_SESSIONS:
+            return None
         text = _encoded({session: bits for session, (_, bits) in self._told.items()})
         return text if len(text) <= _MOST_CHARACTERS else None
 

@@ -7,7 +7,7 @@ across a threshold. The rows are put in the order of the outputs, judged in it a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import pairwise, repeat
 from typing import Final, NamedTuple
 
@@ -171,7 +171,7 @@ class OutputMaker:
         _forget_closed(jobs, closed, subjects, alerted)
         for number, touched, rows in crossing:
             now = alerted[at : at + len(rows)]
-            _remember(jobs[number].opened, touched.select(rows), now)
+            _remember(jobs[number].opened, touched, rows, now)
             touched.alerted[rows] = now
             at += len(rows)
         for job in jobs:
@@ -448,17 +448,29 @@ def _places(
 
 def _forget_closed(jobs: Sequence[Job], closed: ClosedSessions, subjects: _Subjects, alerted: Column) -> None:
     """What early records told of sessions that closed need not be known once their final ones are published."""
-    for row in np.flatnonzero(alerted[: len(closed)]).tolist():
-        opened, session = jobs[subjects.jobs[row]].opened, closed.sessions[row]
-        if closed.causes[row] >= opened.live_cause:
-            opened.told.closed(session.first_offset, session.key.encode())
+    rows = np.flatnonzero(alerted[: len(closed)])
+    if not len(rows):
+        return
+    of_jobs, causes = subjects.jobs[rows].tolist(), closed.causes[rows].tolist()
+    for number, cause, place in zip(of_jobs, causes, _names(closed.sessions, rows), strict=True):
+        if cause >= jobs[number].opened.live_cause:
+            jobs[number].opened.told.closed(*place)
 
 
-def _remember(opened: OpenPartition, sessions: SessionColumns, alerted: Column) -> None:
-    """What early records have told of open sessions by now."""
-    for row in np.flatnonzero(alerted != sessions.alerted).tolist():
-        session = sessions[row]
-        opened.told.tell(session.first_offset, session.key.encode(), opened.position - 1, int(alerted[row]))
+def _remember(opened: OpenPartition, sessions: SessionColumns, rows: Column, alerted: Column) -> None:
+    """What early records have told by now of those open sessions of which they had not."""
+    new = np.flatnonzero(alerted != sessions.alerted[rows])
+    if len(new):
+        for place, bits in zip(_names(sessions, rows[new]), alerted[new].tolist(), strict=True):
+            opened.told.tell(*place, opened.position - 1, bits)
+
+
+def _names(sessions: SessionColumns, rows: Column) -> Iterator[tuple[int, bytes]]:
+    """First offset and key of these."""
+    keys, ends = sessions.keys.tobytes(), sessions.key_ends
+    begins = np.where(rows > 0, ends[rows - 1], 0).tolist()
+    found = map(keys.__getitem__, map(slice, begins, ends[rows].tolist()))
+    return zip(sessions.first_offsets[rows].tolist(), found, strict=True)
 
 
 def _origins(jobs: Sequence[Job], subjects: _Subjects) -> Origins | None:
