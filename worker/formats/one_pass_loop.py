@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detector.compiled import Bytes, Column, compiled
+from detector.compiled import Bytes, Column, allocating, compiled
 
 # A step: what has to hold, what is remembered, and the state after it.
 TEXT_BEGINS, TEXT_ENDS, WORD_BOUNDARY, NO_WORD_BOUNDARY = 1, 2, 4, 8
@@ -110,7 +110,7 @@ def next_place(a: Automaton, data: Bytes, at: int, end: int) -> int:
     return at - a.needle_at if at < end else end + 1
 
 
-@compiled
+@allocating
 def find_all(a: Automaton, data: Bytes, bounds: Column, begins: Column, ends: Column) -> int:
     """Fill in where in `data` the group of the first match in each text begins and ends, both ABSENT without a match.
 

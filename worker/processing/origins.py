@@ -98,7 +98,7 @@ class Origins:
         last = b"]}]" + behind
         heads = loop.texts_of([*(head + name for name in names for head in (before + b"[", b"]},")), last])
         arrays = 1 + np.count_nonzero(np.diff(groups))
-        room = arrays * heads.longest + len(lengths) * len(last) + len(offsets) * _OFFSET_BYTES
+        room = arrays * heads.longest + len(lengths) * len(last) + len(offsets) * _OFFSET_BYTES + loop.BEHIND
         out, told_ends = np.empty(room, np.uint8), np.empty(len(lengths), np.int64)
         loop.write_origins(heads, groups % len(by_name), offsets, np.cumsum(lengths), out, told_ends)
         data = out.tobytes()

@@ -86,6 +86,7 @@ class RecordColumns:
         self._encoder = encoder
         self._parts = lru_cache(1_024)(self._parts_of)
         self._buffer = np.empty(_BUFFER_BYTES, np.uint8)
+        self._top = np.empty(encoder.top_events, np.int64)
 
     def encode(
         self,
@@ -120,14 +121,14 @@ class RecordColumns:
         surprises = scores.surprises.astype(np.float64)
         if len(surprises) != len(tokens):
             raise ValueError(f"{len(surprises)} surprises of {len(tokens)} events")
-        keys = loop.Texts(sessions.keys, sessions.key_ends)
+        keys = loop.texts_in([sessions.keys.tobytes()], sessions.key_ends)
         events = loop.Events(keys, tokens, offsets, times, surprises, sessions.ends)
         extra_of, extras = self._extras(
             sessions, told, forms, list(map(why_members, reasons, applied or [None] * len(reasons)))
         )
         pieces, lengths, before, behind = zip(*map(self._parts, forms), strict=True)
         frame = self._frame._replace(
-            forms=loop.Texts(np.frombuffer(bytearray().join(pieces), np.uint8), np.cumsum(np.concatenate(lengths))),
+            forms=loop.texts_in(pieces, np.cumsum(np.concatenate(lengths))),
             before=loop.texts_of(before),
             behind=loop.texts_of(behind),
             extras=loop.texts_of(extras),
@@ -150,7 +151,7 @@ class RecordColumns:
         values: list[bytes | None] = []
         ends = np.empty(n, np.int64)
         while (first := len(values)) < n:
-            stop = loop.write(frame, events, rows, ids, first, self._buffer, ends)
+            stop = loop.write(frame, events, rows, ids, first, self._buffer, ends, self._top)
             bounds = [0, *ends[first:stop].tolist()]
             data = self._buffer[: bounds[-1]].tobytes()
             values += [data[begin:end] or None for begin, end in pairwise(bounds)]
@@ -179,7 +180,6 @@ class RecordColumns:
             closed_by=loop.texts_of(map(orjson.dumps, (*CLOSED_BY, None))),
             unknown=UNK,
             specials=N_SPECIAL,
-            top_events=encoder.top_events,
             most_lines=MOST_LINES,
             most_bytes=encoder.most_bytes,
             key_copies=encoder.key_copies,
@@ -241,7 +241,7 @@ def _ids(frame: loop.Frame, events: loop.Events, told: loop.Told) -> NDArray[np.
     """The ids of records, ID_BYTES each."""
     n = len(told.sessions)
     key_bytes = np.diff(events.keys.ends, prepend=0)[told.sessions].sum()
-    room = n * (frame.before.longest + frame.behind.longest + 2 * _NUMBER_BYTES) + key_bytes
+    room = n * (frame.before.longest + frame.behind.longest + 2 * _NUMBER_BYTES) + key_bytes + loop.BEHIND
     texts, ends, found = np.empty(room, np.uint8), np.empty(n, np.int64), np.empty(n * DIGEST_BYTES, np.uint8)
     loop.write_identities(frame, events, told, texts, ends)
     digests(texts, ends, found)
