@@ -106,7 +106,6 @@ def test_an_annotation_that_no_loop_may_have_is_refused() -> None:
         compiled(wrong)
 
 
-@pytest.mark.skipif(bool(numba.config.BOUNDSCHECK), reason="checks of bounds are compiled anew")
 def test_a_loop_makes_arrays_only_where_it_says_so_and_gives_none() -> None:
     values = np.array([3, 1, 8])
     assert sorted_sum(values, 1_000) == 5_000
@@ -124,6 +123,7 @@ def test_a_loop_makes_arrays_only_where_it_says_so_and_gives_none() -> None:
             compile_it(itself)
 
 
+@pytest.mark.skipif(bool(numba.config.BOUNDSCHECK), reason="checks of bounds are compiled anew")
 def test_the_loops_of_this_process_are_kept() -> None:
     found = served()
     assert found.loops >= 2
