@@ -143,11 +143,14 @@ class RecordColumns:
             closed_by=told.closed_by,
             forms=told.forms,
             extras=extra_of,
+            endings=loop.texts_in([], np.zeros(n, np.int64)),
         )
         ids = _ids(frame, events, rows)  # which have the numbers of events
+        alone: list[int] = []
         if origins is not None:
             events = events._replace(offsets=offsets >> EVENT_BITS)
-            rows = rows._replace(causes=told.causes >> EVENT_BITS)
+            endings, alone = self._origins(sessions, told, forms, origins)
+            rows = rows._replace(causes=told.causes >> EVENT_BITS, endings=endings)
         values: list[bytes | None] = []
         ends = np.empty(n, np.int64)
         while (first := len(values)) < n:
@@ -155,8 +158,8 @@ class RecordColumns:
             bounds = [0, *ends[first:stop].tolist()]
             data = self._buffer[: bounds[-1]].tobytes()
             values += [data[begin:end] or None for begin, end in pairwise(bounds)]
-        if origins is not None:
-            self._add_origins(values, sessions, told, forms, origins)
+        for row in alone:
+            values[row] = None
         return values, self._headers(sessions, told, forms, ids)
 
     def _parts_of(self, form: Form) -> tuple[bytes, Column, bytes, bytes]:
@@ -208,17 +211,14 @@ class RecordColumns:
             extras.append(extras[told.reasons[row]] + _members(retracts))
         return numbers, extras
 
-    def _add_origins(
-        self, values: list[bytes | None], sessions: SessionColumns, told: Told, forms: Sequence[Form], origins: Origins
-    ) -> None:
-        """Say where events came from; those that are told of one by one are left to the encoder."""
+    def _origins(
+        self, sessions: SessionColumns, told: Told, forms: Sequence[Form], origins: Origins
+    ) -> tuple[loop.Texts, list[int]]:
+        """Endings that say where events came from; and the records that tell of them one by one, which have none."""
         loud = np.array([form.severity != "normal" for form in forms], np.bool_)[told.forms] | (told.retracts != 0)
-        for row in np.flatnonzero(loud).tolist():
-            values[row] = None
         begins = (sessions.ends - sessions.lengths)[told.sessions]
-        key_bytes = np.diff(sessions.key_ends, prepend=0)[told.sessions]
-        most_bytes = (self._encoder.most_bytes - self._encoder.key_copies * key_bytes).tolist()
-        origins.add_to(values, begins, begins + told.events, most_bytes, MOST_LINES)
+        wanted = ~loud & (told.events <= MOST_LINES)
+        return origins.endings(begins, begins + told.events, wanted), np.flatnonzero(loud).tolist()
 
     def _headers(
         self, sessions: SessionColumns, told: Told, forms: Sequence[Form], ids: NDArray[np.uint8]

@@ -114,6 +114,7 @@ class Told(NamedTuple):
     closed_by: Column
     forms: Column
     extras: Column
+    endings: Texts  # what some have in place of the end of their form
 
 
 # -- numbers and texts -------------------------------------------------------------------------------------------------
@@ -405,7 +406,8 @@ def write(
 
         room = frame.forms.ends[form + HOLES] - begin_of(frame.forms.ends, form)
         room += frame.extras.ends[extra] - begin_of(frame.extras.ends, extra)
-        room += 2 * ID_BYTES + _ESCAPED_BYTES * key_bytes + 2 * _TIME_BYTES + _NUMBER_BYTES * (n + 12) + BEHIND
+        ending = told.endings.ends[row] - begin_of(told.endings.ends, row)
+        room += 2 * ID_BYTES + _ESCAPED_BYTES * key_bytes + 2 * _TIME_BYTES + _NUMBER_BYTES * (n + 12) + ending + BEHIND
         writable = fits(score) and fits(surprise) and 0 < n <= frame.most_lines
         for place in top[:n_top]:
             token = shown(frame, events.tokens[place])
@@ -460,6 +462,8 @@ def write(
         at = put_whole(out, put(out, at, frame.forms, form + LAST_OFFSET), events.offsets[end - 1] - start_at)
         at = put_whole(out, put(out, at, frame.forms, form + CAUSE), told.causes[row] - start_at)
         at = put(out, at, frame.forms, form + HOLES)
+        if ending > 0:
+            at = put(out, at - 1, told.endings, row)
         if at - begun + frame.key_copies * key_bytes > frame.most_bytes:
             at = begun
         ends[row] = at
