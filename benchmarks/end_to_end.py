@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,7 @@ BLOCK = re.compile(rb"blk_-?\d+")
 Size = Literal["tiny", "small", "reference"]
 _STAMP = "%y%m%d %H%M%S"
 STAMP_BYTES = 13
+_HOLE = b"\0"  # where the number of a pass goes
 
 
 @dataclass
@@ -55,26 +57,34 @@ class Result:
     resident_mb: float | None = None
 
 
+class Passes:
+    """Passes over lines, each later in time and with other blocks than the one before."""
+
+    def __init__(self, lines: list[bytes], partitions: int) -> None:
+        self._parts = []
+        for line in lines:
+            found = BLOCK.search(line)
+            assert found is not None
+            text = BLOCK.sub(rb"\g<0>" + _HOLE, line[STAMP_BYTES:])
+            self._parts.append((line[:STAMP_BYTES], text, found.group(), partition_of(line, partitions)))
+        stamps = {stamp for stamp, *_ in self._parts}
+        self._times = {stamp: datetime.strptime(stamp.decode(), _STAMP).replace(tzinfo=UTC) for stamp in stamps}
+
+    def records(self, number: int) -> list[Record]:
+        """Of one of them, the first of which has the number 0."""
+        span = max(self._times.values()) - min(self._times.values()) + timedelta(minutes=30)
+        moved = {stamp: (at + number * span).strftime(_STAMP).encode() for stamp, at in self._times.items()}
+        suffix = b"%02d" % number
+        return [
+            Record(moved[stamp] + text.replace(_HOLE, suffix), key + suffix, partition)
+            for stamp, text, key, partition in self._parts
+        ]
+
+
 def repeated(lines: list[bytes], repeats: int, partitions: int = PARTITIONS) -> Iterator[list[Record]]:
-    """Each pass over the lines, later in time and with other blocks than the one before."""
-    for number in range(repeats):
-        yield pass_over(lines, number, partitions)
-
-
-def pass_over(lines: list[bytes], number: int, partitions: int) -> list[Record]:
-    """One of these passes, the first of which has the number 0."""
-    stamps = {line[:STAMP_BYTES] for line in lines}
-    times = {stamp: datetime.strptime(stamp.decode(), _STAMP).replace(tzinfo=UTC) for stamp in stamps}
-    span = max(times.values()) - min(times.values()) + timedelta(minutes=30)
-    moved = {stamp: (at + number * span).strftime(_STAMP).encode() for stamp, at in times.items()}
-    suffix = b"%02d" % number
-    records = []
-    for line in lines:
-        text = moved[line[:STAMP_BYTES]] + BLOCK.sub(rb"\g<0>" + suffix, line[STAMP_BYTES:])
-        found = BLOCK.search(text)
-        assert found is not None
-        records.append(Record(text, found.group(), partition_of(line, partitions)))
-    return records
+    """The records of so many passes over the lines."""
+    passes = Passes(lines, partitions)
+    return map(passes.records, range(repeats))
 
 
 def partition_of(line: bytes, partitions: int) -> int:
@@ -178,12 +188,8 @@ def _consumer(bootstrap: str, topic: str, partitions: int) -> Consumer:
     return consumer
 
 
-def checkpoint_of_hdfs(folder: Path, size: Size = "tiny") -> Path:
-    """A checkpoint with the templates of HDFS; its speed does not depend on how good it is.
-
-    A model of another size than the shipped one has learnt nothing: on a GPU whose kernels are not compiled yet, a few
-    steps would take longer than everything that is measured.
-    """
+def checkpoint_of_hdfs(folder: Path) -> Path:
+    """A checkpoint with the templates of HDFS; its speed does not depend on how good it is."""
     lines, config, target = folder / "train.log", folder / "train.json", folder / "checkpoint"
     lines.write_bytes(b"\n".join(hdfs_lines(20_000)) + b"\n")
     rule = {"pattern": r"^(\d{6} \d{6})", "format": _STAMP}
@@ -193,34 +199,36 @@ def checkpoint_of_hdfs(folder: Path, size: Size = "tiny") -> Path:
         "train", "--config", config, "--input", lines, "--labels", labels, "--output", target, "--steps", 20
     )
     assert trained.returncode == 0, trained.stderr
-    if size != "tiny":
-        _enlarge(target, size)
     return target
 
 
-def _enlarge(directory: Path, size: Size) -> None:
-    """Give a checkpoint another model, which has learnt nothing."""
+def enlarged(checkpoint: Path, target: Path, size: Size) -> Path:
+    """A checkpoint with a model of another size, which has learnt nothing.
+
+    On a GPU whose kernels are not compiled yet, a few steps would take longer than everything that is measured.
+    """
     import torch  # which whoever only produces records need not wait for
 
     from detector.checkpoint import load, save
     from detector.model.model import DetectorModel, ModelConfig
 
-    checkpoint = load(directory)
-    manifest, vocabulary = checkpoint.manifest, checkpoint.vocabulary
+    known = load(checkpoint)
+    manifest, vocabulary = known.manifest, known.vocabulary
     config = ModelConfig.preset(size, manifest.model.vocabulary_size)
     torch.manual_seed(0)
     save(
-        directory,
+        target,
         model=DetectorModel(config, torch.from_numpy(vocabulary.template_features())),
         vocabulary=vocabulary,
-        profile=checkpoint.profile,
+        profile=known.profile,
         calibration=manifest.calibration,
         training=manifest.training,
         reading=manifest.reading,
-        pace=checkpoint.pace,
+        pace=known.pace,
         fingerprint=manifest.fingerprint,
-        replay=checkpoint.replay,
+        replay=known.replay,
     )
+    return target
 
 
 def main() -> None:
@@ -240,8 +248,7 @@ def main() -> None:
             checkpoint = arguments.checkpoint or checkpoint_of_hdfs(folder)
             total = len(lines) * arguments.passes
             first = Application(broker.bootstrap, folder, checkpoint, PARTITIONS)
-            for records in repeated(lines, arguments.passes):
-                first.produce(records)
+            first.produce(chain.from_iterable(repeated(lines, arguments.passes)))
             consume = plain_consume(broker.bootstrap, first.input_topic, total)
             create_topic(broker.bootstrap, "copy", PARTITIONS)
             copy = transactional_copy(broker.bootstrap, first.input_topic, "copy", total)

@@ -24,7 +24,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import chain, product
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -35,13 +35,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.end_to_end import BLOCK, STAMP_BYTES, checkpoint_of_hdfs, partition_of, pass_over, plain_consume
-from tests.broker.harness import Application, SupervisedWorker
+from benchmarks.end_to_end import BLOCK, STAMP_BYTES, Passes, checkpoint_of_hdfs, enlarged, partition_of, plain_consume
+from tests.broker.harness import Application, Record, SupervisedWorker
 from tests.broker.kafka import KafkaBroker
 from tests.shared import shared
 
 PARTITIONS = 16
 PRODUCERS = 4
+CONSUMED = 5_000_000  # by the plain consumer, at most
 TOGETHER_S = 4  # that the group waits for the next member before it gives the first ones partitions
 QUIET = ("scoring.warning=0.99999", "scoring.critical=1")
 _spawn = get_context("spawn")
@@ -109,14 +110,26 @@ def produce(application: Application, lines: list[bytes], passes: int, distinct:
 
 
 def _produce(application: Application, lines: list[bytes], passes: int, distinct: float) -> None:
-    for number in range(passes):
-        application.produce(pass_over(reordered(lines, distinct, number), number, PARTITIONS))
+    same = Passes(lines, PARTITIONS)
+
+    def records(number: int) -> list[Record]:
+        own = Passes(reordered(lines, distinct, number), PARTITIONS) if distinct else same
+        return own.records(number)
+
+    application.produce(chain.from_iterable(map(records, range(passes))))  # by one client, which takes a while to start
 
 
 def run(
-    application: Application, total: int, processes: int, cache: int, distinct: float, precision: str, consume: float
+    application: Application,
+    total: int,
+    processes: int,
+    cache: int,
+    distinct: float,
+    precision: str,
+    consume: float,
+    most_s: float,
 ) -> Result | None:
-    """One run over all lines; None where all were committed before every process had partitions."""
+    """One run over all lines, or for so long; None where all were committed before every process had partitions."""
     overrides = (
         f"worker.processes={processes}",
         f"model.score_cache={cache}",
@@ -135,7 +148,7 @@ def run(
             committed = sum(max(0, each.offset) for each in watcher.committed(partitions, timeout=30))
             if not begun and committed >= total // 10 and _all_work(worker, processes):
                 begun.append(_mark(worker, committed))
-            if committed >= total:
+            if committed >= total or (begun and time.perf_counter() - begun[0].at >= most_s):
                 ended.append(_mark(worker, committed))
             return bool(ended)
 
@@ -226,6 +239,8 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=("tiny", "small", "reference"), default="tiny")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--seconds", type=float, default=600, help="of a run that are measured at most")
+    parser.add_argument("--checkpoint", type=Path, help="of HDFS; otherwise one is trained, for a few steps")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     with gzip.open(shared("data/hdfs/raw.log.gz")) as file:
@@ -241,7 +256,9 @@ def main() -> None:
         together = {"group.initial.rebalance.delay.ms": str(1_000 * TOGETHER_S)}
         broker = KafkaBroker(folder / "kafka", together, heap="4g", quick_start=False).start()
         try:
-            checkpoint = checkpoint_of_hdfs(folder, arguments.size)
+            checkpoint = arguments.checkpoint or checkpoint_of_hdfs(folder)
+            if arguments.size != "tiny":
+                checkpoint = enlarged(checkpoint, folder / "enlarged", arguments.size)
             tell("there is a checkpoint")
             total, consume = len(lines) * arguments.passes, None
             for distinct in arguments.distinct:
@@ -249,11 +266,12 @@ def main() -> None:
                 produce(application, lines, arguments.passes, distinct, min(PRODUCERS, os.cpu_count() or 1))
                 tell(f"{total:,} lines are written")
                 if consume is None:
-                    consume = plain_consume(broker.bootstrap, application.input_topic, total, PARTITIONS)
+                    consume = plain_consume(broker.bootstrap, application.input_topic, min(total, CONSUMED), PARTITIONS)
                     tell(f"a plain consume takes {consume:,.0f} lines/s")
                 caches = [each for each in arguments.cache if each or distinct == arguments.distinct[0]]
                 for processes, cache in product(arguments.processes, caches):
-                    result = run(application, total, processes, cache, distinct, arguments.precision, consume)
+                    of = processes, cache, distinct, arguments.precision, consume, arguments.seconds
+                    result = run(application, total, *of)
                     if result is None:
                         tell(f"{processes} processes were too slow to start for so few --passes")
                     else:

@@ -264,8 +264,7 @@ def _of_a_filled_topic(application: Application, lines: Path, passes: int = 5) -
     """Lines a second of a worker that has all of them before it, its score cache warm."""
     with gzip.open(lines) as file:
         texts = file.read().splitlines()
-    for records in repeated(texts, passes):
-        application.produce(records)
+    application.produce(itertools.chain.from_iterable(repeated(texts, passes)))
     return worker_rates(application, len(texts), passes, "state.snapshot_interval=10s")[1]
 
 

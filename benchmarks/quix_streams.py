@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=2, help="over the 177,952 lines, of the worker")
     parser.add_argument("--quix-lines", type=int, default=20_000, help="of the first pass, for Quix Streams")
     parser.add_argument("--venv", type=Path, help="environment with the pinned libraries; made where it is missing")
+    parser.add_argument("--checkpoint", type=Path, help="of HDFS; otherwise one is trained, for a few steps")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     with gzip.open(shared("data/hdfs/raw.log.gz")) as file:
@@ -98,9 +100,9 @@ def main() -> None:
         python = environment(arguments.venv or folder / "venv")
         broker = KafkaBroker(folder / "kafka", heap="1g").start()
         try:
-            first = Application(broker.bootstrap, folder, checkpoint_of_hdfs(folder), PARTITIONS)
-            for records in repeated(lines, arguments.passes):
-                first.produce(records)
+            checkpoint = arguments.checkpoint or checkpoint_of_hdfs(folder)
+            first = Application(broker.bootstrap, folder, checkpoint, PARTITIONS)
+            first.produce(chain.from_iterable(repeated(lines, arguments.passes)))
             others = [quix_rate(python, first, folder, kind, arguments.quix_lines) for kind in SESSIONS]
             overrides = f"sessions.gap={GAP_MINUTES}m", "scoring.early=false", "state.snapshot_interval=10s"
             cold, warm, _ = worker_rates(first, len(lines), arguments.passes, *overrides)

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -151,9 +152,9 @@ def on_a_broker(folder: Path, checkpoint: Path, lines: list[bytes], passes: int,
     try:
         keyed = Application(broker.bootstrap, folder, checkpoint, PARTITIONS, scoring={"early": False})
         spread = Application(broker.bootstrap, folder, checkpoint, PARTITIONS, output={"partitions": targets})
-        for records in repeated(lines, passes):
-            keyed.produce(records)
-            spread.produce(record._replace(partition=at % PARTITIONS) for at, record in enumerate(records))
+        keyed.produce(chain.from_iterable(repeated(lines, passes)))
+        records = enumerate(chain.from_iterable(repeated(lines, passes)))
+        spread.produce(record._replace(partition=at % PARTITIONS) for at, record in records)
         _, warm, _ = worker_rates(keyed, len(lines), passes, "state.snapshot_interval=10s")
         yield Rate("run, lines", warm)
         total = len(lines) * passes
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=10_000, help="lines in a call")
     parser.add_argument("--partitions", type=int, default=4, help="of the topic of token records")
     parser.add_argument("--checkpoint", type=Path, help="of HDFS; otherwise one is trained, for a few steps")
-    parser.add_argument("--broker", action="store_true", help="also processes on a real broker")
+    parser.add_argument("--broker", type=int, default=0, metavar="PASSES", help="also processes on a real broker")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
 
@@ -241,7 +242,9 @@ def main() -> None:
             keyed.process(records, arguments.batch, measured=number > 0)
             found.append((keyed.records, stage.process(records, arguments.batch, counts=number > 0)))
         if arguments.broker:
-            rates += on_a_broker(Path(name), checkpoint, lines, arguments.passes, arguments.partitions)
+            for rate in on_a_broker(Path(name), checkpoint, lines, arguments.broker, arguments.partitions):
+                rates.append(rate)
+                print(f"{rate.what}: {rate.events_per_second:,.0f} events/s", flush=True)
 
     of_lines = keyed.cost()
     costs = [Cost("lines, a line", of_lines.stages, of_lines.total), stage.read.cost(), stage.rekey.cost()]

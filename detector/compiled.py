@@ -3,8 +3,8 @@
 `compiled` turns a function over flat arrays and integers into machine code by numba. Its signature is fixed by its
 annotations, so it is compiled where it is defined, when its module is imported, and never while records are processed:
 
-- `int`, `bool` and `float`; `Column`, `Table`, `Links`, `Bytes`, `Floats` and `Singles`, which are C-contiguous arrays;
-  `NamedTuple`s of these; `None`.
+- `int`, `bool` and `float`, which it may return; `Column`, `Table`, `Links`, `Bytes`, `Floats` and `Singles`, which are
+  C-contiguous arrays; `NamedTuple`s of these; `None`.
 
 The code is kept beside its source, in `__pycache__`, where `make setup` and the image put it, and a start takes it from
 there although it may write nothing; where there is none and nothing may be written, in the cache folder of the user
@@ -141,14 +141,30 @@ _loops: list[Any] = []
 def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """The function as machine code, which runs without the interpreter's lock; its integers wrap around, as in C.
 
+    It may make no array. So no references are counted in it, which takes an atomic operation wherever one is passed on
+    and costs a loop over short runs as much as its work.
+
     Raises:
-        TypeError: an annotation that no compiled loop may have.
+        TypeError: an annotation that no compiled loop may have, or a result that is no number.
     """
+    return _compiled(function, counted=False)
+
+
+def allocating(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """As `compiled`, of one that makes arrays."""
+    return _compiled(function, counted=True)
+
+
+def _compiled(function: Callable[Arguments, Result], *, counted: bool) -> Callable[Arguments, Result]:
     hints = {name: _type(hint) for name, hint in get_type_hints(function, include_extras=True).items()}
     signature = hints.pop("return")(*hints.values())
+    if signature.return_type not in _PLAIN.values():
+        raise TypeError(f"{function.__qualname__} returns no number")
     locators, _config.CACHE_LOCATOR_CLASSES = _config.CACHE_LOCATOR_CLASSES, f"{__name__}.{Place.__name__}"
     try:
-        loop = numba.njit(signature, nogil=True, cache=_kept(cast(FunctionType, function)))(function)
+        # The switch for counting references has no other name.
+        options: dict[str, Any] = {"nogil": True, "_nrt": counted, "cache": _kept(cast(FunctionType, function))}
+        loop = numba.njit(signature, **options)(function)
     finally:
         _config.CACHE_LOCATOR_CLASSES = locators
     _loops.append(loop)

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detector.compiled import Bytes, Column, Floats, Table, compiled
+from detector.compiled import Bytes, Column, Floats, Table, allocating, compiled
 
 NO_TIME: Final = -(2**63)
 """The time of an event without one, as sessions have it."""
@@ -97,7 +97,7 @@ def count(
         begin = end
 
 
-@compiled
+@allocating
 def nearest(blocks: Table, stretches: Table, own: Column, around: int, found: Floats) -> None:
     """Fill in the Jensen-Shannon divergence of each row of counts from the nearest row of others, in bits.
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detector.compiled import Column, Floats, Table, compiled
+from detector.compiled import Column, Floats, Table, allocating, compiled
 
 RARE: Final = 1e-3
 LIFT: Final = 100.0
@@ -81,7 +81,9 @@ def entry_of(pairs: Table, pair: int) -> int:
 def enter(pairs: Table, found: Table) -> None:
     """Put pairs into a table that has room."""
     for at in range(len(found)):
-        pairs[entry_of(pairs, found[at, ENTRY_PAIR])] = found[at]
+        entry = entry_of(pairs, found[at, ENTRY_PAIR])
+        for part in range(found.shape[1]):
+            pairs[entry, part] = found[at, part]
 
 
 @compiled
@@ -249,7 +251,7 @@ def are_related(related: Table, one: int, other: int) -> bool:
     return bool((related[one, other >> WORD_BITS] >> (other & (WORD - 1))) & 1)
 
 
-@compiled
+@allocating
 def explain(k: Known, rare: Table, count: int, context: int, among: int, best: Floats, link: Floats) -> None:
     """Nats of each rare count among some sessions, after the best explanation: minimax paths, as in Dijkstra's.
 
@@ -308,7 +310,7 @@ def explain(k: Known, rare: Table, count: int, context: int, among: int, best: F
                     both = with_all(k, rare[i, RARE_CELL], rare[by, RARE_CELL], context)
 
 
-@compiled
+@allocating
 def judge_one(
     k: Known,
     tokens: Column,
@@ -415,7 +417,7 @@ def judge_one(
     return total
 
 
-@compiled
+@allocating
 def judge_all(k: Known, tokens: Column, groups: Column, bounds: Column, ignored: Column, totals: Floats) -> None:
     """How unusual vectors are that lie end to end, into `totals`.
 
@@ -432,7 +434,7 @@ def judge_all(k: Known, tokens: Column, groups: Column, bounds: Column, ignored:
         totals[row] = min(totals[row], left)
 
 
-@compiled
+@allocating
 def tally(
     k: Known, most: Column, tokens: Column, groups: Column, bounds: Column, weights: Column, sums: Column
 ) -> None:
@@ -463,7 +465,7 @@ def tally(
                 sums[token] += weights[row]
 
 
-@compiled
+@allocating
 def count(tokens: Column, bounds: Column, size: int, occurrences: Column, vectors: Table) -> int:
     """Counts of tokens in sessions end to end.
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detector.compiled import Column, compiled
+from detector.compiled import Column, allocating, compiled
 
 NO_TIME: Final = -(2**63)
 """The time of an event without one, as sessions have it."""
@@ -98,7 +98,7 @@ def place_of(pairs: Column, token: int, previous: int) -> int:
     return NONE
 
 
-@compiled
+@allocating
 def suspects(limits: Limits, tokens: Column, times: Column, ends: Column, paused: Column, found: Column) -> None:
     """Fill in 1 for each session that has an unusual pause or may have a burst, 0 for one that has none.
 

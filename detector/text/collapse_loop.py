@@ -6,12 +6,12 @@ from typing import Final
 
 import numpy as np
 
-from detector.compiled import Bytes, Column, compiled
+from detector.compiled import Bytes, Column, allocating
 
 TOGETHER: Final = 256  # bytes of a text that are looked at before they are moved
 
 
-@compiled
+@allocating
 def collapse_digits(data: Bytes, bounds: Column, texts: Bytes, text_bounds: Column) -> None:
     """Fill in n texts in which each run of ASCII digits of the given ones is one `0`.
 

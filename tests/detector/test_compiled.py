@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import pytest
 
-from detector.compiled import Bytes, Column, Served, Table, compiled, served
+from detector.compiled import Bytes, Column, Served, Table, allocating, compiled, served
 
 ROOT = Path(__file__).parents[2]
 MODULE = """
@@ -56,6 +56,15 @@ def sums(of: Sums, doubled: bool) -> int:
     return found * of.factor if doubled else found
 
 
+@allocating
+def sorted_sum(values: Column, times: int) -> int:
+    found = 0
+    for _ in range(times):
+        own = np.sort(values)
+        found += own[0] + half(own[-1])
+    return found
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """Of a module with a loop; it may be made read-only."""
@@ -95,6 +104,23 @@ def test_an_annotation_that_no_loop_may_have_is_refused() -> None:
 
     with pytest.raises(TypeError, match=r"list.*allowed: int, bool, float, None, Column"):
         compiled(wrong)
+
+
+def test_a_loop_makes_arrays_only_where_it_says_so_and_gives_none() -> None:
+    values = np.array([3, 1, 8])
+    assert sorted_sum(values, 1_000) == 5_000
+
+    def copied(values: Column) -> int:
+        return len(values.copy())
+
+    def itself(values: Column) -> Column:
+        return values
+
+    with pytest.raises(numba.core.errors.NumbaError, match="NRT"):
+        compiled(copied)
+    for compile_it in (compiled, allocating):
+        with pytest.raises(TypeError, match="itself returns no number"):
+            compile_it(itself)
 
 
 @pytest.mark.skipif(bool(numba.config.BOUNDSCHECK), reason="checks of bounds are compiled anew")

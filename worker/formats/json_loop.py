@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from detector.compiled import Bytes, Column, Table, compiled
+from detector.compiled import Bytes, Column, Table, allocating, compiled
 
 ABSENT, TEXT, ESCAPED, WHOLE = range(4)  # what stands at a place; an escaped text has a backslash in it
 KIND, BEGIN, END = range(3)
@@ -282,7 +282,7 @@ def walk(
                 found[slot * FOUND + END] = value_end
 
 
-@compiled
+@allocating
 def walk_all(places: Places, data: Bytes, bounds: Column, ascii_only: bool, plain: Bytes, found: Table) -> None:
     """Fill in what stands at the places in documents.
 

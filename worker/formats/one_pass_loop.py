@@ -59,10 +59,12 @@ def holds(step: int, data: Bytes, begin: int, end: int, at: int) -> bool:
 
 
 @compiled
-def match_at(a: Automaton, data: Bytes, begin: int, end: int, first: int, found: Column) -> int:
+def match_at(
+    a: Automaton, data: Bytes, begin: int, end: int, first: int, begins: Column, ends: Column, number: int
+) -> int:
     """Look for the match that begins at `first` in the text from `begin` to `end`; returns how many steps it took.
 
-    `found` is filled with begin and end of the group, its begin with ABSENT where there is no match.
+    Begin and end of the group are filled in at this number, both ABSENT where there is no match.
     """
     state, at, group_begin, group_end = 0, first, ABSENT, ABSENT
     match_end, found_begin, found_end = ABSENT, ABSENT, ABSENT
@@ -90,7 +92,7 @@ def match_at(a: Automaton, data: Bytes, begin: int, end: int, first: int, found:
                 at += 1
         state = step >> STATE
     # A group that has no part in the match is empty.
-    found[0], found[1] = (found_begin, found_end) if found_end != ABSENT else (match_end, match_end)
+    begins[number], ends[number] = (found_begin, found_end) if found_end != ABSENT else (match_end, match_end)
     return at - first
 
 
@@ -124,21 +126,19 @@ def find_all(a: Automaton, data: Bytes, bounds: Column, begins: Column, ends: Co
     Returns:
         How many bytes all groups have; TOO_LONG where looking takes much longer in a text than the text is long.
     """
-    found = np.empty(2, np.int64)
     length = 0
     for number in range(len(begins)):
         begin, end = bounds[number], bounds[number + 1]
         left = STEPS_A_BYTE * (end - begin) + STEPS
         place = begin if a.anchored else next_place(a, data, begin, end)
-        found[0], found[1] = ABSENT, ABSENT
+        begins[number], ends[number] = ABSENT, ABSENT
         while place <= end:
-            left -= match_at(a, data, begin, end, place, found)
-            if found[0] != ABSENT or a.anchored:
+            left -= match_at(a, data, begin, end, place, begins, ends, number)
+            if begins[number] != ABSENT or a.anchored:
                 break
             if left < 0:
                 return TOO_LONG
             place = next_place(a, data, place + 1, end)
-        begins[number], ends[number] = found[0], found[1]
         length += ends[number] - begins[number]
     return length
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Final, Self
 
 import numpy as np
@@ -74,10 +73,10 @@ class Origins:
 
     def grouped(self) -> list[dict[str, Any]]:
         """As a score record has them: the offsets of each partition in the order of the events."""
-        [told] = self._told(np.zeros(1, np.int64), np.array([len(self)]))
-        return orjson.loads(told)  # type: ignore[no-any-return]
+        told = self._told(np.zeros(1, np.int64), np.array([len(self)]))
+        return orjson.loads(told.data[: told.ends[0]].tobytes())  # type: ignore[no-any-return]
 
-    def _told(self, begins: Column, ends: Column, before: bytes = b"", behind: bytes = b"") -> list[bytes]:
+    def _told(self, begins: Column, ends: Column, before: bytes = b"", behind: bytes = b"") -> loop.Texts:
         """The same of the events in each of these spans, none of which is empty, as JSON with something around it."""
         lengths = ends - begins
         spans = np.repeat(np.arange(len(lengths)), lengths)
@@ -98,41 +97,30 @@ class Origins:
         last = b"]}]" + behind
         heads = loop.texts_of([*(head + name for name in names for head in (before + b"[", b"]},")), last])
         arrays = 1 + np.count_nonzero(np.diff(groups))
-        room = arrays * heads.longest + len(lengths) * len(last) + len(offsets) * _OFFSET_BYTES
+        room = arrays * heads.longest + len(lengths) * len(last) + len(offsets) * _OFFSET_BYTES + loop.BEHIND
         out, told_ends = np.empty(room, np.uint8), np.empty(len(lengths), np.int64)
         loop.write_origins(heads, groups % len(by_name), offsets, np.cumsum(lengths), out, told_ends)
-        data = out.tobytes()
-        return [data[begin:end] for begin, end in pairwise([0, *told_ends.tolist()])]
+        return loop.Texts(out, told_ends)
 
     def tell(self, events: Sequence[dict[str, Any]]) -> None:
         """Say of each of these events of a score record where it came from."""
         for event, (partition, offset) in zip(events, self.each(), strict=True):
             event["origin"] = {**partition._asdict(), "offset": offset}
 
-    def add_to(
-        self, records: list[bytes | None], begins: Column, ends: Column, most_bytes: Sequence[int], most_events: int
-    ) -> None:
-        """Say in each of these score records where its events came from.
+    def endings(self, begins: Column, ends: Column, wanted: NDArray[np.bool_]) -> loop.Texts:
+        """What score records have behind all else: where the events of each came from, and its end.
 
         Args:
-            records: JSON, or None; one that would be larger than it may be becomes None.
-            begins: where the events of each begin among all.
-            ends: where they end.
-            most_bytes: how large each may be.
-            most_events: one with more of them is left as it is.
+            begins: where the events of each record begin among all.
+            ends: where they end; none is empty.
+            wanted: the others get nothing.
         """
-        lengths = ends - begins
-        wanted = [
-            number
-            for number, (record, length) in enumerate(zip(records, lengths.tolist(), strict=True))
-            if record is not None and length <= most_events
-        ]
-        if not wanted:
-            return
-        members = self._told(begins[wanted], ends[wanted], b',"origins":', b"}")
-        for number, member in zip(wanted, members, strict=True):
-            told = (records[number] or b"")[:-1] + member
-            records[number] = told if len(told) <= most_bytes[number] else None
+        sizes = np.zeros(len(wanted), np.int64)
+        if not wanted.any():
+            return loop.texts_in([], sizes)
+        told = self._told(begins[wanted], ends[wanted], b',"origins":', b"}")
+        sizes[wanted] = np.diff(told.ends, prepend=0)
+        return told._replace(ends=np.cumsum(sizes))
 
     @classmethod
     def joined(cls, parts: Sequence[Origins]) -> Self:

@@ -379,7 +379,9 @@ class OutputMaker:
         shown: dict[int, bytes] = {}  # records as JSON that are not written so
         # Texts of lines are put into a record by itself; few sessions are told of.
         alone = is_loud if any(each is not None for each in texts) else np.zeros(len(values), np.bool_)
-        left_out = [at for at, value in enumerate(values) if value is None or alone[at]]
+        left_out = []
+        if alone.any() or not all(values):
+            left_out = [at for at, value in enumerate(values) if value is None or alone[at]]
         for at, session in zip(left_out, sessions.select(told.sessions[left_out]) if left_out else (), strict=True):
             form, closed_by, own_texts = forms[form_of[at]], int(told.closed_by[at]), texts[rows.jobs[at]]
             begin, events = int(begins[told.sessions[at]]), int(told.events[at])

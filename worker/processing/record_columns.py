@@ -86,6 +86,7 @@ class RecordColumns:
         self._encoder = encoder
         self._parts = lru_cache(1_024)(self._parts_of)
         self._buffer = np.empty(_BUFFER_BYTES, np.uint8)
+        self._top = np.empty(encoder.top_events, np.int64)
 
     def encode(
         self,
@@ -120,14 +121,14 @@ class RecordColumns:
         surprises = scores.surprises.astype(np.float64)
         if len(surprises) != len(tokens):
             raise ValueError(f"{len(surprises)} surprises of {len(tokens)} events")
-        keys = loop.Texts(sessions.keys, sessions.key_ends)
+        keys = loop.texts_in([sessions.keys.tobytes()], sessions.key_ends)
         events = loop.Events(keys, tokens, offsets, times, surprises, sessions.ends)
         extra_of, extras = self._extras(
             sessions, told, forms, list(map(why_members, reasons, applied or [None] * len(reasons)))
         )
         pieces, lengths, before, behind = zip(*map(self._parts, forms), strict=True)
         frame = self._frame._replace(
-            forms=loop.Texts(np.frombuffer(bytearray().join(pieces), np.uint8), np.cumsum(np.concatenate(lengths))),
+            forms=loop.texts_in(pieces, np.cumsum(np.concatenate(lengths))),
             before=loop.texts_of(before),
             behind=loop.texts_of(behind),
             extras=loop.texts_of(extras),
@@ -142,20 +143,23 @@ class RecordColumns:
             closed_by=told.closed_by,
             forms=told.forms,
             extras=extra_of,
+            endings=loop.texts_in([], np.zeros(n, np.int64)),
         )
         ids = _ids(frame, events, rows)  # which have the numbers of events
+        alone: list[int] = []
         if origins is not None:
             events = events._replace(offsets=offsets >> EVENT_BITS)
-            rows = rows._replace(causes=told.causes >> EVENT_BITS)
+            endings, alone = self._origins(sessions, told, forms, origins)
+            rows = rows._replace(causes=told.causes >> EVENT_BITS, endings=endings)
         values: list[bytes | None] = []
         ends = np.empty(n, np.int64)
         while (first := len(values)) < n:
-            stop = loop.write(frame, events, rows, ids, first, self._buffer, ends)
+            stop = loop.write(frame, events, rows, ids, first, self._buffer, ends, self._top)
             bounds = [0, *ends[first:stop].tolist()]
             data = self._buffer[: bounds[-1]].tobytes()
             values += [data[begin:end] or None for begin, end in pairwise(bounds)]
-        if origins is not None:
-            self._add_origins(values, sessions, told, forms, origins)
+        for row in alone:
+            values[row] = None
         return values, self._headers(sessions, told, forms, ids)
 
     def _parts_of(self, form: Form) -> tuple[bytes, Column, bytes, bytes]:
@@ -179,7 +183,6 @@ class RecordColumns:
             closed_by=loop.texts_of(map(orjson.dumps, (*CLOSED_BY, None))),
             unknown=UNK,
             specials=N_SPECIAL,
-            top_events=encoder.top_events,
             most_lines=MOST_LINES,
             most_bytes=encoder.most_bytes,
             key_copies=encoder.key_copies,
@@ -208,17 +211,14 @@ class RecordColumns:
             extras.append(extras[told.reasons[row]] + _members(retracts))
         return numbers, extras
 
-    def _add_origins(
-        self, values: list[bytes | None], sessions: SessionColumns, told: Told, forms: Sequence[Form], origins: Origins
-    ) -> None:
-        """Say where events came from; those that are told of one by one are left to the encoder."""
+    def _origins(
+        self, sessions: SessionColumns, told: Told, forms: Sequence[Form], origins: Origins
+    ) -> tuple[loop.Texts, list[int]]:
+        """Endings that say where events came from; and the records that tell of them one by one, which have none."""
         loud = np.array([form.severity != "normal" for form in forms], np.bool_)[told.forms] | (told.retracts != 0)
-        for row in np.flatnonzero(loud).tolist():
-            values[row] = None
         begins = (sessions.ends - sessions.lengths)[told.sessions]
-        key_bytes = np.diff(sessions.key_ends, prepend=0)[told.sessions]
-        most_bytes = (self._encoder.most_bytes - self._encoder.key_copies * key_bytes).tolist()
-        origins.add_to(values, begins, begins + told.events, most_bytes, MOST_LINES)
+        wanted = ~loud & (told.events <= MOST_LINES)
+        return origins.endings(begins, begins + told.events, wanted), np.flatnonzero(loud).tolist()
 
     def _headers(
         self, sessions: SessionColumns, told: Told, forms: Sequence[Form], ids: NDArray[np.uint8]
@@ -241,7 +241,7 @@ def _ids(frame: loop.Frame, events: loop.Events, told: loop.Told) -> NDArray[np.
     """The ids of records, ID_BYTES each."""
     n = len(told.sessions)
     key_bytes = np.diff(events.keys.ends, prepend=0)[told.sessions].sum()
-    room = n * (frame.before.longest + frame.behind.longest + 2 * _NUMBER_BYTES) + key_bytes
+    room = n * (frame.before.longest + frame.behind.longest + 2 * _NUMBER_BYTES) + key_bytes + loop.BEHIND
     texts, ends, found = np.empty(room, np.uint8), np.empty(n, np.int64), np.empty(n * DIGEST_BYTES, np.uint8)
     loop.write_identities(frame, events, told, texts, ends)
     digests(texts, ends, found)

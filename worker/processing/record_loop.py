@@ -42,13 +42,17 @@ _SHORT: Final = np.zeros(32, np.uint8)  # control characters that have an escape
 _SHORT[[8, 9, 10, 12, 13]] = np.frombuffer(b"btnfr", np.uint8)
 _PAIRS: Final = np.frombuffer(b"".join(b"%02d" % number for number in range(100)), np.uint8)
 
+_WORD: Final = 8
+#: Bytes behind texts that may be read, and behind what is written that may be written over.
+BEHIND: Final = _WORD - 1
+
 _DAY_MS: Final = 86_400_000
 _FIRST_MS: Final = -62_135_596_800_000  # the years 1 to 9999
 _END_MS: Final = 253_402_300_800_000
 
 
 class Texts(NamedTuple):
-    """Texts in UTF-8, one after the other, and where each ends."""
+    """Texts in UTF-8, one after the other, and where each ends; BEHIND bytes more come after the last."""
 
     data: Bytes
     ends: Column
@@ -59,11 +63,15 @@ class Texts(NamedTuple):
         return int(np.diff(self.ends, prepend=0).max())
 
 
+def texts_in(parts: Iterable[bytes], ends: Column) -> Texts:
+    """Texts of which all parts consist together, as the loops take them."""
+    return Texts(np.frombuffer(bytearray().join(parts) + bytes(BEHIND), np.uint8), ends)
+
+
 def texts_of(texts: Iterable[bytes]) -> Texts:
-    """As the loops take them."""
+    """These texts, likewise."""
     texts = list(texts)
-    data = np.frombuffer(bytearray().join(texts), np.uint8)
-    return Texts(data, np.cumsum([len(text) for text in texts], dtype=np.int64))
+    return texts_in(texts, np.cumsum([len(text) for text in texts], dtype=np.int64))
 
 
 class Frame(NamedTuple):
@@ -78,7 +86,6 @@ class Frame(NamedTuple):
     closed_by: Texts  # as JSON
     unknown: int  # the token that is shown for those below 0
     specials: int  # how many tokens are no template
-    top_events: int  # listed at most
     most_lines: int  # events of which the offsets are listed
     most_bytes: int  # of the value and `key_copies` keys
     key_copies: int
@@ -107,6 +114,7 @@ class Told(NamedTuple):
     closed_by: Column
     forms: Column
     extras: Column
+    endings: Texts  # what some have in place of the end of their form
 
 
 # -- numbers and texts -------------------------------------------------------------------------------------------------
@@ -120,12 +128,19 @@ def begin_of(ends: Column, number: int) -> int:
 
 @compiled
 def put(out: Bytes, at: int, texts: Texts, number: int) -> int:
-    """Write one of the texts; returns where it ends, as all that write do."""
+    """Write one of the texts; returns where it ends, as all that write do. BEHIND bytes more are written over."""
     begin, end = begin_of(texts.ends, number), texts.ends[number]
-    # An index that may be below 0 is looked at for each byte, which costs twenty times the copy.
+    # Words of eight bytes, which the loops below are a load and a store of; an index that may be below 0 would be
+    # looked at for each byte.
     source, target = np.uint64(begin), np.uint64(at)
-    for place in range(np.uint64(end - begin)):
-        out[target + place] = texts.data[source + place]
+    for _ in range(np.uint64(end - begin + _WORD - 1) // np.uint64(_WORD)):
+        word = np.uint64(0)
+        for byte in range(np.uint64(_WORD)):
+            word |= np.uint64(texts.data[source + byte]) << (byte * np.uint64(8))
+        for byte in range(np.uint64(_WORD)):
+            out[target + byte] = np.uint8(word >> (byte * np.uint64(8)))
+        source += np.uint64(_WORD)
+        target += np.uint64(_WORD)
     return int(at + end - begin)
 
 
@@ -222,20 +237,11 @@ def put_rounded(out: Bytes, at: int, value: float) -> int:
 
 
 @compiled
-def put_null(out: Bytes, at: int) -> int:
-    """Write that there is nothing."""
-    out[at] = _N
-    out[at + 1] = _U
-    out[at + 2] = _L
-    out[at + 3] = _L
-    return at + 4
-
-
-@compiled
 def put_time(out: Bytes, at: int, milliseconds: int) -> int:
     """Write a time as `iso_time` gives it; NO_TIME is none."""
     if milliseconds < _FIRST_MS or milliseconds >= _END_MS:
-        return put_null(out, at)
+        out[at], out[at + 1], out[at + 2], out[at + 3] = _N, _U, _L, _L
+        return at + 4
     day, rest = milliseconds // _DAY_MS, milliseconds % _DAY_MS
     # Days since 1 March of the year 0; years then end with the day that not all of them have.
     since = day + 719_468
@@ -371,7 +377,9 @@ def write_identities(frame: Frame, events: Events, told: Told, out: Bytes, ends:
 
 
 @compiled
-def write(frame: Frame, events: Events, told: Told, ids: Bytes, first: int, out: Bytes, ends: Column) -> int:
+def write(
+    frame: Frame, events: Events, told: Told, ids: Bytes, first: int, out: Bytes, ends: Column, top: Column
+) -> int:
     """Write records from the first on, one after the other, as long as there is room.
 
     Args:
@@ -382,11 +390,11 @@ def write(frame: Frame, events: Events, told: Told, ids: Bytes, first: int, out:
         first: of those to be written.
         out: is filled with records.
         ends: is filled with where each ends in `out`; one that is left out takes no room.
+        top: is written over; as long as the list of events of a record at most.
 
     Returns:
         The row that comes next, for which there is no room left.
     """
-    top = np.empty(frame.top_events, np.int64)
     at, n_templates = 0, len(frame.templates.ends)
     for row in range(first, len(told.sessions)):
         number, form, extra = told.sessions[row], told.forms[row] * (HOLES + 1), told.extras[row]
@@ -398,7 +406,8 @@ def write(frame: Frame, events: Events, told: Told, ids: Bytes, first: int, out:
 
         room = frame.forms.ends[form + HOLES] - begin_of(frame.forms.ends, form)
         room += frame.extras.ends[extra] - begin_of(frame.extras.ends, extra)
-        room += 2 * ID_BYTES + _ESCAPED_BYTES * key_bytes + 2 * _TIME_BYTES + _NUMBER_BYTES * (n + 12)
+        ending = told.endings.ends[row] - begin_of(told.endings.ends, row)
+        room += 2 * ID_BYTES + _ESCAPED_BYTES * key_bytes + 2 * _TIME_BYTES + _NUMBER_BYTES * (n + 12) + ending + BEHIND
         writable = fits(score) and fits(surprise) and 0 < n <= frame.most_lines
         for place in top[:n_top]:
             token = shown(frame, events.tokens[place])
@@ -413,27 +422,19 @@ def write(frame: Frame, events: Events, told: Told, ids: Bytes, first: int, out:
             return row
 
         begun = at
-        at = put(out, at, frame.forms, form + ID)
-        at = put_id(out, at, ids, row)
-        at = put(out, at, frame.forms, form + SESSION)
-        at = put_key(out, at, events.keys, number)
-        at = put(out, at, frame.forms, form + SCORE)
-        at = put_rounded(out, at, score)
-        at = put(out, at, frame.forms, form + SURPRISE)
-        at = put_rounded(out, at, surprise)
-        at = put(out, at, frame.forms, form + EVENTS)
-        at = put_whole(out, at, n)
+        at = put_id(out, put(out, at, frame.forms, form + ID), ids, row)
+        at = put_key(out, put(out, at, frame.forms, form + SESSION), events.keys, number)
+        at = put_rounded(out, put(out, at, frame.forms, form + SCORE), score)
+        at = put_rounded(out, put(out, at, frame.forms, form + SURPRISE), surprise)
+        at = put_whole(out, put(out, at, frame.forms, form + EVENTS), n)
         at = put(out, at, frame.forms, form + UNKNOWN)
         unknown = 0
         for place in range(begin, end):
             unknown += 1 if events.tokens[place] < frame.specials else 0
         at = put_whole(out, at, unknown)
-        at = put(out, at, frame.forms, form + FIRST_TIME)
-        at = put_time(out, at, events.times[begin])
-        at = put(out, at, frame.forms, form + LAST_TIME)
-        at = put_time(out, at, events.times[end - 1])
-        at = put(out, at, frame.forms, form + CLOSED_BY)
-        at = put(out, at, frame.closed_by, told.closed_by[row])
+        at = put_time(out, put(out, at, frame.forms, form + FIRST_TIME), events.times[begin])
+        at = put_time(out, put(out, at, frame.forms, form + LAST_TIME), events.times[end - 1])
+        at = put(out, put(out, at, frame.forms, form + CLOSED_BY), frame.closed_by, told.closed_by[row])
         at = put(out, at, frame.extras, extra)
         at = put(out, at, frame.forms, form + TOP)
         out[at] = _BRACKET
@@ -443,12 +444,11 @@ def write(frame: Frame, events: Events, told: Told, ids: Bytes, first: int, out:
                 out[at] = _COMMA
                 at += 1
             place = top[nth]
-            at = put(out, at, frame.event, EVENT_OFFSET)
-            at = put_whole(out, at, events.offsets[place] - start_at)
-            at = put(out, at, frame.event, EVENT_TEMPLATE)
-            at = put(out, at, frame.templates, shown(frame, events.tokens[place]))
-            at = put(out, at, frame.event, EVENT_SURPRISE)
-            at = put_rounded(out, at, events.surprises[place])
+            at = put_whole(out, put(out, at, frame.event, EVENT_OFFSET), events.offsets[place] - start_at)
+            at = put(
+                out, put(out, at, frame.event, EVENT_TEMPLATE), frame.templates, shown(frame, events.tokens[place])
+            )
+            at = put_rounded(out, put(out, at, frame.event, EVENT_SURPRISE), events.surprises[place])
             at = put(out, at, frame.event, EVENT_HOLES)
         out[at] = _END_BRACKET
         at = put(out, at + 1, frame.forms, form + LINES)
@@ -459,11 +459,11 @@ def write(frame: Frame, events: Events, told: Told, ids: Bytes, first: int, out:
         out[at] = _END_BRACKET
         at = put(out, at + 1, frame.forms, form + FIRST_OFFSET)
         at = put_whole(out, at, events.offsets[begin] - start_at)
-        at = put(out, at, frame.forms, form + LAST_OFFSET)
-        at = put_whole(out, at, events.offsets[end - 1] - start_at)
-        at = put(out, at, frame.forms, form + CAUSE)
-        at = put_whole(out, at, told.causes[row] - start_at)
+        at = put_whole(out, put(out, at, frame.forms, form + LAST_OFFSET), events.offsets[end - 1] - start_at)
+        at = put_whole(out, put(out, at, frame.forms, form + CAUSE), told.causes[row] - start_at)
         at = put(out, at, frame.forms, form + HOLES)
+        if ending > 0:
+            at = put(out, at - 1, told.endings, row)
         if at - begun + frame.key_copies * key_bytes > frame.most_bytes:
             at = begun
         ends[row] = at

@@ -91,5 +91,8 @@ class Records:
             return [None] * len(offsets)
         own, asked = np.asarray(self.offsets, np.int64), np.asarray(offsets, np.int64)
         rows = np.minimum(np.searchsorted(own, asked), len(own) - 1)
-        there, times = (own[rows] == asked).tolist(), [self.timestamps[row] for row in rows.tolist()]
-        return [int(time) if is_there and time > 0 else None for is_there, time in zip(there, times, strict=True)]
+        times = np.fromiter(map(self.timestamps.__getitem__, rows.tolist()), np.int64, len(rows))
+        found: list[int | None] = times.tolist()
+        for at in np.flatnonzero((own[rows] != asked) | (times <= 0)).tolist():
+            found[at] = None
+        return found

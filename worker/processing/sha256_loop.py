@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from detector.compiled import Bytes, Column, compiled
+from detector.compiled import Bytes, Column, allocating
 
 DIGEST_BYTES: Final = 32
 
@@ -32,7 +32,7 @@ _CONSTANTS: Final = np.array(_fractions(3, _ROUNDS), np.uint32)
 _FIRST: Final = np.array(_fractions(2, 8), np.uint32)
 
 
-@compiled
+@allocating
 def digests(data: Bytes, ends: Column, found: Bytes) -> None:
     """Fill in the digests of texts.
 
@@ -70,13 +70,14 @@ def digests(data: Bytes, ends: Column, found: Bytes) -> None:
                 words[place] = np.uint32(words[place - 16] + small_0 + words[place - 7] + small_1)
             a, b, c, d = state[0], state[1], state[2], state[3]
             e, f, g, h = state[4], state[5], state[6], state[7]
-            for place in range(_ROUNDS):
-                big_1 = np.uint32(e >> 6 | e << 26) ^ np.uint32(e >> 11 | e << 21) ^ np.uint32(e >> 25 | e << 7)
-                one = np.uint32(h + big_1 + ((e & f) ^ (~e & g)) + _CONSTANTS[place] + words[place])
-                big_0 = np.uint32(a >> 2 | a << 30) ^ np.uint32(a >> 13 | a << 19) ^ np.uint32(a >> 22 | a << 10)
-                other = np.uint32(big_0 + ((a & b) ^ (a & c) ^ (b & c)))
-                h, g, f, e = g, f, e, np.uint32(d + one)
-                d, c, b, a = c, b, a, np.uint32(one + other)
+            for first in range(0, _ROUNDS, 8):
+                for place in range(first, first + 8):  # after which all words are in their places again
+                    big_1 = np.uint32(e >> 6 | e << 26) ^ np.uint32(e >> 11 | e << 21) ^ np.uint32(e >> 25 | e << 7)
+                    one = np.uint32(h + big_1 + ((e & f) ^ (~e & g)) + _CONSTANTS[place] + words[place])
+                    big_0 = np.uint32(a >> 2 | a << 30) ^ np.uint32(a >> 13 | a << 19) ^ np.uint32(a >> 22 | a << 10)
+                    other = np.uint32(big_0 + ((a & b) ^ (a & c) ^ (b & c)))
+                    h, g, f, e = g, f, e, np.uint32(d + one)
+                    d, c, b, a = c, b, a, np.uint32(one + other)
             for place, word in enumerate((a, b, c, d, e, f, g, h)):
                 state[place] = np.uint32(state[place] + word)
         for word in range(8):
