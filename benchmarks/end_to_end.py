@@ -166,11 +166,15 @@ def worker_rates(application: Application, pass_lines: int, passes: int, *overri
 
 
 def _rate(marks: list[tuple[float, int]], start: int, end: int) -> float:
-    """Of what lies between two positions; when they were passed is told by the commits before and after each."""
+    """Of what lies between two positions; when they were passed is told by the commits before and after each.
+
+    What was done before the first commit has no beginning: a pass that ended before it goes to the second.
+    """
     times, positions = zip(*marks, strict=True)
     first = max(start, positions[0])
-    began, ended = np.interp((first, end), positions, times).tolist()
-    return (end - first) / (ended - began)
+    last = end if end > first else positions[1]
+    began, ended = np.interp((first, last), positions, times).tolist()
+    return (last - first) / (ended - began)
 
 
 def _consumer(bootstrap: str, topic: str, partitions: int) -> Consumer:
