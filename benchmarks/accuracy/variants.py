@@ -30,7 +30,7 @@ from detector.scoring.evidence import Evidences
 from detector.sessions_file import ANOMALOUS
 from detector.text.vocabulary import N_SPECIAL
 from detector.training.alarm_bounds import bound
-from detector.training.train import Size, TrainingOptions, TrainingSessions, training_dtype
+from detector.training.train import DOUBTED, Size, TrainingOptions, TrainingSessions, training_dtype
 from detector.training.trainer import Trainer
 
 # Gaps of 0 s, 1 to 2 s, 3 to 6 s ... the last from about 9 hours on.
@@ -177,6 +177,7 @@ class Learnt(NamedTuple):
         test: each row of the part, beside the profile of a checkpoint.
         counted: evidence of normal sessions by others like them; None with a classifier.
         cut: class logits of sessions cut short; None without one.
+        rare: as of `Calibration.fit`.
     """
 
     held_out: SessionStatistics
@@ -184,6 +185,7 @@ class Learnt(NamedTuple):
     test: SessionStatistics
     counted: Evidences | None
     cut: Floats | None
+    rare: float
 
 
 @lru_cache(maxsize=1)
@@ -215,9 +217,8 @@ def _learn(
     learner.next_token(normal, steps_after=0)
     if task.labelled:
         learner.classifier(fitting)
-    alarms = (
-        None if task.labelled else bound(*(part.select(part.labels != ANOMALOUS) for part in (training, validation)))
-    )
+    bounded = bound(*(part.select(part.labels != ANOMALOUS) for part in (training, validation)))
+    alarms = None if task.labelled else bounded
     usual = fitting.usual()
     profile = architecture.profile.fit(usual.sequences, usual.counts, alarms and alarms.bounds)
     shipped = profile
@@ -230,6 +231,7 @@ def _learn(
         trainer(test).statistics(shipped),
         alarms and alarms.alike,
         learner.cut_logits() if task.labelled else None,
+        bounded.later.rare(DOUBTED) if task.labelled else 0.0,
     )
 
 
@@ -281,6 +283,7 @@ class Variant:
                 combine=self.options.combine,
                 counted=learnt.counted,
                 cut=learnt.cut,
+                rare=learnt.rare,
             )
             if self.counts
             else partial(without_counts, classifier=task.labelled)
@@ -324,9 +327,10 @@ def with_counts(
     combine: bool = False,
     counted: Evidences | None = None,
     cut: Floats | None = None,
+    rare: float = 0.0,
 ) -> Floats:
     """Scores of sessions as the product gives them, calibrated on those held out."""
-    calibration = Calibration.fit(held_out, classifier=classifier, combine=combine, counted=counted, cut=cut)
+    calibration = Calibration.fit(held_out, classifier=classifier, combine=combine, counted=counted, cut=cut, rare=rare)
     return calibration.final_scores(part.highest, part.logits, part.unusual, part.seen)
 
 

@@ -30,8 +30,8 @@ the normal ones to fall off exponentially beyond the highest of them.
 
 What labels never showed lies between. A session is a warning, too, where two looks agree (`Calibration.doubt`): its
 class logit is nearer to a warning's than to what 95 % of the normal sessions have at most, whole or cut short, and its
-counts are as unusual as at most one normal session in a thousand has them. Either alone says little: the classifier
-knows what it learnt, and to the counts whatever is new is unusual.
+counts are as unusual as at most one normal session in a thousand has them, those of another time among them. Either
+alone says little: the classifier knows what it learnt, and to the counts whatever is new is unusual.
 
 Early scores, of the events so far, use running maxima of all statistics and so never fall while a
 session goes on. Without labels the complete session's statistics can only be higher, so an early
@@ -82,15 +82,14 @@ MAX_KNOTS = 64
 _BELOW = 0.01  # logits: a score that has to stay below a threshold stays so in float32
 _ALMOST_ONE = 1 - 1e-12
 _UNSURE = 0.05  # of normal sessions, to the classifier
-_DOUBT_BAND = 0.2  # how far doubtful sessions of different levels are apart: all are warnings
+_DOUBT_BAND = 0.2  # between doubtful sessions of different levels: all are warnings
 
 
 @dataclass(frozen=True)
 class Tail:
     """Level (-log10 of the tail probability among normal sessions) of a highest surprise.
 
-    Linear between the knots, constant below the first and linear, with `slope`, beyond the last: an
-    exponential tail.
+    Linear between the knots, constant below the first and linear, with `slope`, beyond the last: exponential there.
 
     Attributes:
         knots: highest surprises in nats, ascending.
@@ -351,6 +350,7 @@ class Calibration:
         early: what early scores are made by.
         final: what final scores are made by.
         doubt: class logit above which a session with very unusual counts is a warning; None where that says nothing.
+        doubt_nats: how unusual its counts have to be, beyond this.
     """
 
     tail: Tail
@@ -358,6 +358,7 @@ class Calibration:
     early: Combination
     final: Combination
     doubt: float | None = None
+    doubt_nats: float = 0.0
 
     @classmethod
     def fit(
@@ -368,19 +369,20 @@ class Calibration:
         combine: bool = False,
         counted: Evidences | None = None,
         cut: Floats | None = None,
+        rare: float = 0.0,
     ) -> "Calibration":
         """Fit on validation sessions.
 
         Tail and evidence come from all that are not labelled anomalous, at least one; with `classifier` the
-        combinations come from the labelled ones, at least one of each kind, and with `combine` the level may take
-        part in them.
+        combinations come from the labelled ones, at least one of each kind.
 
         Args:
             validation: the sessions.
             classifier: whether there is one.
-            combine: whether the level may have a weight beside it.
+            combine: whether the level may take part beside it.
             counted: evidence by counts of normal sessions, far more than there are here, where such is known.
             cut: class logits of normal sessions that end too early, (k,); without any nothing is said of doubt.
+            rare: nats that counts are beyond no more than once in a thousand normal sessions of another time.
         """
         normal = validation.labels != 1
         counts = validation.counts[normal]
@@ -401,19 +403,17 @@ class Calibration:
         anomalous, counts = validation.labels[known] == 1, validation.counts[known]
         levels = calibration.levels(validation.highest[known], validation.unusual[known], validation.seen[known])
         early_levels = calibration.early_levels(validation.early_highest[known], validation.early_unusual[known])
-        logits, early_logits = validation.logits[known], validation.early_logits[known]
-        usual = validation.seen[known]
-        not_yet = np.zeros_like(usual)
+        logits, early_logits, usual = validation.logits[known], validation.early_logits[known], validation.seen[known]
         final = Combination.fit(logits, levels, usual, anomalous, counts, combine=combine)
         final = final.critical(logits, levels, usual, anomalous=anomalous, counts=counts)
-        early = Combination.fit(early_logits, early_levels, not_yet, anomalous, counts, combine=combine)
+        early = Combination.fit(early_logits, early_levels, np.zeros_like(usual), anomalous, counts, combine=combine)
         finals = final.score(logits, levels, usual)
         early = early.lowered(early_logits, early_levels, finals=finals, anomalous=anomalous, counts=counts)
         doubt = None
-        if cut is not None and len(cut) and final.logit_weight:
+        if cut is not None and len(cut) and final.logit_weight and rare < np.inf:
             sure = max(_sure(logits[~anomalous], counts[~anomalous]), _sure(cut, np.ones(len(cut))))
             doubt = (sure + (_logit(WARNING_SCORE) - final.bias) / final.logit_weight) / 2
-        return replace(calibration, early=early, final=final, doubt=doubt)
+        return replace(calibration, early=early, final=final, doubt=doubt, doubt_nats=0.0 if doubt is None else rare)
 
     def levels(self, highest: Floats, unusual: Floats, seen: Flags) -> Floats:
         """Level of each complete session, from the statistics of these names (`SessionStatistics`)."""
@@ -435,7 +435,7 @@ class Calibration:
         levels = self.levels(highest, unusual, seen)
         score = self.final.score(logits, levels, seen)
         if self.doubt is not None:
-            doubtful = (logits > self.doubt) & (unusual > 0) & (levels >= CRITICAL_LEVEL)
+            doubtful = (logits > self.doubt) & (unusual > self.doubt_nats) & (levels >= CRITICAL_LEVEL)
             score = np.where(doubtful, np.maximum(score, WARNING_SCORE + _DOUBT_BAND * levels / MAX_LEVEL), score)
         return score
 

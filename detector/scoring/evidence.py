@@ -37,6 +37,18 @@ class Evidences(NamedTuple):
         """Of the sessions of all parts, at least one."""
         return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
+    def rare(self, share: float) -> float:
+        """The least nats that no more than this share of sessions like these are beyond; infinite where none is shown.
+
+        With `CERTAINTY`, by the upper bound for a Poisson count: few sessions show nothing.
+        """
+        highest_first = np.argsort(-self.nats, kind="stable")
+        beyond = np.append(0.0, np.cumsum(self.counts[highest_first]))
+        shown = np.count_nonzero(gammaincinv(beyond + 1, CERTAINTY) <= share * self.counts.sum())
+        if not shown:
+            return float(np.inf)
+        return float(np.append(self.nats[highest_first], 0.0)[shown - 1])
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -206,7 +206,9 @@ def adapt(
     known = fitting.usual()
     profile = CountProfile.fit(known.sequences, known.counts, parent.profile.bounds)
     left_out = TrainingSessions.of([]) if judge is None else older.select(~usual_older)
-    measures = calibrated(trainer, profile, held_out, left_out, judge, classifier=classifier)
+    doubt = parent.manifest.calibration
+    rare = float(np.inf) if doubt.doubt is None else doubt.doubt_nats  # what is left of older sessions has no times
+    measures = calibrated(trainer, profile, held_out, left_out, judge, classifier=classifier, rare=rare)
     if not classifier:
         known = fitting.joined(held_out).usual()
         profile = CountProfile.fit(known.sequences, known.counts, parent.profile.bounds)

@@ -54,6 +54,8 @@ Size = Literal["tiny", "small", "reference"]
 # With fewer the tail of the normal surprises is guesswork, and a classifier learns the sessions by heart.
 MIN_NORMAL_SESSIONS = 20
 MIN_ANOMALOUS_SESSIONS = 10
+# Of normal sessions, those of another time among them, which may have counts as unusual as a doubtful session's.
+DOUBTED = 0.001
 _DEFAULTS = TrainingOptions()
 _SHARE_DIGITS = 6
 
@@ -206,11 +208,16 @@ def train(
     trainer.next_token(normal, steps_after=steps_after)
     if classifier:
         trainer.classifier(fitting)
-    # Where counts alone make alarms; where tolerances or labels have a part, these decide.
-    alarms = None
-    if found is None and not classifier:
+    # Where counts alone make alarms; where tolerances or labels have a part, these decide, and with labels counts add
+    # to them what is rare at another time, too.
+    alarms, rare = None, 0.0
+    if found is None:
         parts = (sessions,) if validation is None else (sessions, validation)
-        alarms = bound(*(part.select(part.labels != ANOMALOUS) for part in parts))
+        bounded = bound(*(part.select(part.labels != ANOMALOUS) for part in parts))
+        if classifier:
+            rare = bounded.later.rare(DOUBTED)
+        else:
+            alarms = bounded
     usual = fitting.usual()
     profile = CountProfile.fit(usual.sequences, usual.counts, alarms and alarms.bounds)
     left_out = TrainingSessions.of([]) if found is None else found.left_out[1]
@@ -223,6 +230,7 @@ def train(
         classifier=classifier,
         combine=options.combine,
         counted=alarms and alarms.alike,
+        rare=rare,
     )
     if alarms is not None:
         measured.metrics[EXPECTED_WARNINGS] = expected_share(alarms.later, measured.calibration.evidence)
@@ -273,6 +281,7 @@ def calibrated(
     classifier: bool,
     combine: bool = False,
     counted: Evidences | None = None,
+    rare: float = 0.0,
 ) -> Calibrated:
     """Calibrate by the trainer's validation sessions.
 
@@ -285,13 +294,16 @@ def calibrated(
         classifier: whether the model has one.
         combine: as in `TrainingOptions`.
         counted: as of `Calibration.fit`.
+        rare: likewise.
     """
     statistics = trainer.statistics(profile)
     if judge is not None:  # what is evidence the tolerances say, and none of these sessions breaks one
         none = np.zeros(len(held_out))
         statistics = replace(statistics, unusual=none, early_unusual=none, seen=none.astype(np.bool_))
     cut = trainer.cut_logits() if classifier else None
-    calibration = Calibration.fit(statistics, classifier=classifier, combine=combine, counted=counted, cut=cut)
+    calibration = Calibration.fit(
+        statistics, classifier=classifier, combine=combine, counted=counted, cut=cut, rare=rare
+    )
     finals = _final_scores(calibration, statistics, judged=judge is not None)
     scored = by_sequence(held_out, finals)
     shares = score_histogram(finals, statistics.counts)

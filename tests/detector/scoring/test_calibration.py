@@ -402,3 +402,8 @@ def test_a_session_that_labels_never_showed_is_a_warning_where_classifier_and_co
     assert before[0] < WARNING_SCORE <= scores[0] < CRITICAL_SCORE
     assert (scores[1:] == before[1:]).all()
     assert (scores[1:4] < WARNING_SCORE).all()
+    for rare, doubted in ((8.9, True), (9.0, False), (np.inf, False)):
+        calibration = Calibration.fit(validation, classifier=True, cut=cut, rare=rare)
+        (score,) = calibration.final_scores(np.zeros(1), logit[:1], unusual[:1], np.zeros(1, np.bool_))
+        assert (score >= WARNING_SCORE) == doubted, "counts that more normal sessions of another time have are no doubt"
+    assert calibration.doubt is None

@@ -125,6 +125,21 @@ def test_the_least_evidence_is_critical_only_where_enough_sessions_show_that_it_
     assert level(0, 60) < 2, "60 sessions do not promise that"
 
 
+def test_what_one_in_a_thousand_has_at_most_takes_sessions_enough_to_show_it() -> None:
+    rng = np.random.default_rng(4)
+
+    def of_sessions(n: int) -> Evidences:
+        return Evidences(np.where(rng.random(n) < 0.01, rng.exponential(1.0, n), 0.0), np.ones(n))
+
+    assert np.isinf(Evidences(np.zeros(1), np.array([2_300.0])).rare(0.001)), "2.3 of them may still be due"
+    assert Evidences(np.zeros(1), np.array([2_400.0])).rare(0.001) == 0
+    beyond = np.array([0.01 * np.exp(-of_sessions(5_000).rare(0.001)) for _ in range(300)])
+    assert (beyond > 0.001).mean() <= 0.13, "of one draw in ten more sessions may be beyond it"
+    assert np.median(beyond) > 0.0003, "and it is no higher than that takes"
+    one = Evidences(np.array([0.0, 2.0, 1.0]), np.array([9_990.0, 4.0, 6.0]))
+    assert one.rare(0.001) == 1.0, "four of 10,000 are beyond it; of ten, fifteen may be due"
+
+
 _EVENTS = st.lists(st.sampled_from([OPEN, READ, WRITE, CLOSE, RETRY, BEAT, 30, -5, -6]), min_size=1, max_size=60)
 _CHANGING, _ = learnt(of((session(4, 2), 300), (session(8, 4), 300), (session(8, 4, beats=9), 300), ([RETRY], 4)))
 

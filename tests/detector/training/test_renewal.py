@@ -125,6 +125,7 @@ def test_a_checkpoint_with_labels_keeps_them_and_learns_from_what_is_no_alarm(tm
     assert not done.worse
     now = load(tmp_path / "one")
     assert now.manifest.training.mode == "labelled"
+    assert now.manifest.calibration.doubt is parent.manifest.calibration.doubt is None, "of what too few have shown"
     assert now.replay is not None
     assert (now.replay.labels == 1).any()
     assert done.adaptation.held_back[0].sessions >= 150

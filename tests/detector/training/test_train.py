@@ -79,6 +79,15 @@ def test_with_labels_faulty_sessions_are_told_from_normal_ones(labelled: Trained
     assert labelled.record.metrics["auprc"] > 0.95
 
 
+def test_new_counts_are_in_doubt_only_where_sessions_enough_show_that_they_are_rare(labelled: Trained) -> None:
+    assert labelled.calibration.doubt is None, "600 normal sessions do not show what one in a thousand has"
+    data = sessions(600, 60, seed=1)
+    many = train(
+        replace(data, counts=data.counts * 10), VOCABULARY, size=SMALL, device="cpu", options=QUICK
+    ).calibration
+    assert many.doubt is not None
+
+
 def test_with_labels_a_fault_shows_in_the_early_score_from_its_event_on(labelled: Trained, tmp_path: Path) -> None:
     (scores,) = scored(labelled, tmp_path / "model", [[OPEN, READ, WRITE, FAIL]])
     assert (scores.scores[:3] < 0.7).all()
