@@ -315,10 +315,9 @@ def _tell(renewal: Renewal, options: RenewalOptions, console: Console) -> None:
         _list(found.usual, console)
     if watched:
         most = max(len(days) for days in watched.values())
-        _say(
-            console,
-            f"{len(watched):,} {'thing is' if len(watched) == 1 else 'things are'} usual but new, on {most} of {options.days} days so far: alarms until then",
-        )
+        what = "thing is" if len(watched) == 1 else "things are"
+        when = f"on {most} of {options.days} days so far: alarms until then"
+        _say(console, f"{len(watched):,} {what} usual but new, {when}")
     console.print(_table(renewal.figures))
 
 
