@@ -265,11 +265,15 @@ def _renewed(
     from detector.training.renewal import Recent, TooLittle, renew
 
     seed = len(parent.manifest.history)
+    keys = set(recent.sessions.keys or ())
+    held_out = {key for key in keys if is_validation(key, seed)}
+    if held_out == keys:  # of one key, such as a partition, and nothing would be left to learn from
+        held_out = set()
     traffic = Recent(
         recent.sessions,
         recent.days,
         recent.vocabulary,
-        lambda key: is_validation(key, seed),
+        held_out.__contains__,
         verdicts,
         recent.pauses,
     )
