@@ -28,6 +28,7 @@ from detector.checkpoint import Checkpoint, load
 from detector.quality.metrics import Detection, average_precision
 from detector.scoring.calibration import MAX_LEVEL, WARNING_SCORE
 from detector.scoring.count_vectors import CountVectors
+from detector.scoring.families import Way, ways_of
 from detector.scoring.judge import USUAL, Judge
 from detector.scoring.judge import scores as judged_scores
 from detector.scoring.scorer import Scorer
@@ -226,7 +227,8 @@ class Adaptive:
         self._watched = found.watched
         learnt = found.sessions.distinct()
         traffic = recent.select(np.arange(len(rows) - since, len(rows)))
-        trained = self._adapted(learnt, traffic, vocabulary, plan.steps)
+        changed = {way for each in found.usual for way in ways_of(each.name)}
+        trained = self._adapted(learnt, traffic, vocabulary, changed, plan.steps)
         self.older = sample(self.older.joined(learnt), self._seed)
         return {
             "usual": [each.name for each in found.usual],
@@ -241,9 +243,20 @@ class Adaptive:
         assert judge is not None
         return judge
 
-    def _adapted(self, recent: TrainingSessions, traffic: TrainingSessions, vocabulary: Vocabulary, steps: int) -> bool:
+    def _adapted(
+        self, recent: TrainingSessions, traffic: TrainingSessions, vocabulary: Vocabulary, changed: set[Way], steps: int
+    ) -> bool:
         options = AdaptationOptions(next_token_steps=steps)
-        found = adapt(self.checkpoint, recent, self.older, vocabulary, traffic=traffic, device="cpu", options=options)
+        found = adapt(
+            self.checkpoint,
+            recent,
+            self.older,
+            vocabulary,
+            traffic=traffic,
+            changed=changed,
+            device="cpu",
+            options=options,
+        )
         self.checkpoint = found.checkpoint(self.checkpoint)
         self._ready()
         return found.trained
@@ -275,7 +288,9 @@ class WithoutModel(Adaptive):
         levels = np.minimum(held_to.tolerances.judge(vectors).evidence, MAX_LEVEL)
         return judged_scores(levels, standings, broken, rising)
 
-    def _adapted(self, recent: TrainingSessions, traffic: TrainingSessions, vocabulary: Vocabulary, steps: int) -> bool:
+    def _adapted(
+        self, recent: TrainingSessions, traffic: TrainingSessions, vocabulary: Vocabulary, changed: set[Way], steps: int
+    ) -> bool:
         del steps
         older = self.older.distinct()
         standings, _ = self._held_to.standings(CountVectors.of_sequences(older.sequences))
@@ -286,6 +301,7 @@ class WithoutModel(Adaptive):
             traffic.distinct(),
             vocabulary,
             n_known=self._n_known,
+            changed=changed,
         )
         self._n_known = len(vocabulary)
         return False

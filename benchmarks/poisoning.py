@@ -8,7 +8,7 @@ quarter of all sessions:
 - *a new one*: usual sessions with an event that no other has, on the first day only.
 
 Beside the adaptation as it is stands one that learns from all recent sessions, whatever they do: what its bounds are
-worth (`everything`). Usage: `python -m benchmarks.poisoning [--steps N] [--most N] [--output FILE]`.
+worth (`everything`). Usage: `python -m benchmarks.poisoning [--steps N] [--most N] [--attacks A ...] [--output FILE]`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -86,8 +86,8 @@ def alarms(checkpoint: Checkpoint, sessions: Sequence[Tokens]) -> Flags:
     return found
 
 
-def measure(folder: Path, steps: int, most: int) -> Iterator[Result]:
-    """All combinations, one after the other."""
+def measure(folder: Path, steps: int, most: int, attacks: Sequence[Attack]) -> Iterator[Result]:
+    """These attacks in both ways, one after the other."""
     whole = hdfs_ordered()
     order = np.argsort(whole.order, kind="stable")
     order = order[:: max(len(order) // most, 1)]
@@ -111,7 +111,7 @@ def measure(folder: Path, steps: int, most: int) -> Iterator[Result]:
     later = vocabulary.merged(Vocabulary(("an event of an attack",), kind="events"))
     held = sessions[test:]
     first = alarms(trained, held)
-    for attack in ("one of the training", "a new one"):
+    for attack in attacks:
         repeated = old if attack == "one of the training" else np.append(usual, len(vocabulary))
         for way in ("bounded", "everything"):
             now = trained
@@ -159,13 +159,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=600, help="of the training; an adaptation has a third")
     parser.add_argument("--most", type=int, default=1_000_000, help="sessions, evenly over the time")
+    parser.add_argument("--attacks", nargs="+", choices=get_args(Attack), default=get_args(Attack))
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     require_data()
     table = Table("learns from", "repeated", "adaptations", "found again", "recall", "false alarms", "attack", "CPU s")
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for each in measure(Path(folder), arguments.steps, arguments.most):
+        for each in measure(Path(folder), arguments.steps, arguments.most, arguments.attacks):
             results.append(each)
             Console(stderr=True).print(each)
             table.add_row(

@@ -8,9 +8,9 @@ those labelled anomalous.
   unknown line with a text, so nothing else changes by that.
 - *Language model*: goes on training, at a lower rate than at first, where recent sessions surprise it more than older
   ones did or have templates it does not know. Otherwise it stays.
-- *Tolerances*: stay as long as no recent session breaks them. Else they are learnt anew from all, those sessions among
-  them that stood out before. What recent sessions and usual older ones still break is a family that is accepted.
-  Families keep their names and verdicts.
+- *Tolerances*: stay as long as no recent session breaks them. Those that change are learnt anew from all, those that
+  stood out before among them (`detector.scoring.relearning`). What recent sessions and usual older ones still
+  break is a family that is accepted. Families keep their names and verdicts.
 - *What has become more frequent* (`detector.scoring.rising`): it ranks among what stands out.
 - *Verdicts on sessions*: weights of what such sessions have (`detector.scoring.verdict_weights`). A checkpoint that was
   trained with labels goes on training its classifier instead.
@@ -20,7 +20,7 @@ those labelled anomalous.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -36,9 +36,10 @@ from detector.model.model import DetectorModel
 from detector.scoring.calibration import WARNING_SCORE, Calibration
 from detector.scoring.count_profile import CountProfile
 from detector.scoring.count_vectors import CountVectors
-from detector.scoring.families import Families
+from detector.scoring.families import Families, Way, ways
 from detector.scoring.judge import USUAL, Judge
 from detector.scoring.learning import learn
+from detector.scoring.relearning import relearnt
 from detector.scoring.rising import Rising, Stretch
 from detector.scoring.scorer import Scorer
 from detector.scoring.verdict_weights import VerdictWeights
@@ -126,6 +127,7 @@ def adapt(
     vocabulary: Vocabulary,
     *,
     traffic: TrainingSessions | None = None,
+    changed: Collection[Way] | None = None,
     verdicts: TrainingSessions | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -143,6 +145,8 @@ def adapt(
         vocabulary: that only adds to the parent's.
         traffic: all that came since the last adaptation, what is not learnt from as well, by which it is told what has
             become more frequent; None for `recent`.
+        changed: what recent sessions break that may become usual; what else they break is accepted together with what
+            they break beside it, as a family. None for all of it.
         verdicts: sessions that somebody judged, by their labels, each counted as often as it was; none by default.
         seed: of order, of what is masked and of what is held out.
         device: as for a training.
@@ -170,6 +174,7 @@ def adapt(
             recent if traffic is None else traffic.distinct(),
             vocabulary,
             n_known=len(parent.vocabulary),
+            changed=changed,
         )
     fitting, held_out, measured = _parts(
         (recent, usual_recent | (recent.labels == ANOMALOUS)),
@@ -327,11 +332,9 @@ def adapted_judge(
     vocabulary: Vocabulary,
     *,
     n_known: int,
+    changed: Collection[Way] | None = None,
 ) -> Judge:
-    """What a session is held to after an adaptation.
-
-    The parent's tolerances where no recent session breaks them: shares change with every sample, and what was found
-    only just might not be any more, for nothing. Else tolerances learnt anew, and what is accepted now.
+    """What a session is held to after an adaptation: the parent's tolerances but for what has changed.
 
     Args:
         parent: what sessions were held to.
@@ -340,6 +343,7 @@ def adapted_judge(
         traffic: all that came since the last adaptation.
         vocabulary: of the sessions.
         n_known: how many tokens there were before.
+        changed: as of `adapt`.
     """
     olds, usual_older = older
     rising = risen(parent, olds, traffic)
@@ -349,8 +353,11 @@ def adapted_judge(
     if (standings == USUAL).all():
         return aware
     families = parent.families.accepting(aware.tolerances.judge(vectors).families)
+    if changed is None:
+        standing_out = vectors.take(np.flatnonzero(standings != USUAL))
+        changed = {way for broken in aware.tolerances.broken(standing_out) for way in ways(broken)}
     whole, usual = recent.joined(olds), np.append(np.ones(len(recent), np.bool_), usual_older)
-    tolerances = learn(whole.sequences, whole.counts)
+    tolerances = relearnt(aware.tolerances, learn(whole.sequences, whole.counts), changed)
     vectors = CountVectors.of_sequences(whole.sequences)
     codes = tolerances.judge(vectors).families
     rows: defaultdict[int, list[int]] = defaultdict(list)

@@ -31,7 +31,7 @@ from detector.quality.fingerprint import Fingerprint, Pauses, Stream
 from detector.quality.session_sketch import session_hash, session_sketch
 from detector.scoring.calibration import WARNING_SCORE
 from detector.scoring.count_vectors import CountVectors
-from detector.scoring.families import Verdict, code_of, name_of
+from detector.scoring.families import Verdict, code_of, name_of, ways_of
 from detector.scoring.judge import Judge
 from detector.scoring.scorer import Scorer
 from detector.scoring.session_pattern import SessionPatterns
@@ -181,6 +181,7 @@ def renew(
             *_weighed(learnt, older),
             recent.vocabulary,
             traffic=recent.sessions,
+            changed={way for each in found.usual for way in ways_of(each.name)},
             verdicts=_verdicts(sessions, older, by_pattern=bool(recent.verdicts)),
             seed=seed,
             device=options.device,

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -247,7 +246,7 @@ def _describe(recent: RecentTraffic, older: TrainingSessions, parent: Checkpoint
     _say(console, f"{int(older.counts.sum()):,} older sessions are replayed, {len(older):,} distinct ones")
     new = recent.vocabulary.templates[len(parent.vocabulary.templates) :]
     if new:
-        _say(console, f"{len(new):,} templates are new:")
+        _say(console, f"{len(new):,} {'template is' if len(new) == 1 else 'templates are'} new:")
         for text in new[:_LISTED]:
             _say(console, f"  {text}")
         if len(new) > _LISTED:
@@ -266,23 +265,18 @@ def _renewed(
     from detector.training.renewal import Recent, TooLittle, renew
 
     seed = len(parent.manifest.history)
+    keys = set(recent.sessions.keys or ())
+    held_out = {key for key in keys if is_validation(key, seed)}
+    if held_out == keys:  # of one key, such as a partition, and nothing would be left to learn from
+        held_out = set()
     traffic = Recent(
         recent.sessions,
         recent.days,
         recent.vocabulary,
-        lambda key: is_validation(key, seed),
+        held_out.__contains__,
         verdicts,
         recent.pauses,
     )
-    try:
-        with _learning(console) as report:
-            return renew(parent, traffic, older, candidate, options=options, progress=report)
-    except TooLittle as error:
-        raise NotAdapted(str(error)) from None
-
-
-@contextmanager
-def _learning(console: Console) -> Iterator[Callable[[TrainingProgress], None]]:
     lines = StageLines(lambda line: _say(console, line))
     last: TrainingProgress | None = None
 
@@ -291,16 +285,17 @@ def _learning(console: Console) -> Iterator[Callable[[TrainingProgress], None]]:
         last = at
         lines.at("learning", f"step {at.step:,} of at most {at.steps:,}, loss {at.loss:.3f}")
 
-    yield report
+    try:
+        renewal = renew(parent, traffic, older, candidate, options=options, progress=report)
+    except TooLittle as error:
+        raise NotAdapted(str(error)) from None
     lines.end()
-    if last is None:
+    if last is not None:
+        memory = f"at most {last.peak_memory_bytes / 1e6:,.0f} MB of memory"
+        _say(console, f"learnt in {timedelta(seconds=round(last.seconds))}, with {memory}")
+    elif renewal.learnt:
         _say(console, "the model stays as it is: nothing that may be learnt surprises it")
-    else:
-        _say(
-            console,
-            f"learnt in {timedelta(seconds=round(last.seconds))}, with at most "
-            f"{last.peak_memory_bytes / 1e6:,.0f} MB of memory",
-        )
+    return renewal
 
 
 def _tell(renewal: Renewal, options: RenewalOptions, console: Console) -> None:
@@ -324,10 +319,9 @@ def _tell(renewal: Renewal, options: RenewalOptions, console: Console) -> None:
         _list(found.usual, console)
     if watched:
         most = max(len(days) for days in watched.values())
-        _say(
-            console,
-            f"{len(watched):,} things are usual but new, on {most} of {options.days} days so far: alarms until then",
-        )
+        what = "thing is" if len(watched) == 1 else "things are"
+        when = f"on {most} of {options.days} days so far: alarms until then"
+        _say(console, f"{len(watched):,} {what} usual but new, {when}")
     console.print(_table(renewal.figures))
 
 

@@ -28,7 +28,7 @@ from detector.training.data import TrainingSessions
 from worker.files.input_files import InputFiles
 from worker.files.log_files import closed_sessions
 from worker.files.refusals import Refusals
-from worker.files.training_set import is_validation, pauses_of, session_lines
+from worker.files.training_set import is_validation, lines_to_learn_from, pauses_of
 from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder
 from worker.processing.session_rules import SessionRules
@@ -107,7 +107,7 @@ def read_recent_traffic(
     vocabulary = known
     if room:
         tokenizer = Tokenizer(known, unknown=settings.tokenizer.unknown)
-        lines = session_lines(settings, stream, progress, lambda key: not is_validation(key, seed))
+        lines = lines_to_learn_from(settings, stream, progress, seed)
         learnt = learn_vocabulary(_without_template(lines, tokenizer), known.masks, room)
         vocabulary = known.merged(_often_seen(learnt, room))
     decoder = Decoder(settings.input, settings.sessions, Tokenizer(vocabulary, unknown=settings.tokenizer.unknown))
@@ -181,11 +181,13 @@ def _often_seen(learnt: Vocabulary, most: int) -> Vocabulary:
 def _with_events(known: Vocabulary, files: Sequence[ParsedSessions], most: int, seed: int) -> Vocabulary:
     """Parsed sessions' vocabulary and the names of events that it lacks."""
     seen: Counter[str] = Counter()
+    learns = not all(is_validation(key, seed) for file in files for key in file.sessions)
     for file in files:
         for key, names, count in zip(file.sessions, file.events, file.counts.tolist(), strict=True):
-            if not is_validation(key, seed):
-                for name in names:
-                    if known.token_of(name) is None:
-                        seen[name] += count
+            if learns and is_validation(key, seed):
+                continue
+            for name in names:
+                if known.token_of(name) is None:
+                    seen[name] += count
     often = [name for name, count in seen.most_common(most) if count >= LEAST_LINES]
     return known.merged(Vocabulary(tuple(sorted(often, key=list(seen).index)), kind="events")) if often else known

@@ -2,7 +2,8 @@
 
 Raw logs are read twice: once to see which lines belong to the sessions that are learnt from, since only those may shape
 the vocabulary, and once through the worker's own decoder and sessions with that vocabulary. A session is in the
-validation part by a hash of its key and the seed, so every part of a long-lived key falls on the same side.
+validation part by a hash of its key and the seed, so every part of a long-lived key falls on the same side; where all
+keys are on one side, as where a partition is the key, by a hash of its number among the sessions.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class TrainingSet:
 
     Attributes:
         vocabulary: learnt from the training part only.
-        training, validation: sessions, split by key.
+        training, validation: sessions, split by key where there are several.
         pace: limits of pauses and bursts; None where there are none, as without times.
         pace_told: what is to be said of them, a line each.
         keys: how many keys the sessions have, those of both parts.
@@ -79,6 +80,14 @@ def is_validation(key: str, seed: int) -> bool:
     return zlib.crc32(f"{seed}/{key}".encode()) % 1000 < VALIDATION_SHARE * 1000
 
 
+def _sides(keys: Sequence[str], seed: int) -> npt.NDArray[np.bool_]:
+    """Which sessions are for validation, by their keys."""
+    sides = np.array([is_validation(key, seed) for key in keys])
+    if sides.any() and not sides.all():
+        return sides
+    return np.array([is_validation(f"{key}/{number}", seed) for number, key in enumerate(keys)])
+
+
 def read_training_set(
     settings: Settings,
     inputs: InputFiles,
@@ -102,8 +111,7 @@ def read_training_set(
         return _parsed(inputs.paths, labels, seed)
     stream = inputs.stream()
     # Sessions of every label shape the vocabulary: a template is a fact of the log, not of its labels.
-    lines = session_lines(settings, stream, progress, lambda key: not is_validation(key, seed))
-    vocabulary = learn_vocabulary(lines, _masks(settings))
+    vocabulary = learn_vocabulary(lines_to_learn_from(settings, stream, progress, seed), _masks(settings))
     tokenizer = Tokenizer(vocabulary, unknown=settings.tokenizer.unknown)
     decoder = Decoder(settings.input, settings.sessions, tokenizer)
     rules = SessionRules.of(settings.sessions, vocabulary)
@@ -175,6 +183,23 @@ def session_lines(
         yield keeper.take([line for key, line, _, _ in events.rows() if wanted(key)])
 
 
+def lines_to_learn_from(
+    settings: Settings, stream: LogStream, progress: Callable[[int], object], seed: int
+) -> Iterator[pa.Array]:
+    """The lines that may shape templates: of keys that are not for validation and, where all are, of these."""
+    some = False
+
+    def wanted(key: str) -> bool:
+        nonlocal some
+        learnt = not is_validation(key, seed)
+        some |= learnt
+        return learnt
+
+    yield from session_lines(settings, stream, progress, wanted)
+    if not some:
+        yield from session_lines(settings, stream, lambda _bytes: None, lambda _key: True)
+
+
 class _LineKeeper:
     """Takes the tokenizer's place while there is no vocabulary: an event's "token" is its line's number."""
 
@@ -198,9 +223,8 @@ def _parsed(inputs: Sequence[Path], labels: Mapping[str, int] | None, seed: int)
     files = [read_sessions(path) for path in inputs]
     keys = [key for file in files for key in file.sessions]
     events = [names for file in files for names in file.events]
-    seen = dict.fromkeys(
-        name for key, names in zip(keys, events, strict=True) if not is_validation(key, seed) for name in names
-    )
+    learnt = [names for key, names in zip(keys, events, strict=True) if not is_validation(key, seed)]
+    seen = dict.fromkeys(name for names in learnt or events for name in names)
     vocabulary = Vocabulary(tuple(seen), kind="events")
     if labels is None:
         own = np.concatenate([file.labels for file in files])
@@ -242,7 +266,7 @@ def _split(
 ) -> TrainingSet:
     labels = {} if labels is None else labels
     keys = {key for key, _, _ in rows}
-    sides = np.array([is_validation(key, seed) for key, _, _ in rows])
+    sides = _sides([key for key, _, _ in rows], seed)
     sequences = [tokens for _, tokens, _ in rows]
     pauses = [each for _, _, each in rows if each is not None]
     whole = TrainingSessions.of(

@@ -13,20 +13,23 @@ from detector import checkpoint
 from detector.checkpoint import Checkpoint, load
 from detector.errors import TrainingError
 from detector.model.model import ModelConfig
-from detector.scoring.families import Verdict
-from detector.scoring.judge import Judge
+from detector.scoring.count_vectors import CountVectors
+from detector.scoring.families import Verdict, Way, name_of
+from detector.scoring.judge import USUAL, Judge
 from detector.scoring.scorer import Scorer
 from detector.sessions_file import ANOMALOUS, NORMAL
 from detector.text.vocabulary import Vocabulary
-from detector.training.adaptation import AdaptationOptions, Adapted, adapt, grown
+from detector.training.adaptation import AdaptationOptions, Adapted, adapt, adapted_judge, grown
 from detector.training.data import TrainingSessions
 from detector.training.options import TrainingOptions
+from detector.training.set_aside import set_aside
 from detector.training.train import train
-from tests.detector.scoring.stream import COPIED, FAILED, VOCABULARY, stream
+from tests.detector.scoring.stream import COPIED, FAILED, SLOW, VOCABULARY, stream
 from tests.detector.small_models import encoded
 
 SESSIONS, WRONG = stream(1_000)
 FRESH, ODD = stream(300, share=0.2, seed=9)
+QUIET = [events for events in stream(2_000, share=0)[0] if SLOW not in events][:1_000]
 SMALL = ModelConfig(len(VOCABULARY), d_model=32, n_layers=1, d_state=8, headdim=16, mimo_rank=2)
 QUICK = TrainingOptions(next_token_steps=60, classifier_steps=60, learning_rate=1e-2, batch_tokens=1024)
 OPTIONS = AdaptationOptions(next_token_steps=40, classifier_steps=40, learning_rate=5e-3)
@@ -115,6 +118,34 @@ def test_families_keep_names_and_verdicts(parent: Checkpoint) -> None:
     assert not found.trained
 
 
+def test_what_an_older_alarm_breaks_is_accepted_for_no_other_older_session() -> None:
+    """Slow disks come no more, so those of before are rare; one of them came with far too many."""
+    older = [with_more(each, [SLOW] * (6 if row < 1 else row < 45)) for row, each in enumerate(QUIET)]
+    known = set_aside(VOCABULARY, TrainingSessions.of(older)).judge
+    assert np.flatnonzero(stand_out(known, older)).tolist() == [0]
+    changed = {Way("missing", COPIED, 0), Way("rare", STORED, 0), Way("more", SLOW, 0)}
+    found = judged_anew(known, reworded(QUIET), older, changed=changed)
+    assert stand_out(found, older)[0]
+    assert not stand_out(found, reworded(QUIET)).any()
+
+
+def test_what_happens_to_be_a_little_more_frequent_excuses_no_older_alarm() -> None:
+    """Of all sessions just not 3 % are refused at first, too many to be alarms; some of these fail, which are."""
+    refused, failed = STORED + 1, FAILED
+    wider = WIDER.merged(Vocabulary(("refused <*>",)))
+
+    def day(of_them: int, fail: int) -> list[np.ndarray]:
+        tails = [[refused, failed] if row < fail else [refused] if row < of_them else [] for row in range(len(QUIET))]
+        return [with_more(*each) for each in zip(QUIET, tails, strict=True)]
+
+    older, recent = day(28, 8), reworded(day(40, 0))
+    judge = set_aside(wider, TrainingSessions.of(older)).judge
+    name = name_of(judge.ways(older[10]))
+    known = Judge(judge.tolerances, judge.families.judged(name, "normal", "2026-02-03"))
+    assert np.flatnonzero(stand_out(known, older)).tolist() == list(range(8))
+    assert stand_out(judged_anew(known, recent, older, wider), older)[:8].all()
+
+
 def test_a_new_template_is_at_first_what_its_lines_were(parent: Checkpoint) -> None:
     model, events = grown(parent, WIDER.all_learned()), reworded([FRESH[0]])[0]
     before = parent.build_model()
@@ -148,6 +179,28 @@ def test_nothing_usual_to_learn_from_is_refused(parent: Checkpoint) -> None:
     recent = TrainingSessions.of(wrong, [ANOMALOUS] * len(wrong))
     with pytest.raises(TrainingError, match="no session to learn from is usual"):
         adapt(parent, recent, TrainingSessions.of([]), VOCABULARY, device="cpu", options=OPTIONS)
+
+
+def with_more(events: np.ndarray, more: list[int]) -> np.ndarray:
+    return np.append(events, np.array(more, np.int64))
+
+
+def stand_out(judge: Judge, sessions: list[np.ndarray]) -> np.ndarray:
+    found: np.ndarray = judge.standings(CountVectors.of_sequences(sessions))[0] != USUAL
+    return found
+
+
+def judged_anew(
+    known: Judge,
+    recent: list[np.ndarray],
+    older: list[np.ndarray],
+    vocabulary: Vocabulary = WIDER,
+    changed: set[Way] | None = None,
+) -> Judge:
+    """What is usual for who says that all of the recent sessions are."""
+    new, old = (TrainingSessions.of(each).distinct() for each in (recent, older))
+    usual = ~stand_out(known, list(old.sequences))
+    return adapted_judge(known, new, (old, usual), new, vocabulary, n_known=len(VOCABULARY), changed=changed)
 
 
 def told(parent: Checkpoint, name: str, verdict: Verdict) -> Judge:

@@ -22,6 +22,7 @@ from detector.training.train import train
 from tests.detector.scoring.stream import CLOSED, COPIED, FAILED, OPENED, READ, VOCABULARY, WRITTEN, stream
 from tests.detector.small_models import CALIBRATION, PROFILE, RECORD, encoded, random_model, save_random
 from tests.worker.command_line import Done, logmamba
+from worker.files.training_set import is_validation
 
 NAMES = Vocabulary(tuple(f"E{number}" for number in range(len(VOCABULARY.templates))), kind="events")
 SMALL = ModelConfig(len(NAMES), d_model=32, n_layers=1, d_state=8, headdim=16, mimo_rank=2)
@@ -134,6 +135,15 @@ def test_what_is_worse_is_not_written_and_the_exit_code_says_so(
     assert [path.name for path in place.with_name("app.versions").iterdir()] == [".lock"]
 
 
+def test_sessions_of_one_key_are_learnt_from_whatever_its_hash_says(place: Path, recent: Path) -> None:
+    key = next(f"host-{number}" for number in range(100) if is_validation(f"host-{number}", 0))
+    head, *rows = recent.read_text().splitlines()
+    recent.write_text("\n".join([head, *(f"{key}\t{row.partition(chr(9))[2]}" for row in rows)]) + "\n")
+    done = adapt(place, recent, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "learnt from" in done.stderr
+
+
 def test_a_dry_run_changes_nothing(place: Path, recent: Path) -> None:
     before = load(place).digest
     done = adapt(place, recent, "--dry-run")
@@ -151,9 +161,10 @@ def test_new_events_become_part_of_the_vocabulary_and_of_what_is_usual_where_the
     before, new = load(place).vocabulary, len(NAMES)
     waits = adapt(place, rolled)
     assert waits.returncode == 0, waits.stderr
-    assert "1 templates are new:\n  ROLLED-OUT" in waits.stderr
+    assert "1 template is new:\n  ROLLED-OUT" in waits.stderr
     assert "too few to learn from: nothing scores otherwise" in waits.stderr
-    assert "1 things are usual but new, on 1 of 3 days so far: alarms until then" in waits.stderr
+    assert "the model stays as it is" not in waits.stderr
+    assert "1 thing is usual but new, on 1 of 3 days so far: alarms until then" in waits.stderr
     assert score(place, [*sessions[0], new]) >= 0.7
     done = adapt(place, rolled, "--planned")
     assert done.returncode == 0, done.stderr
