@@ -80,13 +80,13 @@ def _by_columns(dstate, found, state):
 
 @triton.jit
 def _decays_backward(weights, plane, H, first, length, R: tl.constexpr, L: tl.constexpr):
-    """A chunk's weights within itself, rows being what is read, columns the readers, (R * L, L)."""
+    """What a chunk's tokens, by row, are read less; and their weights within it, of each by the readers (R * L, L)."""
     slots, slot = tl.arange(0, L), tl.arange(0, R * L) % L
     c = tl.load(weights + tl.minimum(first + slots, length - 1) * H)
     source = tl.load(weights + plane + (first + slot) * H, first + slot < length, float("inf"))
     own = tl.load(weights + 2 * plane + (first + slot) * H, first + slot < length, float("-inf"))
     weight = tl.where(slots[None, :] > slot[:, None], c[None, :] - source[:, None], float("-inf"))
-    return tl.exp2(tl.where(slot[:, None] == slots[None, :], own[:, None], weight))
+    return source, tl.exp2(tl.where(slot[:, None] == slots[None, :], own[:, None], weight))
 
 
 @triton.jit
@@ -99,7 +99,7 @@ def _read_backward(q, k, v, dout, weight, R: tl.constexpr, L: tl.constexpr):
 
 @triton.jit
 def _own_backward(
-    q, k, v, dout, weights, plane, H, d_skip, down, first, length, R: tl.constexpr, L: tl.constexpr
+    q, k, v, dout, weight, d_skip, down, plane, H, first, length, R: tl.constexpr, L: tl.constexpr
 ):  # fmt: skip
     """Scores and their gradients of a chunk that reads itself, (R * L, R * L) as products take them.
 
@@ -107,7 +107,6 @@ def _own_backward(
     """
     slots, row = tl.arange(0, L), tl.arange(0, R * L)
     slot = row % L
-    weight = _decays_backward(weights, plane, H, first, length, R, L)
     plain, dplain = _read_backward(q, k, v, dout, weight, R, L)
     by_own = tl.sum(tl.where(slot[:, None] == slots[None, :], tl.sum(dplain * plain, 1), 0.0), 1)
     tl.store(down + row // L * plane + (first + slot) * H, by_own, first + slot < length)
@@ -168,7 +167,8 @@ def _short_backward(
         dout = tl.load(at_out, in_lanes, 0.0)
         own_k = chunk_qk(B, stride_B, B_bias, own_cos, own_sin, own_tokens, R, N, L, HALF)
         own_v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
-        scores, dplain = _own_backward(q, own_k, own_v, dout, weights, plane, H, d_skip, down, L, length, R, L)
+        _, weight = _decays_backward(weights, plane, H, L, length, R, L)
+        scores, dplain = _own_backward(q, own_k, own_v, dout, weight, d_skip, down, plane, H, L, length, R, L)
         own_dv = product(scores, dout, tl.zeros((R * L, BP), tl.float32), compute)
         tl.store(at_out, own_dv.to(compute), in_lanes)
         zeros = tl.zeros((R * L, 2 * HALF), tl.float32)
@@ -190,7 +190,8 @@ def _short_backward(
     at_out, in_lanes = by_out + row_at * P + lanes, row_valid & (lanes < P)
     q = chunk_qk(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
     dout = tl.load(at_out, in_lanes, 0.0)
-    scores, dplain = _own_backward(q, k, v, dout, weights, plane, H, d_skip, down, 0, length, R, L)
+    _, weight = _decays_backward(weights, plane, H, 0, length, R, L)
+    scores, dplain = _own_backward(q, k, v, dout, weight, d_skip, down, plane, H, 0, length, R, L)
     tl.store(at_out, product(scores, dout, dv, compute).to(compute), in_lanes)
     _store_qk(product(dplain, q, by_k, compute), dk, dk_unit, row_at, row_valid, N)
     by_q = product(tl.trans(dplain), k, tl.zeros((R * L, 2 * HALF), tl.float32), compute)
@@ -269,10 +270,11 @@ def _segments_backward(
         if not STATES:
             k = chunk_qk(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
             v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
-            scores, dplain = _own_backward(q, k, v, dout, weights, plane, H, d_skip, down, first, length, R, L)
+            source, weight = _decays_backward(weights, plane, H, first, length, R, L)
+            scores, dplain = _own_backward(q, k, v, dout, weight, d_skip, down, plane, H, first, length, R, L)
 
             # To the state it leaves, each token adds v k^T times `left`.
-            left = tl.exp2(total - tl.load(weights + plane + (first + slot) * H, first + slot < length, float("inf")))
+            left = tl.exp2(total - source)
             if RESUMED:
                 at_next = start + tl.where(followed, length, 0)
                 opening = tl.load(dt + at_next * stride_dt + head, followed, 0.0).to(tl.float32)
