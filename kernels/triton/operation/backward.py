@@ -1,10 +1,10 @@
 """The operation backward.
 
-The forward pass has kept each rank's output before the gate and the states its chunks start with. From the former a
-kernel takes the ranks' gradients; then every segment's program goes back through its chunks with the gradient of the
-state, which segments of long sequences get from a scan, as forward, and leaves the gradients of q, k and v; kernels of
-their own take these to what q, k and v are made of. What a program cannot finish alone is summed afterwards, always in
-the same order.
+The forward pass has kept each rank's output before the gate and the states that chunks of longer segments start with.
+From the former a kernel takes the ranks' gradients; then every segment's program goes back through its chunks with the
+gradient of the state, which segments of long sequences get from a scan, as forward, and leaves the gradients of q, k
+and v; short segments have a kernel that needs no state. Kernels of their own take these to what q, k and v are made
+of. What a program cannot finish alone is summed afterwards, always in the same order.
 """
 
 from contextlib import nullcontext
