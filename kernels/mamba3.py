@@ -125,6 +125,11 @@ def triton_obstacle(operands: Operands, sizes: Sizes) -> str | None:
             "have gradients in float32 for ranks up to 4 (the tiles of rank 8 do not fit into shared memory); here "
             f"R={sizes.R}"
         )
+    if wants_gradients and operands.x.dtype == torch.float32 and min(sizes.N, sizes.P) > 64:
+        return (
+            "have gradients in float32 where N or P is at most 64 (other states do not fit into shared memory in the "
+            f"parts that their products take); here N={sizes.N} and P={sizes.P}"
+        )
     return triton_size_obstacle(sizes.R, sizes.N, sizes.P)
 
 

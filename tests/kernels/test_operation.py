@@ -171,8 +171,10 @@ def test_results_final_states_and_gradients_are_those_of_the_recurrence(
     lengths = [19, 0, 1, 70, SEGMENT + 40] if ON_GPU else [19, 0, 1, 40]
     arguments = random_arguments(sizes, lengths, dtype=dtype)
     state = random_state(sizes, len(lengths)) if continued else None
-    if ON_GPU and sizes.rank > 4 and dtype == torch.float32:
-        pytest.skip("no gradients of rank 8 in float32 in Triton: its tiles do not fit into shared memory")
+    if ON_GPU and dtype == torch.float32 and (sizes.rank > 4 or min(sizes.d_state, sizes.headdim) > 64):
+        pytest.skip(
+            "no gradients in float32 in Triton of rank 8 or such states: the tiles do not fit into shared memory"
+        )
     check_against_recurrence(arguments, state, device, bound)
 
 

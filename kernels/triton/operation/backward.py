@@ -1,12 +1,13 @@
 """The operation backward.
 
-The forward pass has kept each rank's output before the gate and the states its chunks start with. From the former a
-kernel takes the ranks' gradients; then every segment's program goes back through its chunks with the gradient of the
-state, which segments of long sequences get from a scan, as forward, and leaves the gradients of q, k and v; kernels of
-their own take these to what q, k and v are made of. What a program cannot finish alone is summed afterwards, always in
-the same order.
+The forward pass has kept each rank's output before the gate and the states that chunks of longer segments start with.
+From the former a kernel takes the ranks' gradients; then every segment's program goes back through its chunks with the
+gradient of the state, which segments of long sequences get from a scan, as forward, and leaves the gradients of q, k
+and v; short segments have a kernel that needs no state. Kernels of their own take these to what q, k and v are made
+of. What a program cannot finish alone is summed afterwards, always in the same order.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from kernels.state import Mamba3State
 from kernels.triton import INTERPRETED, tiles
 from kernels.triton.bfloat16 import product, rounded, widened
 from kernels.triton.chunk import chunk_qk, chunk_turns, chunk_values
-from kernels.triton.operation.forward import Kept, of_dtype
+from kernels.triton.operation.forward import Aside, Kept, of_dtype, with_states
 from kernels.triton.operation.gates_values_backward import gates_backward, values_backward
 from kernels.triton.operation.qk_backward import qk_backward
 from kernels.triton.operation.scan import scan_backward
@@ -78,6 +79,126 @@ def _by_columns(dstate, found, state):
 
 
 @triton.jit
+def _decays_backward(weights, plane, H, first, length, R: tl.constexpr, L: tl.constexpr):
+    """What a chunk's tokens, by row, are read less; and their weights within it, of each by the readers (R * L, L)."""
+    slots, slot = tl.arange(0, L), tl.arange(0, R * L) % L
+    c = tl.load(weights + tl.minimum(first + slots, length - 1) * H)
+    source = tl.load(weights + plane + (first + slot) * H, first + slot < length, float("inf"))
+    own = tl.load(weights + 2 * plane + (first + slot) * H, first + slot < length, float("-inf"))
+    weight = tl.where(slots[None, :] > slot[:, None], c[None, :] - source[:, None], float("-inf"))
+    return source, tl.exp2(tl.where(slot[:, None] == slots[None, :], own[:, None], weight))
+
+
+@triton.jit
+def _read_backward(q, k, v, dout, weight, R: tl.constexpr, L: tl.constexpr):
+    """The scores of a chunk read by one, before their weights, and their gradients, both (R * L, R, L)."""
+    zeros = tl.zeros((R * L, R * L), tl.float32)
+    plain = tl.reshape(product(k, tl.trans(q), zeros, q.dtype), (R * L, R, L))
+    return plain, tl.reshape(product(v, tl.trans(dout), zeros, q.dtype), (R * L, R, L)) * weight[:, None, :]
+
+
+@triton.jit
+def _own_backward(
+    q, k, v, dout, weight, d_skip, down, plane, H, first, length, R: tl.constexpr, L: tl.constexpr
+):  # fmt: skip
+    """Scores and their gradients of a chunk that reads itself, (R * L, R * L) as products take them.
+
+    What the tokens say of their own weights is stored.
+    """
+    slots, row = tl.arange(0, L), tl.arange(0, R * L)
+    slot = row % L
+    plain, dplain = _read_backward(q, k, v, dout, weight, R, L)
+    by_own = tl.sum(tl.where(slot[:, None] == slots[None, :], tl.sum(dplain * plain, 1), 0.0), 1)
+    tl.store(down + row // L * plane + (first + slot) * H, by_own, first + slot < length)
+    # D lets a rank of a token read the same rank of the same token.
+    scores = tl.reshape(plain * weight[:, None, :], (R * L, R * L))
+    scores += tl.where((row + first)[:, None] == (row + first)[None, :], d_skip, 0.0)
+    return rounded(scores, q.dtype), rounded(tl.reshape(dplain, (R * L, R * L)), q.dtype)
+
+
+@triton.jit
+def _short_backward(
+    C, B, x, weights, turned, C_bias, B_bias, mimo_x, D,
+    stride_C, stride_B, stride_x, plane, segments, order, by_out, dq, dk, dq_unit, dk_unit, down,
+    H: tl.constexpr, R: tl.constexpr, N: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
+    L: tl.constexpr, HALF: tl.constexpr, BP: tl.constexpr,
+):  # fmt: skip
+    """As `_segments_backward`, of a segment of one or two chunks that starts from nothing and that nothing follows.
+
+    The second chunk reads the first as it reads itself: there is no state.
+    """
+    head, segment = tl.program_id(0) % H, tl.load(order + tl.program_id(0) // H)
+    start = tl.load(segments + 4 * segment).to(tl.int64)
+    length = tl.load(segments + 4 * segment + 1)
+    if length == 0:
+        return
+    compute: tl.constexpr = x.dtype.element_ty
+    C += start * stride_C
+    B += start * stride_B
+    x += start * stride_x + head * P
+    weights += start * H + head
+    turned += (start * H + head) * (2 * S)
+    by_out += (start * H + head) * (R * P)
+    dq += (start * H + head) * (R * N)
+    dk += (start * H + head) * (R * N)
+    down += start * H + head
+    dq_unit += (start * H + head) * R
+    dk_unit += (start * H + head) * R
+    C_bias += head * R * N
+    B_bias += head * R * N
+    mimo_x += head * R * P
+    slots, row = tl.arange(0, L), tl.arange(0, R * L)
+    rank, slot, lanes = row // L, row % L, tl.arange(0, BP)[None, :]
+    d_skip = tl.load(D + head).to(tl.float32)
+
+    tokens, row_tokens = tl.minimum(slots, length - 1), tl.minimum(slot, length - 1)
+    cos, sin = chunk_turns(turned, H * 2 * S, tokens, R, S, L, HALF)
+    k = chunk_qk(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
+    v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
+    by_k = tl.zeros((R * L, 2 * HALF), tl.float32)
+    dv = tl.zeros((R * L, BP), tl.float32)
+    if length > L:
+        own_tokens, row_tokens = tl.minimum(L + slots, length - 1), tl.minimum(L + slot, length - 1)
+        row_valid = (L + slot < length)[:, None]
+        row_at = ((L + slot) * (H * R) + rank)[:, None]
+        at_out, in_lanes = by_out + row_at * P + lanes, row_valid & (lanes < P)
+        own_cos, own_sin = chunk_turns(turned, H * 2 * S, own_tokens, R, S, L, HALF)
+        q = chunk_qk(C, stride_C, C_bias, own_cos, own_sin, own_tokens, R, N, L, HALF)
+        dout = tl.load(at_out, in_lanes, 0.0)
+        own_k = chunk_qk(B, stride_B, B_bias, own_cos, own_sin, own_tokens, R, N, L, HALF)
+        own_v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
+        _, weight = _decays_backward(weights, plane, H, L, length, R, L)
+        scores, dplain = _own_backward(q, own_k, own_v, dout, weight, d_skip, down, plane, H, L, length, R, L)
+        own_dv = product(scores, dout, tl.zeros((R * L, BP), tl.float32), compute)
+        tl.store(at_out, own_dv.to(compute), in_lanes)
+        zeros = tl.zeros((R * L, 2 * HALF), tl.float32)
+        _store_qk(product(dplain, q, zeros, compute), dk, dk_unit, row_at, row_valid, N)
+        by_q = product(tl.trans(dplain), own_k, zeros, compute)
+        # What the first chunk gives.
+        c = tl.load(weights + own_tokens * H) + tl.load(weights + (L - 1) * H)
+        weight = tl.exp2(c[None, :] - tl.load(weights + plane + slot * H)[:, None])
+        plain, dplain_before = _read_backward(q, k, v, dout, weight, R, L)
+        scores = rounded(tl.reshape(plain * weight[:, None, :], (R * L, R * L)), compute)
+        dplain = rounded(tl.reshape(dplain_before, (R * L, R * L)), compute)
+        dv = product(scores, dout, dv, compute)
+        by_k = product(dplain, q, by_k, compute)
+        by_q = product(tl.trans(dplain), k, by_q, compute)
+        _store_qk(by_q, dq, dq_unit, row_at, row_valid, N)
+
+    row_valid = (slot < length)[:, None]
+    row_at = (slot * (H * R) + rank)[:, None]
+    at_out, in_lanes = by_out + row_at * P + lanes, row_valid & (lanes < P)
+    q = chunk_qk(C, stride_C, C_bias, cos, sin, tokens, R, N, L, HALF)
+    dout = tl.load(at_out, in_lanes, 0.0)
+    _, weight = _decays_backward(weights, plane, H, 0, length, R, L)
+    scores, dplain = _own_backward(q, k, v, dout, weight, d_skip, down, plane, H, 0, length, R, L)
+    tl.store(at_out, product(scores, dout, dv, compute).to(compute), in_lanes)
+    _store_qk(product(dplain, q, by_k, compute), dk, dk_unit, row_at, row_valid, N)
+    by_q = product(tl.trans(dplain), k, tl.zeros((R * L, 2 * HALF), tl.float32), compute)
+    _store_qk(by_q, dq, dq_unit, row_at, row_valid, N)
+
+
+@triton.jit
 def _segments_backward(
     C, B, x, weights, turned, dt, trap, C_bias, B_bias, mimo_x, D,
     stride_C, stride_B, stride_x, stride_dt, stride_trap, plane, segments, order, m,
@@ -118,7 +239,6 @@ def _segments_backward(
     columns, lanes = tl.arange(0, 2 * HALF), tl.arange(0, BP)
     half, pair = columns // HALF, columns % HALF
     in_state = (2 * pair + half)[:, None] * BP + lanes[None, :]
-    same = slot[:, None] == slots[None, :]
     d_skip = tl.load(D + head).to(tl.float32)
     reads_first = (INITIAL or index > 0) if RESUMED else False
     at_number = (number * H + head).to(tl.int64) * (2 * HALF * BP) + in_state
@@ -150,22 +270,8 @@ def _segments_backward(
         if not STATES:
             k = chunk_qk(B, stride_B, B_bias, cos, sin, tokens, R, N, L, HALF)
             v = chunk_values(x, stride_x, mimo_x, row_tokens, R, P, L, BP)
-            # Rows are the tokens that are read here, columns those that read them.
-            c = tl.load(weights + tokens * H)
-            source = tl.load(weights + plane + (first + slot) * H, first + slot < length, float("inf"))
-            own = tl.load(weights + 2 * plane + (first + slot) * H, first + slot < length, float("-inf"))
-            weight = tl.where(slots[None, :] > slot[:, None], c[None, :] - source[:, None], float("-inf"))
-            weight = tl.exp2(tl.where(same, own[:, None], weight))
-            zeros = tl.zeros((R * L, R * L), tl.float32)
-            plain = tl.reshape(product(k, tl.trans(q), zeros, compute), (R * L, R, L))
-            dplain = tl.reshape(product(v, tl.trans(dout), zeros, compute), (R * L, R, L)) * weight[:, None, :]
-            by_own = tl.sum(tl.where(same, tl.sum(dplain * plain, 1), 0.0), 1)
-            tl.store(down + rank * plane + (first + slot) * H, by_own, first + slot < length)
-            # D lets a rank of a token read the same rank of the same token.
-            scores = tl.reshape(plain * weight[:, None, :], (R * L, R * L))
-            scores += tl.where((row + first)[:, None] == (row + first)[None, :], d_skip, 0.0)
-            scores = rounded(scores, compute)
-            dplain = rounded(tl.reshape(dplain, (R * L, R * L)), compute)
+            source, weight = _decays_backward(weights, plane, H, first, length, R, L)
+            scores, dplain = _own_backward(q, k, v, dout, weight, d_skip, down, plane, H, first, length, R, L)
 
             # To the state it leaves, each token adds v k^T times `left`.
             left = tl.exp2(total - source)
@@ -282,6 +388,8 @@ def mamba3_mimo_backward(
     sizes = {"N": N, "P": P, "S": S, "HALF": blocks.HALF, "BP": blocks.BP, "ALL": everything}
     flags = {"INITIAL": initial_state is not None, "FINAL": dfinal is not None}
 
+    n_with_states = with_states(packing, blocks, everything)
+
     def run_segments(count: int, order: Tensor | None, states_only: bool) -> None:
         if count:
             _segments_backward[(count * H,)](
@@ -304,7 +412,19 @@ def mamba3_mimo_backward(
         dlater_segments, dtotal_segments = scan_backward(
             packing, kept.timeline, entering, leaving, initial_state, dfinal, dssm, P=P, N=N
         )
-    run_segments(m, packing.longest_first, states_only=False)
+    # Few segments of many chunks leave most of the device idle, unless the others run meanwhile.
+    aside = Aside(device) if 0 < n_with_states < m and device.type == "cuda" else nullcontext()
+    if n_with_states < m:
+        assert packing.longest_first is not None
+        _short_backward[((m - n_with_states) * H,)](
+            C, B, x, kept.timeline.weights, kept.timeline.turned, C_bias, B_bias, mimo_x, D,
+            C.stride(0), B.stride(0), x.stride(0), T * H, packing.segments, packing.longest_first[n_with_states:],
+            by_out, dq, dk, dq_unit, dk_unit, down,
+            H=H, R=R, N=N, P=P, S=S, L=blocks.L, HALF=blocks.HALF, BP=blocks.BP,
+            **tiles.segments_backward(x.dtype, blocks),
+        )  # fmt: skip
+    with aside:
+        run_segments(n_with_states, packing.longest_first, states_only=False)
     dmimo_x = values_backward(x, mimo_x, by_out, columns.x)
     dC, dC_bias, along_q, across_q = qk_backward(C, C_bias, kept.timeline.turned, dq, dq_unit)
     dB, dB_bias, along_k, across_k = qk_backward(B, B_bias, kept.timeline.turned, dk, dk_unit)
@@ -318,7 +438,7 @@ def mamba3_mimo_backward(
         along_q, along_k, down, across_q, across_k, dlater, dtotal, dlater_segments, dtotal_segments
     )
     dadt, ddt = timeline_backward(
-        operands, packing, blocks.L, by_segments, by_states, resumed, columns.trap, columns.angles
+        operands, packing, blocks.L, n_with_states, by_segments, by_states, resumed, columns.trap, columns.angles
     )
     gradients = (
         dC, dB, columns.x, columns.z, dadt, ddt, columns.trap, columns.angles,

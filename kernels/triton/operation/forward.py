@@ -137,8 +137,8 @@ def _segments(
     begun = 0
     if BEGUN:
         begun = tl.where(reads, 0, BEGUN) if RESUMED else BEGUN
-        # With KEEP the state that the second chunk starts with is wanted.
-        if length <= tl.minimum(begun, L if KEEP else BEGUN):
+        # With KEEP and ALL the state that the second chunk starts with is wanted.
+        if length <= tl.minimum(begun, L if KEEP and ALL else BEGUN):
             return
     compute: tl.constexpr = x.dtype.element_ty
     C += start * stride_C
@@ -179,7 +179,7 @@ def _segments(
         if RESUMED and reads:
             out = product(q, state, out, compute) * tl.exp2(c)[:, None]
         out = _attended(q, k, v, weight, skip, out, R, L)
-        if KEEP or LONG:
+        if (KEEP and ALL) or LONG:
             after = _advanced(state, k, v, weights, plane, H, 0, length, R, L)
             if KEEP and length > L:
                 tl.store(states + H * (2 * HALF * BP) + in_state, after.to(compute))
@@ -252,7 +252,8 @@ class Kept(NamedTuple):
             before that the segment's first token takes. None where all start from nothing.
         ranked: (T, H, R, P) in x's dtype: each rank's output before the gate. None where nobody asked for gradients.
         states: (about T / L, H, 2 * HALF, BP) in x's dtype: what the chunks but each segment's first start with, that
-            of a chunk which is c chunks after its segment's start s at s // L + c. Likewise.
+            of a chunk which is c chunks after its segment's start s at s // L + c, of the segments `with_states`.
+            Likewise.
     """
 
     timeline: Timeline
@@ -283,7 +284,18 @@ def of_dtype(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
     return [part.view_as(t) for part, t in zip(parts, weights, strict=True)]
 
 
-class _Aside:
+def with_states(packing: Packing, blocks: Blocks, everything: bool) -> int:
+    """How many segments keep the states of their chunks for the gradients, the first of `longest_first`, or all.
+
+    The others start from nothing, nothing follows them, and they have two chunks at most, of which the second reads
+    the first as it reads itself. `everything` says that there are states before or after all of them.
+    """
+    if everything or not blocks.are_small or packing.longest_first is None:
+        return packing.segments.shape[0]
+    return packing.longer_than(2 * blocks.L)
+
+
+class Aside:
     """A stream beside the current one, whose launches start as soon as the current one's up to here have ended."""
 
     def __init__(self, device: torch.device) -> None:
@@ -342,7 +354,7 @@ def mamba3_mimo_forward(
     split = blocks.are_small and not quick
     begun = first_tokens.TOKENS if quick and initial_state is None else 0
     if begun:
-        n_long = packing.longer_than(blocks.L if keep else begun)
+        n_long = packing.longer_than(blocks.L if keep and everything else begun)
     else:
         n_long = packing.longer_than(2 * blocks.L) if split else m
 
@@ -380,7 +392,7 @@ def mamba3_mimo_forward(
     entering, left = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
     # The few long segments wait for each other, and most of the device for them, unless the others run meanwhile.
     overlaps = not everything and (begun > 0 or (split and n_long < m))
-    aside = _Aside(device) if overlaps and device.type == "cuda" else nullcontext()
+    aside = Aside(device) if overlaps and device.type == "cuda" else nullcontext()
     if overlaps:
         run_others(y, y)
     with aside:

@@ -146,15 +146,17 @@ def _own(down, at, plane, mask, R: tl.constexpr):
 
 @triton.jit
 def _timeline_backward(
-    dt, trap, angles, stride_dt, stride_trap, stride_angles, segments, m, sequences,
+    dt, trap, angles, stride_dt, stride_trap, stride_angles, segments, order, m, sequences,
     along_q, along_k, down, plane, across_q, across_k, dlater, dlater_segments, dtotal, dtotal_segments, dtotal_out,
     dopening, dend, dangle_out, dadt, ddt, dtrap, dangles, stride_dtrap, stride_dangles,
     H: tl.constexpr, R: tl.constexpr, S: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr,
     HEADS: tl.constexpr, ANGLES: tl.constexpr,
-    ALL: tl.constexpr, RESUMED: tl.constexpr,
+    ALL: tl.constexpr, RESUMED: tl.constexpr, ORDERED: tl.constexpr,
 ):  # fmt: skip
-    """One segment, all heads."""
+    """One segment, all heads. L tokens at a time, between which there are states."""
     segment = tl.program_id(0)
+    if ORDERED:
+        segment = tl.load(order + segment)
     start = tl.load(segments + 4 * segment).to(tl.int64)
     length = tl.load(segments + 4 * segment + 1)
     index = tl.load(segments + 4 * segment + 2)
@@ -279,6 +281,7 @@ def timeline_backward(
     operands: Operands,
     packing: Packing,
     L: int,
+    n_with_states: int,
     segments: SegmentGradients,
     states: StateGradients | None,
     resumed: bool,
@@ -291,6 +294,7 @@ def timeline_backward(
         operands: of the operation.
         packing: of the batch.
         L: tokens of a chunk.
+        n_with_states: as `kernels.triton.operation.forward.with_states` gives; others have two chunks at most.
         segments: what they say.
         states: what initial and final states say, None where there are none.
         resumed: whether any segment starts from a state.
@@ -305,13 +309,21 @@ def timeline_backward(
     sequence_of = packing.first_segments if states is None else torch.repeat_interleave(packing.first_segments.diff())
     # Without states nothing of them is looked at.
     dopening, dend, dangle, dtotal_out = (dadt,) * 4 if states is None else states
-    if m:
-        _timeline_backward[(m,)](
-            dt, trap, angles, dt.stride(0), trap.stride(0), angles.stride(0), packing.segments, m, sequence_of,
-            segments.along_q, segments.along_k, segments.down, T * H, segments.across_q, segments.across_k,
-            segments.dlater, segments.dlater_segments, segments.dtotal, segments.dtotal_segments, dtotal_out,
-            dopening, dend, dangle, dadt, ddt, dtrap, dangles, dtrap.stride(0), dangles.stride(0),
-            H=H, R=segments.down.shape[0], S=S, L=L, HALF=segments.dtotal.shape[2] // 2,
-            ALL=states is not None, RESUMED=resumed, **tiles.timeline_backward(H, S),
-        )  # fmt: skip
+
+    def run(count: int, order: Tensor | None, L: int, resumed: bool) -> None:
+        if count:
+            _timeline_backward[(count,)](
+                dt, trap, angles, dt.stride(0), trap.stride(0), angles.stride(0), packing.segments, order, m,
+                sequence_of, segments.along_q, segments.along_k, segments.down, T * H,
+                segments.across_q, segments.across_k,
+                segments.dlater, segments.dlater_segments, segments.dtotal, segments.dtotal_segments, dtotal_out,
+                dopening, dend, dangle, dadt, ddt, dtrap, dangles, dtrap.stride(0), dangles.stride(0),
+                H=H, R=segments.down.shape[0], S=S, L=L, HALF=segments.dtotal.shape[2] // 2,
+                ALL=states is not None, RESUMED=resumed, ORDERED=order is not None, **tiles.timeline_backward(H, S),
+            )  # fmt: skip
+
+    order = packing.longest_first
+    run(n_with_states, order, L, resumed)
+    if order is not None:
+        run(m - n_with_states, order[n_with_states:], 2 * L, False)
     return dadt, ddt
