@@ -24,7 +24,7 @@ from worker.commands.terminal.stage_lines import StageLines
 from worker.errors import SettingsError, WorkerError
 from worker.files.input_files import open_inputs
 from worker.files.recent_traffic import RecentTraffic, read_recent_traffic
-from worker.files.training_set import is_validation
+from worker.files.training_set import for_validation
 from worker.formats.printable import printable
 from worker.processing.feedback import read_feedback_file
 from worker.processing.fit import check_fit
@@ -265,15 +265,11 @@ def _renewed(
     from detector.training.renewal import Recent, TooLittle, renew
 
     seed = len(parent.manifest.history)
-    keys = set(recent.sessions.keys or ())
-    held_out = {key for key in keys if is_validation(key, seed)}
-    if held_out == keys:  # of one key, such as a partition, and nothing would be left to learn from
-        held_out = set()
     traffic = Recent(
         recent.sessions,
         recent.days,
         recent.vocabulary,
-        held_out.__contains__,
+        for_validation(recent.sessions.keys or (), seed).__contains__,
         verdicts,
         recent.pauses,
     )

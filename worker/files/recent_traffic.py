@@ -28,7 +28,7 @@ from detector.training.data import TrainingSessions
 from worker.files.input_files import InputFiles
 from worker.files.log_files import closed_sessions
 from worker.files.refusals import Refusals
-from worker.files.training_set import is_validation, lines_to_learn_from, pauses_of
+from worker.files.training_set import for_validation, lines_to_learn_from, pauses_of
 from worker.processing.clock import NO_TIME
 from worker.processing.decoder import Decoder
 from worker.processing.session_rules import SessionRules
@@ -181,13 +181,12 @@ def _often_seen(learnt: Vocabulary, most: int) -> Vocabulary:
 def _with_events(known: Vocabulary, files: Sequence[ParsedSessions], most: int, seed: int) -> Vocabulary:
     """Parsed sessions' vocabulary and the names of events that it lacks."""
     seen: Counter[str] = Counter()
-    learns = not all(is_validation(key, seed) for file in files for key in file.sessions)
+    held_out = for_validation((key for file in files for key in file.sessions), seed)
     for file in files:
         for key, names, count in zip(file.sessions, file.events, file.counts.tolist(), strict=True):
-            if learns and is_validation(key, seed):
-                continue
-            for name in names:
-                if known.token_of(name) is None:
-                    seen[name] += count
+            if key not in held_out:
+                for name in names:
+                    if known.token_of(name) is None:
+                        seen[name] += count
     often = [name for name, count in seen.most_common(most) if count >= LEAST_LINES]
     return known.merged(Vocabulary(tuple(sorted(often, key=list(seen).index)), kind="events")) if often else known

@@ -9,7 +9,7 @@ keys are on one side, as where a partition is the key, by a hash of its number a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,6 +78,13 @@ class TrainingSet:
 def is_validation(key: str, seed: int) -> bool:
     """Whether the sessions of a key are kept for validation: stable across machines and runs."""
     return zlib.crc32(f"{seed}/{key}".encode()) % 1000 < VALIDATION_SHARE * 1000
+
+
+def for_validation(keys: Iterable[str], seed: int) -> frozenset[str]:
+    """The keys that are for validation; none where all would be, as a single one may be."""
+    known = frozenset(keys)
+    found = frozenset(key for key in known if is_validation(key, seed))
+    return frozenset() if found == known else found
 
 
 def _sides(keys: Sequence[str], seed: int) -> npt.NDArray[np.bool_]:
@@ -223,8 +230,8 @@ def _parsed(inputs: Sequence[Path], labels: Mapping[str, int] | None, seed: int)
     files = [read_sessions(path) for path in inputs]
     keys = [key for file in files for key in file.sessions]
     events = [names for file in files for names in file.events]
-    learnt = [names for key, names in zip(keys, events, strict=True) if not is_validation(key, seed)]
-    seen = dict.fromkeys(name for names in learnt or events for name in names)
+    held_out = for_validation(keys, seed)
+    seen = dict.fromkeys(name for key, names in zip(keys, events, strict=True) if key not in held_out for name in names)
     vocabulary = Vocabulary(tuple(seen), kind="events")
     if labels is None:
         own = np.concatenate([file.labels for file in files])

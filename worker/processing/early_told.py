@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import zlib
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -59,9 +60,9 @@ class EarlyTold:
 
     def add_to(self, sessions: SessionColumns) -> None:
         """Add what was told to `alerted` of these."""
-        for row in np.flatnonzero(np.isin(sessions.first_offsets, self.first_offsets)).tolist():
-            one = sessions[row]
-            _, bits = self._told.get((one.first_offset, _checksum(one.key.encode())), (0, 0))
+        rows = np.flatnonzero(np.isin(sessions.first_offsets, self.first_offsets))
+        for row, (first_offset, key) in zip(rows.tolist(), names(sessions, rows), strict=True):
+            _, bits = self._told.get((first_offset, _checksum(key)), (0, 0))
             sessions.alerted[row] |= bits
 
     def text(self, position: int) -> str | None:
@@ -76,6 +77,14 @@ class EarlyTold:
             return None
         text = _encoded({session: bits for session, (_, bits) in self._told.items()})
         return text if len(text) <= _MOST_CHARACTERS else None
+
+
+def names(sessions: SessionColumns, rows: Column) -> Iterator[tuple[int, bytes]]:
+    """First offset and key of some of these sessions."""
+    keys, ends = sessions.keys.tobytes(), sessions.key_ends
+    begins = np.where(rows > 0, ends[rows - 1], 0).tolist()
+    found = map(keys.__getitem__, map(slice, begins, ends[rows].tolist()))
+    return zip(sessions.first_offsets[rows].tolist(), found, strict=True)
 
 
 def _checksum(key: bytes) -> int:

@@ -7,7 +7,7 @@ across a threshold. The rows are put in the order of the outputs, judged in it a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise, repeat
 from typing import Final, NamedTuple
 
@@ -18,6 +18,7 @@ from detector.scoring.scores import Scores
 from worker.observability.metrics import Metrics
 from worker.processing import severity_loop as loop
 from worker.processing.adaptive import LOWEST
+from worker.processing.early_told import names
 from worker.processing.feedback import Applied, Feedback
 from worker.processing.jobs import Job, OpenPartition
 from worker.processing.origins import Origins
@@ -454,7 +455,7 @@ def _forget_closed(jobs: Sequence[Job], closed: ClosedSessions, subjects: _Subje
     if not len(rows):
         return
     of_jobs, causes = subjects.jobs[rows].tolist(), closed.causes[rows].tolist()
-    for number, cause, place in zip(of_jobs, causes, _names(closed.sessions, rows), strict=True):
+    for number, cause, place in zip(of_jobs, causes, names(closed.sessions, rows), strict=True):
         if cause >= jobs[number].opened.live_cause:
             jobs[number].opened.told.closed(*place)
 
@@ -463,16 +464,8 @@ def _remember(opened: OpenPartition, sessions: SessionColumns, rows: Column, ale
     """What early records have told by now of those open sessions of which they had not."""
     new = np.flatnonzero(alerted != sessions.alerted[rows])
     if len(new):
-        for place, bits in zip(_names(sessions, rows[new]), alerted[new].tolist(), strict=True):
+        for place, bits in zip(names(sessions, rows[new]), alerted[new].tolist(), strict=True):
             opened.told.tell(*place, opened.position - 1, bits)
-
-
-def _names(sessions: SessionColumns, rows: Column) -> Iterator[tuple[int, bytes]]:
-    """First offset and key of these."""
-    keys, ends = sessions.keys.tobytes(), sessions.key_ends
-    begins = np.where(rows > 0, ends[rows - 1], 0).tolist()
-    found = map(keys.__getitem__, map(slice, begins, ends[rows].tolist()))
-    return zip(sessions.first_offsets[rows].tolist(), found, strict=True)
 
 
 def _origins(jobs: Sequence[Job], subjects: _Subjects) -> Origins | None:
